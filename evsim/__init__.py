@@ -1,0 +1,29 @@
+"""evsim: how long, on real devices, until this federated-learning method reaches this accuracy?"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evsim.results import Run as Run
+    from evsim.results import load_run as load_run
+    from evsim.scenario import Scenario as Scenario
+    from evsim.simulation import Simulation as Simulation
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Run": "evsim.results",
+    "Scenario": "evsim.scenario",
+    "Simulation": "evsim.simulation",
+    "load_run": "evsim.results",
+}
+
+__all__ = ["Run", "Scenario", "Simulation", "load_run"]
+
+
+def __getattr__(name: str) -> Any:  # lazy, so that `evsim --help` imports neither torch nor pandas
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'evsim' has no attribute {name!r}")

@@ -1,0 +1,146 @@
+"""What can be plugged in: one slot per axis, each kind a lazy ``"module:Class"`` with a summary line.
+
+Listing imports nothing; loading imports one module. Users add kinds by an entry point in the group ``evsim.<slot>``, by
+`register`, or by writing ``kind = "module:Class"`` (or ``"file.py:Class"``) in a scenario.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from evsim.errors import ScenarioError, suggest
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One kind of one slot."""
+
+    slot: str
+    kind: str
+    target: str  # "module:Class"
+    summary: str
+
+
+_BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
+    "aggregation": {
+        "synchronous": (
+            "evsim.aggregation.synchronous:Synchronous",
+            "rounds with over-commitment, a goal and a reporting deadline (Bonawitz et al. 2019)",
+        ),
+    },
+    "selection": {
+        "uniform": ("evsim.selection.uniform:Uniform", "every idle client with the same probability"),
+    },
+    "broadcast": {
+        "full": ("evsim.algorithms.broadcast:FullModel", "the whole model to every client"),
+    },
+    "client_rule": {
+        "sgd": ("evsim.algorithms.sgd:Sgd", "local SGD: FedAvg's client (McMahan et al. 2017)"),
+    },
+    "upload": {},
+    "weighting": {
+        "samples": ("evsim.algorithms.weighting:BySamples", "a report weighs as many samples as it used"),
+        "uniform": ("evsim.algorithms.weighting:Uniform", "every report weighs the same"),
+    },
+    "merge": {
+        "mean": ("evsim.algorithms.mean:Mean", "the weighted mean of the updates"),
+    },
+    "server_optimizer": {
+        "sgd": ("evsim.algorithms.server_sgd:ServerSgd", "adds the merged update times a learning rate; 1.0 is FedAvg"),
+    },
+    "executor": {
+        "serial": ("evsim.training.serial:Serial", "one client after the other: the definition of correct"),
+    },
+    "model": {
+        "softmax": ("evsim.training.models:Softmax", "multinomial logistic regression"),
+        "mlp": ("evsim.training.models:Mlp", "fully connected layers with ReLU"),
+        "cnn": ("evsim.training.models:Cnn", "two convolutions with pooling and one hidden layer, any image size"),
+        "gru": ("evsim.training.models:Gru", "embedding, GRU and a linear layer: the next character of a text"),
+    },
+    "dataset": {
+        "digits": ("evsim.training.data.digits:Digits", "1,797 handwritten 8x8 digits, 14 writer blocks, embedded"),
+        "synthetic": ("evsim.training.data.synthetic:Synthetic", "LEAF's synthetic(alpha, beta), any client count"),
+        "arrays": ("evsim.training.data.arrays:Arrays", "a folder of .npz files with x, y and a clients column"),
+    },
+    "partition": {
+        "iid": ("evsim.training.data.partition:Iid", "samples dealt at random"),
+        "natural": ("evsim.training.data.partition:Natural", "the data set's own clients, such as writers"),
+        "dirichlet": ("evsim.training.data.partition:Dirichlet", "label shares per client from Dirichlet(alpha)"),
+        "shards": ("evsim.training.data.partition:Shards", "label-sorted shards per client (McMahan et al. 2017)"),
+        "classes": ("evsim.training.data.partition:Classes", "k classes per client"),
+        "quantity": ("evsim.training.data.partition:Quantity", "log-normal numbers of samples, labels at random"),
+    },
+    "trace_format": {
+        "evsim": ("evsim.traces.formats.columnar", "evsim's own folder: Parquet and a manifest"),
+        "csv": ("evsim.traces.formats.csv", "one row per interval, or one row per device"),
+        "fedscale": ("evsim.traces.formats.fedscale", "FedScale's client_behave_trace and client_device_capacity"),
+        "flash": ("evsim.traces.formats.flash", "FLASH's state_traces.json and cached_timers.json"),
+    },
+}
+
+_registered: dict[tuple[str, str], Entry] = {}
+
+
+def slots() -> tuple[str, ...]:
+    """The names of all slots."""
+    return tuple(_BUILT_IN)
+
+
+def register(slot: str, kind: str, target: str, summary: str) -> None:
+    """Add a kind to a slot; the target is ``"module:Class"`` and is imported only when used."""
+    _registered[slot, kind] = Entry(slot, kind, target, summary)
+
+
+def entries(slot: str) -> dict[str, Entry]:
+    """Every kind of a slot, built in first, then installed plug-ins, then registered ones."""
+    if slot not in _BUILT_IN:
+        raise ScenarioError(f"{slot!r} is no slot; {suggest(slot, _BUILT_IN)}")
+    found = {kind: Entry(slot, kind, target, summary) for kind, (target, summary) in _BUILT_IN[slot].items()}
+    for point in entry_points(group=f"evsim.{slot}"):
+        origin = point.dist.name if point.dist else "plug-in"
+        found[point.name] = Entry(slot, point.name, point.value, f"from {origin}")
+    found.update({entry.kind: entry for (of, _), entry in _registered.items() if of == slot})
+    return found
+
+
+def load(slot: str, kind: str, folder: Path | None = None) -> Any:
+    """The class behind a kind; `folder` is where ``"file.py:Class"`` is looked for.
+
+    Raises:
+        ScenarioError: if the kind is unknown or cannot be imported.
+    """
+    known = entries(slot)
+    if kind in known:
+        return _resolve(known[kind].target, folder)
+    if ":" in kind:
+        return _resolve(kind, folder)
+    raise ScenarioError(f"unknown kind {kind!r}; {suggest(kind, known)}")
+
+
+def _resolve(target: str, folder: Path | None) -> Any:
+    where, _, name = target.partition(":")
+    try:
+        module = _load_file(where, folder) if where.endswith(".py") else importlib.import_module(where)
+        return getattr(module, name) if name else module
+    except (ImportError, AttributeError, OSError) as error:
+        raise ScenarioError(f"cannot load {target!r}: {error}") from error
+
+
+def _load_file(where: str, folder: Path | None) -> Any:
+    path = ((folder or Path()) / where).resolve()
+    name = f"evsim_plugin_{path.stem}"
+    if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ImportError(f"no such file: {path.name}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module

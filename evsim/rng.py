@@ -1,0 +1,77 @@
+"""Randomness is a function of names: the order of execution cannot change a draw.
+
+``stream(seed, "local", client, k)`` is a generator of its own for a client's k-th task. For draws per client or per
+task there is no generator at all: ``uniform(key, clients)`` hashes, so a million draws are a few array operations and two
+scenarios that differ in one policy share every other draw (common random numbers).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+_MASK = (1 << 64) - 1
+_GAMMA = 0x9E3779B97F4A7C15  # splitmix64 (Steele, Lea, Flood 2014)
+_M1 = 0xBF58476D1CE4E5B9
+_M2 = 0x94D049BB133111EB
+
+
+def key(seed: int, *names: str | int) -> int:
+    """A 64-bit key for a list of names; the same on every machine and in every process.
+
+    >>> key(0, "select", 3) == key(0, "select", 3), key(0, "a") == key(1, "a")
+    (True, False)
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for name in (seed, *names):
+        text = f"{'s' if isinstance(name, str) else 'i'}{name}\0"
+        digest.update(text.encode())
+    return int.from_bytes(digest.digest(), "little")
+
+
+def stream(seed: int, *names: str | int) -> np.random.Generator:
+    """A NumPy generator of its own for a list of names."""
+    return np.random.Generator(np.random.Philox(key=key(seed, *names)))
+
+
+def mix(value: int) -> int:
+    """The splitmix64 finaliser on a Python int; equals `hash64` element by element."""
+    value = (value + _GAMMA) & _MASK
+    value = ((value ^ (value >> 30)) * _M1) & _MASK
+    value = ((value ^ (value >> 27)) * _M2) & _MASK
+    return value ^ (value >> 31)
+
+
+def hash64(base: int, *columns: ArrayLike) -> NDArray[np.uint64]:
+    """A 64-bit hash per row of the integer columns (broadcast together), under the key `base`."""
+    state: NDArray[np.uint64] = np.asarray(base & _MASK, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        for column in columns:
+            state = _mix(state ^ np.asarray(column).astype(np.uint64))
+    return state
+
+
+def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    z = z + np.uint64(_GAMMA)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(_M1)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(_M2)
+    return z ^ (z >> np.uint64(31))
+
+
+def uniform(base: int, *columns: ArrayLike) -> NDArray[np.float64]:
+    """A draw from the open interval (0, 1) per row, 53 bits."""
+    draws: NDArray[np.float64] = ((hash64(base, *columns) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return draws
+
+
+def normal(base: int, *columns: ArrayLike) -> NDArray[np.float64]:
+    """A draw from the standard normal per row, by inversion."""
+    from scipy.special import ndtri
+
+    draws: NDArray[np.float64] = ndtri(uniform(base, *columns))
+    return draws
