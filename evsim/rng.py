@@ -1,8 +1,8 @@
 """Randomness is a function of names: the order of execution cannot change a draw.
 
 ``stream(seed, "local", client, k)`` is a generator of its own for a client's k-th task. For draws per client or per
-task there is no generator at all: ``uniform(key, clients)`` hashes, so a million draws are a few array operations and two
-scenarios that differ in one policy share every other draw (common random numbers).
+task there is no generator at all: ``uniform(key, clients)`` hashes, so a million draws are a few array operations and
+two scenarios that differ in one policy share every other draw (common random numbers).
 """
 
 from __future__ import annotations

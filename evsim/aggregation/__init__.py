@@ -1,1 +1,1 @@
-"""aggregation"""
+"""When the server asks, waits, closes and applies."""

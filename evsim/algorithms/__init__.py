@@ -1,1 +1,1 @@
-"""algorithms"""
+"""The four steps of a federated algorithm, each a slot that can be replaced alone."""

@@ -1,1 +1,1 @@
-"""results"""
+"""Runs as tidy tables."""

@@ -1,1 +1,1 @@
-"""selection"""
+"""Whom to ask: client selectors."""

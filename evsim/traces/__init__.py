@@ -1,1 +1,1 @@
-"""traces"""
+"""What devices do: when they are reachable and how fast they are."""

@@ -1,1 +1,1 @@
-"""training"""
+"""Real PyTorch training of the reports the server used."""

@@ -1,0 +1,69 @@
+"""Uniform selection: every idle client with the same probability."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+from typing_extensions import override
+
+from evsim import rng
+from evsim.selection.base import ClientView, Reports, Selector
+
+if TYPE_CHECKING:
+    from evsim.events import IntArray
+
+_BLOCK = 32  # draws beyond the expected number, so that one block nearly always suffices
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Uniform(Selector[None]):
+    """A uniform draw without replacement among the idle clients.
+
+    Clients are drawn from the whole population in an order that depends on the seed and the round only, and the first
+    n idle ones are taken: two scenarios share their draws, and the cost does not grow with the population. When so few
+    are idle that this would take longer than looking at all of them, the n smallest keys of hash(round, client) win.
+    """
+
+    @override
+    def init(self, n_clients: int) -> None:
+        return None
+
+    @override
+    def select(self, state: None, view: ClientView, n: int, key: int) -> tuple[IntArray, None]:
+        n = min(n, view.n_idle)
+        if n == 0:
+            return np.empty(0, np.int64), None
+        if n * view.n_clients <= view.n_idle**2:
+            return _first_idle(view, n, key), None
+        return smallest_keys(view.idle, n, key), None
+
+    @override
+    def feedback(self, state: None, reports: Reports) -> None:
+        return None
+
+
+def smallest_keys(clients: IntArray, n: int, key: int) -> IntArray:
+    """The n clients with the smallest keys, smallest first: a uniform draw without replacement."""
+    keys = rng.hash64(key, clients)
+    if n < len(clients):
+        nearest = np.argpartition(keys, n)[:n]
+        clients, keys = clients[nearest], keys[nearest]
+    return clients[np.argsort(keys, kind="stable")]
+
+
+def _first_idle(view: ClientView, n: int, key: int) -> IntArray:
+    """The first n distinct idle clients of an endless sequence of uniform draws from the population."""
+    chosen = np.empty(0, np.int64)
+    block = 2 * n * view.n_clients // view.n_idle + _BLOCK
+    start = 0
+    while len(chosen) < n:
+        draws = rng.hash64(key, np.arange(start, start + block)) % np.uint64(view.n_clients)
+        clients = draws.astype(np.int64)
+        candidates = np.concatenate([chosen, clients[view.is_idle(clients)]])
+        _, first = np.unique(candidates, return_index=True)
+        chosen = candidates[np.sort(first)]
+        start += block
+    return chosen[:n]
