@@ -1,0 +1,81 @@
+"""The slot of aggregation: when the server asks, waits, closes and applies.
+
+An aggregator is a frozen policy whose `run` is one SimPy process. It talks to the rest through the narrow `Server`, and
+knows what a real server knows: which reports arrived, and that time passed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar, final
+
+import numpy as np
+
+from evsim.events import IntArray, Outcome
+from evsim.units import FOREVER
+
+T = TypeVar("T")
+Process = Generator[Any, Any, T]  # yields SimPy events, returns T
+
+
+@final
+@dataclass(slots=True)
+class Cohort:
+    """Tasks that were dispatched together: one round's invitation."""
+
+    round: int
+    tasks: IntArray
+    started_at: int
+    deadline: int = FOREVER
+    arrived: list[int] = field(default_factory=list)  # task ids, in order of arrival, until the close
+    lost: int = 0  # losses known before the close
+    close_code: int = int(Outcome.IN_FLIGHT)  # what a report is that arrives now; IN_FLIGHT: the round is open
+
+    @property
+    def reports(self) -> IntArray:
+        """Tasks whose reports arrived before the close, in order of arrival."""
+        return np.asarray(self.arrived, np.int64)
+
+
+class Server(Protocol):
+    """What an aggregator may do. Generators are to be used with ``yield from``; times in ms."""
+
+    @property
+    def now(self) -> int:
+        """The current instant."""
+
+    @property
+    def version(self) -> int:
+        """Number of server steps applied so far."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is over: stop asking."""
+
+    def select_clients(self, n: int, minimum: int) -> Process[IntArray]:
+        """Wait until at least `minimum` clients are idle, then choose min(n, idle) of them."""
+
+    def dispatch(self, clients: IntArray, deadline: int) -> Cohort:
+        """Give each client a task from the current model version; the server gives up on them at the deadline."""
+
+    def collect(self, cohort: Cohort, goal: int) -> Process[str]:
+        """Wait for the goal-th report, the deadline or the last known loss: "goal", "deadline" or "exhausted"."""
+
+    def close(self, cohort: Cohort, reason: str, *, abort: bool) -> None:
+        """What arrives from now on is surplus (reason "goal") or late; `abort` stops the stragglers."""
+
+    def apply(self, cohort: Cohort, reports: IntArray, reason: str) -> None:
+        """Merge the updates of these tasks into the model: one server step."""
+
+    def fail(self, cohort: Cohort, reports: IntArray, reason: str) -> None:
+        """Record a round with too few reports; the model stays as it is."""
+
+
+class Aggregator(ABC):
+    """One way to organise the server's time."""
+
+    @abstractmethod
+    def run(self, server: Server) -> Process[None]:
+        """The server's process; returns when the run is finished."""

@@ -1,0 +1,79 @@
+"""Synchronous rounds: over-commitment, a goal, a reporting deadline (Bonawitz et al., MLSys 2019, section 2.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, isfinite
+from typing import Literal, final
+
+from typing_extensions import override
+
+from evsim.aggregation.base import Aggregator, Process, Server
+from evsim.errors import require
+from evsim.units import FOREVER, Duration
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Synchronous(Aggregator):
+    """Invite more clients than needed, take the first reports, close at the goal or at the deadline.
+
+    Attributes:
+        cohort_goal: reports wanted per round (K).
+        over_commitment: clients invited per report wanted.
+        reporting_deadline: latest close after dispatch, ms; None waits until every task ended or is known to be lost.
+        minimum_cohort: idle clients needed to start a round; default: all of `cohort_goal`.
+        minimum_reports: fewer reports at the close and the round fails; default 1.
+        on_close: "run": stragglers work on to their own end and stay busy; "abort": they are stopped.
+    """
+
+    cohort_goal: int
+    over_commitment: float = 1.0
+    reporting_deadline: Duration | None = None
+    minimum_cohort: int | None = None
+    minimum_reports: int = 1
+    on_close: Literal["run", "abort"] = "run"
+
+    def __post_init__(self) -> None:
+        require(self.cohort_goal >= 1, "cohort_goal must be >= 1", cohort_goal=self.cohort_goal)
+        require(
+            isfinite(self.over_commitment) and self.over_commitment >= 1,
+            "over_commitment must be >= 1",
+            over_commitment=self.over_commitment,
+        )
+        deadline = self.reporting_deadline
+        require(deadline is None or deadline > 0, "reporting_deadline must be > 0", reporting_deadline=deadline)
+        require(
+            1 <= self.minimum_reports <= self.needed <= self.cohort_goal,
+            "1 <= minimum_reports <= minimum_cohort <= cohort_goal must hold",
+            minimum_reports=self.minimum_reports,
+            minimum_cohort=self.needed,
+            cohort_goal=self.cohort_goal,
+        )
+
+    @property
+    def needed(self) -> int:
+        """Idle clients needed to start a round."""
+        return self.cohort_goal if self.minimum_cohort is None else self.minimum_cohort
+
+    @property
+    def invited(self) -> int:
+        """Clients invited when enough are idle: ceil(K x over-commitment)."""
+        return ceil(round(self.cohort_goal * self.over_commitment, 9))  # 10 x 1.1 invites 11, not 12
+
+    @override
+    def run(self, server: Server) -> Process[None]:
+        while not server.finished:
+            clients = yield from server.select_clients(self.invited, minimum=self.needed)
+            cohort = server.dispatch(clients, deadline=self._deadline(server.now))
+            goal = min(self.cohort_goal, len(clients))
+            reason = yield from server.collect(cohort, goal)
+            server.close(cohort, reason, abort=self.on_close == "abort")
+            reports = cohort.reports[:goal]
+            if len(reports) >= self.minimum_reports:
+                server.apply(cohort, reports, reason)
+            else:
+                server.fail(cohort, reports, reason)
+
+    def _deadline(self, now: int) -> int:
+        return FOREVER if self.reporting_deadline is None else now + self.reporting_deadline

@@ -1,0 +1,183 @@
+"""Every task of a run, as columns: what was dispatched, how it ends, when the server knows.
+
+A task's fate is determined by the traces at dispatch, so its ending is data, not a process. The book hands out endings
+in the order in which they become known and releases finished rows, oldest first, to be written.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+
+from evsim import rng
+from evsim.events import Outcome
+from evsim.units import FOREVER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from evsim.events import IntArray
+
+_COLUMNS = (
+    "client",
+    "round",
+    "version",
+    "kind",
+    "nth",  # how many tasks the client had before
+    "dispatched_at",
+    "ended_at",
+    "known_at",
+    "arrives",
+    "outcome",
+    "staleness",
+    "server_step",
+    "samples",
+    "charged_samples",
+    "bytes_down",
+    "bytes_up",
+    "download_ms",
+    "compute_ms",
+    "upload_ms",
+)
+KINDS = ("train", "query")
+
+
+@final
+class TaskBook:
+    """Tasks by id, ids in order of dispatch; only rows not yet written are kept in memory."""
+
+    def __init__(self, seed: int) -> None:
+        self._tie = rng.key(seed, "tie")
+        self._first = 0  # id of row 0
+        self._size = 0
+        self._rows: dict[str, IntArray] = {name: np.empty(1024, np.int64) for name in _COLUMNS}
+        self._runs: dict[int, tuple[IntArray, IntArray]] = {}  # dispatch -> what is left of (known_at, ids), sorted
+        self._heads: list[tuple[int, int]] = []  # heap of (earliest known_at, dispatch)
+        self._n_runs = 0
+        self.in_flight = 0
+
+    def __len__(self) -> int:
+        return self._first + self._size
+
+    def add(self, columns: Mapping[str, ArrayLike]) -> IntArray:
+        """Enter the tasks of one dispatch; columns not given are 0. Returns their ids."""
+        clients = np.asarray(columns["client"], np.int64)
+        ids = np.arange(len(self), len(self) + len(clients), dtype=np.int64)
+        self._reserve(len(clients))
+        new = slice(self._size, self._size + len(clients))
+        for name in _COLUMNS:
+            self._rows[name][new] = columns.get(name, 0)
+        self._size += len(clients)
+        self.in_flight += len(clients)
+        self._schedule(ids)
+        return ids
+
+    def column(self, name: str, ids: IntArray) -> IntArray:
+        """A column at some tasks."""
+        return self._rows[name][ids - self._first]
+
+    def set(self, name: str, ids: IntArray, values: ArrayLike) -> None:
+        """Set a column at some tasks."""
+        self._rows[name][ids - self._first] = values
+
+    def in_order(self, ids: IntArray) -> IntArray:
+        """The ids by the instant they become known; those of one instant in random order, the same every time."""
+        return ids[np.lexsort((rng.hash64(self._tie, ids), self.column("known_at", ids)))]
+
+    def pop_known(self, now: int) -> IntArray:
+        """Ids of the tasks whose end became known up to now and were not handed out before, in order."""
+        parts = []
+        while self._heads and self._heads[0][0] <= now:
+            _, run = heapq.heappop(self._heads)
+            known, ids = self._runs.pop(run)
+            cut = int(np.searchsorted(known, now, side="right"))
+            parts.append(ids[:cut])
+            self._keep_run(run, known[cut:], ids[cut:])
+        if not parts:
+            return np.empty(0, np.int64)
+        ids = parts[0] if len(parts) == 1 else self.in_order(np.concatenate(parts))
+        self.in_flight -= len(ids)
+        return ids
+
+    def next_instant(self) -> int:
+        """The instant at which the next ending becomes known; FOREVER if none will."""
+        return self._heads[0][0] if self._heads else FOREVER
+
+    def next_known(self, count: int) -> list[int]:
+        """The instants at which the next endings become known, ascending, at most `count`."""
+        instants = [int(known[i]) for known, _ in self._runs.values() for i in range(min(count, len(known)))]
+        return heapq.nsmallest(count, instants)
+
+    def abort(self, ids: IntArray, now: int) -> IntArray:
+        """Stop tasks now; returns those that were still running (the others had been lost before)."""
+        running = ids[self.column("ended_at", ids) > now]
+        self.set("ended_at", running, now)
+        self.set("known_at", ids, now)
+        self.set("arrives", running, 0)
+        self.set("outcome", running, Outcome.ABORTED)
+        wanted = set(np.unique(self.column("round", ids)).tolist())
+        for run, (known, tasks) in list(self._runs.items()):  # few runs: one per dispatch with unfinished tasks
+            if int(self.column("round", tasks[:1])[0]) in wanted:
+                keep = ~np.isin(tasks, ids)
+                self._heads = [head for head in self._heads if head[1] != run]
+                heapq.heapify(self._heads)
+                del self._runs[run]
+                self._keep_run(run, known[keep], tasks[keep])
+        self.in_flight -= len(ids)
+        return running
+
+    def release(self, now: int, *, everything: bool = False) -> dict[str, NDArray[np.int64]] | None:
+        """Take the finished rows at the front out of memory, as columns of the table `tasks` (nulls are -1).
+
+        `everything` also takes tasks still in flight, as they stand now.
+        """
+        used = slice(0, self._size)
+        unfinished = np.flatnonzero(self._rows["outcome"][used] == Outcome.IN_FLIGHT)
+        count = self._size if everything or len(unfinished) == 0 else int(unfinished[0])
+        if count == 0:
+            return None
+        rows = {name: self._rows[name][:count].copy() for name in _COLUMNS}
+        rows["task"] = np.arange(self._first, self._first + count)
+        rest = self._size - count
+        for name in _COLUMNS:
+            self._rows[name][:rest] = self._rows[name][count : self._size]
+        self._first, self._size = self._first + count, rest
+        return _as_spent(rows, now)
+
+    def _schedule(self, ids: IntArray) -> None:
+        ordered = self.in_order(ids) if len(ids) > 1 else ids
+        self._keep_run(self._n_runs, self.column("known_at", ordered), ordered)
+        self._n_runs += 1
+
+    def _keep_run(self, run: int, known: IntArray, ids: IntArray) -> None:
+        if len(ids):
+            self._runs[run] = (known, ids)
+            heapq.heappush(self._heads, (int(known[0]), run))
+
+    def _reserve(self, count: int) -> None:
+        capacity = len(self._rows["client"])
+        if self._size + count > capacity:
+            grown = max(2 * capacity, self._size + count)
+            for name, old in self._rows.items():
+                self._rows[name] = np.empty(grown, np.int64)
+                self._rows[name][: self._size] = old[: self._size]
+
+
+def _as_spent(rows: dict[str, IntArray], now: int) -> dict[str, IntArray]:
+    """Cut each phase at the task's end: a device that left has computed and sent only what it had time for."""
+    running = rows["outcome"] == Outcome.IN_FLIGHT
+    end = np.minimum(rows["ended_at"], now)
+    left = end - rows["dispatched_at"]
+    for phase, size in (("download_ms", "bytes_down"), ("compute_ms", "charged_samples"), ("upload_ms", "bytes_up")):
+        spent = np.minimum(rows[phase], left)
+        full = np.maximum(rows[phase], 1)
+        rows[size] = np.where(rows[phase] > 0, rows[size] * spent // full, np.where(left > 0, rows[size], 0))
+        rows[phase] = spent
+        left = left - spent
+    rows["ended_at"] = np.where(running, -1, rows["ended_at"])
+    rows["known_at"] = np.where(running | (rows["known_at"] >= FOREVER), -1, rows["known_at"])
+    return rows

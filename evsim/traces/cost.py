@@ -1,0 +1,148 @@
+"""What a task costs on the clock: bytes over links, samples over processors.
+
+Decoupled from what is really trained: a small model may stand for a big one (`model_bytes`), a client's few samples for
+many (`sample_scale`). NumPy only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, final
+
+import numpy as np
+
+from evsim import rng
+from evsim.errors import require
+from evsim.events import FloatArray, IntArray
+from evsim.traces.network import IndependentLinks, Network
+from evsim.traces.speed import DeviceSpeed
+
+
+@final
+@dataclass(frozen=True)
+class Work:
+    """What a client rule asks of each client of a cohort: one entry per client.
+
+    Attributes:
+        samples: samples that go through forward and backward pass.
+        forward_samples: samples that go through a forward pass only (a loss query, an extra evaluation).
+    """
+
+    samples: IntArray
+    forward_samples: IntArray
+
+
+@final
+@dataclass(frozen=True)
+class Price:
+    """Duration of the three phases of each task, ms, and what was charged for them."""
+
+    download_ms: IntArray
+    compute_ms: IntArray
+    upload_ms: IntArray
+    charged_samples: IntArray
+
+    @property
+    def total_ms(self) -> IntArray:
+        """From dispatch to arrival if nothing goes wrong, ms."""
+        return self.download_ms + self.compute_ms + self.upload_ms
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class CostModel:
+    """The `[cost]` table of a scenario.
+
+    transfer = bytes / rate; compute = ms per sample x samples x `training_factor` (3: a backward pass costs two forward
+    passes, FedScale's convention; phones measured 3 to 17). Jitter is a log-normal factor of median 1 per task.
+
+    Attributes:
+        model_bytes: charged size of the dense model; None charges the real one.
+        sample_scale: multiplies each client's own samples.
+        training_factor: cost of training on a sample relative to a forward pass.
+        samples_per_client: data size of every client in a dry run without `[data]`.
+        availability_check: "throughout": a task is lost when its device leaves before it is done; "at_completion": only
+            when the device is away at the instant of completion (FedScale's looser rule).
+    """
+
+    model_bytes: int | None = None
+    sample_scale: float = 1.0
+    training_factor: float = 3.0
+    samples_per_client: int | None = None
+    availability_check: Literal["throughout", "at_completion"] = "throughout"
+
+    def __post_init__(self) -> None:
+        require(
+            self.model_bytes is None or self.model_bytes > 0, "model_bytes must be > 0", model_bytes=self.model_bytes
+        )
+        require(0 < self.sample_scale < np.inf, "sample_scale must be > 0", sample_scale=self.sample_scale)
+        require(0 < self.training_factor < np.inf, "training_factor must be > 0", training_factor=self.training_factor)
+        require(
+            self.samples_per_client is None or self.samples_per_client > 0,
+            "samples_per_client must be > 0",
+            samples_per_client=self.samples_per_client,
+        )
+
+    def wire_bytes(self, payload_bytes: int, true_model_bytes: int) -> int:
+        """Charged size of a payload: in proportion, when a small model stands for a big one."""
+        if self.model_bytes is None:
+            return payload_bytes
+        return round(self.model_bytes * payload_bytes / true_model_bytes)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Pricing:
+    """A cost model joined with the devices, the network and the seed: prices whole cohorts.
+
+    `speed` has one row per client.
+    """
+
+    cost: CostModel
+    speed: DeviceSpeed
+    seed: int
+    network: Network = field(default_factory=IndependentLinks)
+
+    def price(
+        self, clients: IntArray, tasks: IntArray, work: Work, sizes: tuple[IntArray, IntArray], now: int
+    ) -> Price:
+        """Durations of one task per client.
+
+        Args:
+            clients: client ids.
+            tasks: how many tasks each client had before (names the jitter's draw).
+            work: what the rule asks of each.
+            sizes: charged bytes down and up, per client.
+            now: instant of dispatch, ms.
+        """
+        charged = (work.samples + work.forward_samples) * self.cost.sample_scale
+        passes = (work.samples * self.cost.training_factor + work.forward_samples) * self.cost.sample_scale
+        speed = self.speed
+        compute = speed.compute_ms_per_sample[clients] * passes * self._jitter("compute", clients, tasks)
+        link = self._jitter("network", clients, tasks)
+        begin = np.full(len(clients), now, np.int64)
+        download = self.network.transfer_ms(sizes[0], speed.download_kbps[clients], begin) * link
+        begin = begin + _ms(download) + _ms(compute)
+        upload = self.network.transfer_ms(sizes[1], speed.upload_kbps[clients], begin) * link
+        nothing = _ms(download) + _ms(compute) + _ms(upload) == 0  # a task lasts at least 1 ms
+        return Price(_ms(download), _ms(compute) + nothing, _ms(upload), np.rint(charged).astype(np.int64))
+
+    def declared_ms(self, work: Work, sizes: tuple[int, int]) -> FloatArray:
+        """Task duration that each client's device class promises, ms, without jitter; one entry per client."""
+        everyone = np.arange(len(self.speed.download_kbps))
+        down, up = (np.full(len(everyone), size, np.int64) for size in sizes)
+        passes = (work.samples * self.cost.training_factor + work.forward_samples) * self.cost.sample_scale
+        begin = np.zeros(len(everyone), np.int64)
+        transfer = self.network.transfer_ms(down, self.speed.download_kbps, begin)
+        transfer = transfer + self.network.transfer_ms(up, self.speed.upload_kbps, begin)
+        return np.asarray(transfer + self.speed.compute_ms_per_sample * passes)
+
+    def _jitter(self, name: str, clients: IntArray, tasks: IntArray) -> FloatArray:
+        sigma = self.speed.compute_jitter if name == "compute" else self.speed.network_jitter
+        if sigma == 0.0:
+            return np.ones(len(clients))
+        return np.asarray(np.exp(sigma * rng.normal(rng.key(self.seed, "jitter", name), clients, tasks)))
+
+
+def _ms(duration: FloatArray) -> IntArray:
+    return np.rint(duration).astype(np.int64)

@@ -1,0 +1,120 @@
+"""Replays an availability trace: check-ins and check-outs as arrays, streamed in windows, up to any instant.
+
+No process per device and no polling: whoever decides something asks for the edges since the last decision, or for the
+instants of the next check-ins when it must wait for one. The log is the same as that of stopping at every edge.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+
+from evsim.units import FOREVER, MS_PER_HOUR
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from evsim.events import BoolArray, IntArray
+    from evsim.traces.availability import AvailabilityTrace, Edges
+
+_WINDOW_EDGES = 400_000  # about 10 MB of arrays per window
+
+
+@final
+class Replay:
+    """A cursor over the edges of a trace, from virtual time 0 on."""
+
+    def __init__(self, trace: AvailabilityTrace, on_window: Callable[[Edges], None] | None = None) -> None:
+        self._trace = trace
+        self._on_window = on_window
+        self._loaded_until = 1  # edges of instant 0 are part of the initial state
+        self._window_ms = _window_ms(trace)
+        self._at: IntArray = np.empty(0, np.int64)
+        self._device: IntArray = np.empty(0, np.int64)
+        self._check_in = np.empty(0, np.bool_)
+        self._next = 0
+        self.n_edges = 0
+
+    def online_at_start(self) -> IntArray:
+        """Ids of the clients that are online at virtual time 0."""
+        everyone = np.arange(self._trace.n_devices)
+        return everyone[self._trace.is_online(everyone, 0)]
+
+    def advance(self, now: int) -> tuple[IntArray, BoolArray]:
+        """Clients and whether they check in, for the edges up to and including `now`, in order."""
+        while self._loaded_until <= now:
+            self._load()
+        first, self._next = self._next, int(np.searchsorted(self._at, now, side="right"))
+        self.n_edges += self._next - first
+        return self._device[first : self._next], self._check_in[first : self._next]
+
+    def next_check_ins(self, count: int, until: int) -> IntArray:
+        """Instants of the next check-ins, at most `count`, none after `until`."""
+        found = self._at[self._next :][self._check_in[self._next :]]
+        while len(found) < count and self._loaded_until <= until and self._trace.n_intervals:
+            if not self._returns():
+                break
+            self._load()
+            found = self._at[self._next :][self._check_in[self._next :]]
+        return found[:count][found[:count] <= until]
+
+    def _returns(self) -> bool:
+        """Whether any device ever checks in again: a whole period without an edge means never."""
+        return bool((self._trace.next_check_in(np.arange(self._trace.n_devices), self._loaded_until) < FOREVER).any())
+
+    def _load(self) -> None:
+        start, stop = self._loaded_until, self._loaded_until + self._window_ms
+        edges = self._trace.edges(start, stop)
+        if self._on_window is not None:
+            self._on_window(edges)
+        rest = slice(self._next, None)
+        if self._next < len(self._at):
+            self._at = np.concatenate([self._at[rest], edges.at])
+            self._device = np.concatenate([self._device[rest], edges.device])
+            self._check_in = np.concatenate([self._check_in[rest], edges.check_in])
+        else:
+            self._at, self._device, self._check_in = edges.at, edges.device, edges.check_in
+        self._next = 0
+        self._loaded_until = stop
+
+
+@final
+class OnlineCounts:
+    """Counts the clients online at the instants of a regular grid while windows stream by."""
+
+    def __init__(self, initially: int, every_ms: int) -> None:
+        self._every = every_ms
+        self._online = initially
+        self._at: list[IntArray] = [np.zeros(1, np.int64)]
+        self._count: list[IntArray] = [np.array([initially], np.int64)]
+        self._next = every_ms
+
+    def add(self, edges: Edges) -> None:
+        """Take the edges of the next window."""
+        if len(edges.at) == 0:
+            return
+        grid = np.arange(self._next, int(edges.at[-1]) + 1, self._every, dtype=np.int64)
+        running = np.concatenate([[0], np.cumsum(np.where(edges.check_in, 1, -1))])
+        self._at.append(grid)
+        self._count.append(self._online + running[np.searchsorted(edges.at, grid, side="right")])
+        # The grid's instant at the very last edge waits for no later edge: the window holds all edges of an instant.
+        self._online += int(running[-1])
+        self._next += len(grid) * self._every
+
+    def until(self, end: int) -> tuple[IntArray, IntArray]:
+        """Grid instants up to `end`, and the number online at each."""
+        at, count = np.concatenate(self._at), np.concatenate(self._count)
+        rest = np.arange(self._next, end + 1, self._every, dtype=np.int64)  # nothing changes after the last edge
+        at = np.concatenate([at, rest])
+        count = np.concatenate([count, np.full(len(rest), self._online, np.int64)])
+        return at[at <= end], count[at <= end]
+
+
+def _window_ms(trace: AvailabilityTrace) -> int:
+    """A window that holds about `_WINDOW_EDGES` edges, or a thirty-second of a period in very large populations."""
+    if trace.n_intervals == 0:
+        return 24 * MS_PER_HOUR
+    edges_per_ms = float(np.sum(2 * np.diff(trace.offsets) / trace.period))
+    longest = int(trace.period.max())
+    return int(np.clip(_WINDOW_EDGES / edges_per_ms, max(1, longest // 32), longest))
