@@ -1,0 +1,278 @@
+"""The four steps of a federated algorithm, each a slot that can be replaced alone.
+
+**broadcast** (what is sent) -> **local update** (`ClientRule`) -> **upload** (a chain of transforms) -> **aggregation**
+(`Weighting`, `Merge`, `ServerOptimizer`). Every slot is a frozen policy; state is a separate value, a `Payload`: trees
+of tensors by name, such as ``{"model": ..., "buffers": ..., "control": ..., "scalars": ...}``.
+
+An update is a *delta*: what the client's model gained over what it received. It is added.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar, final
+
+import numpy as np
+import torch
+
+from evsim.algorithms.tree import Payload, Tree
+from evsim.errors import require
+from evsim.events import FloatArray, IntArray
+from evsim.traces.cost import Work
+
+State = Payload  # of a client or of the server; {} when stateless
+Carry = Payload  # what a client rule moves from step to step; "train" holds the parameters
+A = TypeVar("A")
+
+#: Runs the model: ``(parameters, buffers, x) -> (logits, new buffers)``.
+Apply = Callable[[Tree, Tree, torch.Tensor], tuple[torch.Tensor, Tree]]
+
+
+# -- sizes on the wire -------------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True)
+class Wire:
+    """How one leaf travels: `sent` of `size` values, each with some bits for value and index, plus a header.
+
+    >>> Wire(size=1000, sent=10, index_bits=32).n_bytes
+    80
+    """
+
+    size: int
+    sent: int
+    value_bits: int = 32
+    index_bits: int = 0
+    extra_bytes: int = 0
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes on the wire."""
+        return -(-self.sent * (self.value_bits + self.index_bits) // 8) + self.extra_bytes
+
+    def but(self, **changes: int) -> Wire:
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+
+Wires = dict[str, dict[str, Wire]]  # payload -> leaf -> how it travels
+
+
+def total_bytes(wires: Wires) -> int:
+    """Bytes of a whole message."""
+    return sum(wire.n_bytes for leaves in wires.values() for wire in leaves.values())
+
+
+# -- broadcast ---------------------------------------------------------------------------------------------------------
+
+
+class Broadcast(ABC):
+    """What the server sends to a client."""
+
+    @abstractmethod
+    def wires(self, model: Wires) -> Wires:
+        """How the message travels, given how the server's model and buffers would."""
+
+    @abstractmethod
+    def send(self, server: State) -> Payload:
+        """The message for the current server state; has at least "model" and "buffers"."""
+
+
+# -- local update ------------------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True)
+class Schedule:
+    """Mini-batches of one task: whole passes in a fresh random order each, or a number of steps."""
+
+    batch_size: int
+    epochs: int | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "batch_size must be >= 1", batch_size=self.batch_size)
+        require(
+            (self.epochs is None) != (self.steps is None),
+            "give either epochs or steps",
+            epochs=self.epochs,
+            steps=self.steps,
+        )
+        require(self.epochs is None or self.epochs >= 1, "epochs must be >= 1", epochs=self.epochs)
+        require(self.steps is None or self.steps >= 1, "steps must be >= 1", steps=self.steps)
+
+    def n_steps(self, n_samples: IntArray) -> IntArray:
+        """Steps per client."""
+        per_epoch = -(-n_samples // self.batch_size)
+        if self.epochs is not None:
+            return np.asarray(per_epoch * self.epochs)
+        return np.where(n_samples > 0, np.int64(self.steps or 0), 0)
+
+    def n_processed(self, n_samples: IntArray) -> IntArray:
+        """Samples that go through a step, with repetition, per client."""
+        if self.epochs is not None:
+            return np.asarray(n_samples * self.epochs)
+        per_epoch = np.maximum(-(-n_samples // self.batch_size), 1)
+        epochs, rest = np.divmod(self.n_steps(n_samples), per_epoch)
+        return np.asarray(epochs * n_samples + np.minimum(rest * self.batch_size, n_samples))
+
+
+@final
+@dataclass(frozen=True)
+class Update:
+    """What a client rule hands over at the end of a task.
+
+    Attributes:
+        payload: deltas to send ("model", "buffers") and whatever else the rule sends.
+        state: the client's next state.
+        metrics: numbers about the task, 0-dim or of shape (clients,) when stacked.
+    """
+
+    payload: Payload
+    state: State
+    metrics: Tree
+
+
+class ClientRule(ABC):
+    """The local update. Methods are leafwise: they serve one client or clients stacked along a leading dimension.
+
+    One task: ``begin``, then for each mini-batch the gradient of the mean of ``loss`` and ``step``, then ``finish``.
+    """
+
+    @property
+    @abstractmethod
+    def schedule(self) -> Schedule:
+        """The mini-batches of a task."""
+
+    @abstractmethod
+    def work(self, n_samples: IntArray) -> Work:
+        """What a task asks of clients with so many samples, for the cost model."""
+
+    @abstractmethod
+    def wires(self, model: Wires) -> Wires:
+        """How the update travels before any upload transform."""
+
+    @abstractmethod
+    def init_client(self, received: Payload) -> State:
+        """The state of a client that never had an accepted task; {} if the rule keeps none."""
+
+    @abstractmethod
+    def begin(self, received: Payload, state: State, version: torch.Tensor) -> Carry:
+        """The carry before the first step; "train" holds the parameters. `version`: the model version received."""
+
+    @abstractmethod
+    def loss(self, apply: Apply, carry: Carry, buffers: Tree, x: torch.Tensor, y: torch.Tensor) -> LossValue:
+        """Per-sample losses of a mini-batch of one client and the new buffers; differentiated in carry["train"]."""
+
+    @abstractmethod
+    def step(self, carry: Carry, grads: Tree, received: Payload, state: State) -> Carry:
+        """One optimizer step, given the gradient of the mean loss of the mini-batch."""
+
+    @abstractmethod
+    def finish(self, carry: Carry, received: Payload, state: State, steps: torch.Tensor) -> Update:
+        """The update after `steps` executed steps, without buffers (the executor adds those)."""
+
+
+LossValue = tuple[torch.Tensor, Tree]
+
+
+def cross_entropy(apply: Apply, carry: Carry, buffers: Tree, x: torch.Tensor, y: torch.Tensor) -> LossValue:
+    """The usual loss of a classifier: per-sample cross-entropy, shape (batch,)."""
+    logits, new_buffers = apply(carry["train"], buffers, x)
+    return torch.nn.functional.cross_entropy(
+        logits.float() if _half(logits) else logits, y, reduction="none"
+    ), new_buffers
+
+
+def _half(logits: torch.Tensor) -> bool:
+    return logits.dtype in (torch.bfloat16, torch.float16)
+
+
+# -- upload ------------------------------------------------------------------------------------------------------------
+
+
+class Upload(ABC):
+    """One transform of the update on its way to the server; a chain of them is applied in order."""
+
+    @abstractmethod
+    def wires(self, update: Wires) -> Wires:
+        """How the update travels after this transform."""
+
+    @abstractmethod
+    def init_client(self, update: Payload) -> State:
+        """The transform's state of a client that never sent anything; {} if it keeps none."""
+
+    @abstractmethod
+    def encode(self, update: Payload, state: State, meta: ReportMeta, key: int) -> tuple[Payload, State]:
+        """The update as the server will see it (decoded), and the next state; `key` names the draws of this task."""
+
+
+# -- aggregation -------------------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True)
+class ReportMeta:
+    """What the server knows about a report besides its update."""
+
+    client: int
+    task: int
+    samples: int
+    steps: int
+    version: int
+    staleness: int
+
+
+@final
+@dataclass(frozen=True)
+class StepInfo:
+    """What the server knows about a step."""
+
+    version: int  # before the step
+    n_clients: int  # N, the declared population
+    cohort_goal: int  # reports the aggregator asked for; 0 if it has no such number
+    n_reports: int
+    seed: int
+
+
+class Weighting(ABC):
+    """How much each report counts."""
+
+    @abstractmethod
+    def weights(self, samples: IntArray, staleness: IntArray) -> dict[str, FloatArray]:
+        """Non-negative weights of the reports by payload; the entry "" serves payloads not named."""
+
+
+class Merge(ABC, Generic[A]):
+    """Merges updates into one, in float64, in the order given (client, then task)."""
+
+    @abstractmethod
+    def init(self, server: State, info: StepInfo) -> A:
+        """An empty accumulator."""
+
+    @abstractmethod
+    def add(self, acc: A, update: Payload, weight: dict[str, float], meta: ReportMeta) -> A:
+        """Take one update (float64 trees)."""
+
+    @abstractmethod
+    def finish(self, acc: A, server: State, info: StepInfo) -> Payload:
+        """The merged update: same payload names as the updates.
+
+        Raises:
+            TrainingError: if the rule needs more updates than arrived; says how many.
+        """
+
+
+class ServerOptimizer(ABC):
+    """The rule that applies the merged update to the model."""
+
+    @abstractmethod
+    def init(self, model: Tree) -> State:
+        """The optimizer's own entries of the server state, by name; {} if it keeps none."""
+
+    @abstractmethod
+    def apply(self, server: State, merged: Payload, info: StepInfo) -> State:
+        """The next server state; never changes tensors in place. Buffers are applied by the caller."""

@@ -1,0 +1,91 @@
+"""Arithmetic on trees of tensors, leaf by leaf, for one client or for many stacked along a leading dimension.
+
+A tree maps parameter names to tensors. A scale is a number, a 0-dim tensor, or a tensor of shape ``(clients,)`` that
+meets leaves of shape ``(clients, ...)``: the same rule then serves one client and a whole chunk. ``torch._foreach``
+applies one fused kernel per operation instead of one per leaf.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Tree = dict[str, torch.Tensor]
+Payload = dict[str, Tree]
+Scale = float | torch.Tensor
+
+
+def add(a: Tree, b: Tree) -> Tree:
+    """A + b."""
+    return _tree(a, torch._foreach_add(_leaves(a), _leaves(b)))
+
+
+def sub(a: Tree, b: Tree) -> Tree:
+    """A - b."""
+    return _tree(a, torch._foreach_sub(_leaves(a), _leaves(b)))
+
+
+def mul(a: Tree, b: Tree) -> Tree:
+    """A * b, element by element."""
+    return _tree(a, torch._foreach_mul(_leaves(a), _leaves(b)))
+
+
+def scale(a: Tree, s: Scale) -> Tree:
+    """A * s."""
+    if isinstance(s, torch.Tensor):
+        return {name: leaf * _fit(s, leaf) for name, leaf in a.items()}
+    return _tree(a, torch._foreach_mul(_leaves(a), s))
+
+
+def add_scaled(a: Tree, b: Tree, s: Scale) -> Tree:
+    """A + s * b."""
+    if isinstance(s, torch.Tensor):
+        return {name: torch.addcmul(leaf, b[name], _fit(s, leaf).to(leaf.dtype)) for name, leaf in a.items()}
+    return _tree(a, torch._foreach_add(_leaves(a), _leaves(b), alpha=s))
+
+
+def zeros(a: Tree) -> Tree:
+    """A tree of zeros of the same shapes."""
+    return {name: torch.zeros_like(leaf) for name, leaf in a.items()}
+
+
+def cast(a: Tree, dtype: torch.dtype) -> Tree:
+    """Floating-point leaves in another precision; integer leaves as they are."""
+    return {name: leaf.to(dtype) if leaf.is_floating_point() else leaf for name, leaf in a.items()}
+
+
+def apply(f: Callable[[torch.Tensor], torch.Tensor], a: Tree) -> Tree:
+    """F of every leaf."""
+    return {name: f(leaf) for name, leaf in a.items()}
+
+
+def dot(a: Tree, b: Tree) -> torch.Tensor:
+    """Inner product over all leaves of one client, a 0-dim tensor."""
+    return torch.stack([(leaf * b[name]).sum() for name, leaf in a.items()]).sum()
+
+
+def norm(a: Tree) -> torch.Tensor:
+    """Euclidean norm over all leaves of one client, a 0-dim tensor."""
+    total: torch.Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(leaf) for leaf in a.values()]))
+    return total
+
+
+def is_finite(payload: Payload) -> bool:
+    """Whether every number of a payload is finite."""
+    return all(bool(torch.isfinite(leaf).all()) for tree in payload.values() for leaf in tree.values())
+
+
+def _leaves(a: Tree) -> list[torch.Tensor]:
+    return list(a.values())
+
+
+def _tree(like: Tree, leaves: tuple[torch.Tensor, ...] | list[torch.Tensor]) -> Tree:
+    return dict(zip(like, leaves, strict=True))
+
+
+def _fit(s: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
+    return s.reshape(s.shape + (1,) * (leaf.dim() - s.dim()))

@@ -1,0 +1,129 @@
+"""The slot of executors: how tasks are really trained.
+
+`Serial` is the definition of correct; every other executor must agree with it within a stated tolerance. An executor is
+a frozen policy; `open` gives it the job and returns a live `Runner`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, final
+
+import torch
+
+from evsim.algorithms.base import ClientRule, State
+from evsim.algorithms.tree import Payload
+from evsim.events import IntArray
+
+if TYPE_CHECKING:
+    from evsim.training.data.base import FederatedData
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """The clients' samples as tensors that lie on the device, and which of them each client has."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+    index: IntArray
+    offsets: IntArray
+
+    @classmethod
+    def of(cls, data: FederatedData, dtype: torch.dtype, device: torch.device) -> TrainingData:
+        """Move a federated data set to a device; floating-point inputs take the given precision."""
+        return cls(inputs(data.x, dtype, device), torch.as_tensor(data.y).to(device), data.index, data.offsets)
+
+    def of_client(self, client: int) -> IntArray:
+        """Row numbers of a client's samples in x and y."""
+        return self.index[self.offsets[client] : self.offsets[client + 1]]
+
+    def size(self, client: int) -> int:
+        """Number of samples of a client."""
+        return int(self.offsets[client + 1] - self.offsets[client])
+
+
+def inputs(x: object, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """An input array as a tensor on the device: floats in the given precision, token ids as they are."""
+    tensor = torch.as_tensor(x)
+    return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What does not change during a run: the model, the rule, the data, the precision.
+
+    `dtype` is the precision of parameters; with `autocast` the forward pass runs in bfloat16.
+    """
+
+    model: torch.nn.Module
+    rule: ClientRule
+    data: TrainingData
+    dtype: torch.dtype
+    autocast: bool
+    device: torch.device
+    seed: int
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TrainTask:
+    """One task with all its inputs, fixed at dispatch: training it any time later gives the same result."""
+
+    task: int
+    client: int
+    nth: int  # how many tasks the client had before
+    version: int
+    received: Payload
+    state: State
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What training a task gave.
+
+    Attributes:
+        task: the task.
+        update: deltas in the precision of training: "model", "buffers", and what else the rule sends.
+        state: the client's next state, valid if the report is accepted.
+        steps: executed steps.
+        mean_loss, mean_square_loss: over every sample that went through a step, losses as they were before the step.
+        metrics: numbers from the rule.
+    """
+
+    task: TrainTask
+    update: Payload
+    state: State
+    steps: int
+    mean_loss: float
+    mean_square_loss: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Runner(ABC):
+    """A live executor."""
+
+    @property
+    @abstractmethod
+    def plan(self) -> Mapping[str, object]:
+        """What was chosen (mode, chunk, threads ...), for the manifest."""
+
+    @abstractmethod
+    def run(self, tasks: Sequence[TrainTask]) -> Iterator[Result]:
+        """Train the tasks; one result each, in the order given."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release processes and memory."""
+
+
+class Executor(ABC):
+    """A way to train many small clients."""
+
+    @abstractmethod
+    def open(self, job: Job) -> Runner:
+        """Get ready for a job."""
