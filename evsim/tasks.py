@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 
 from evsim import rng
-from evsim.events import Outcome
+from evsim.events import Outcome, columns
 from evsim.units import FOREVER
 
 if TYPE_CHECKING:
@@ -63,18 +63,31 @@ class TaskBook:
     def __len__(self) -> int:
         return self._first + self._size
 
-    def add(self, columns: Mapping[str, ArrayLike]) -> IntArray:
+    def add(self, values: Mapping[str, ArrayLike]) -> IntArray:
         """Enter the tasks of one dispatch; columns not given are 0. Returns their ids."""
-        clients = np.asarray(columns["client"], np.int64)
+        clients = np.asarray(values["client"], np.int64)
         ids = np.arange(len(self), len(self) + len(clients), dtype=np.int64)
         self._reserve(len(clients))
         new = slice(self._size, self._size + len(clients))
         for name in _COLUMNS:
-            self._rows[name][new] = columns.get(name, 0)
+            self._rows[name][new] = values.get(name, 0)
         self._size += len(clients)
         self.in_flight += len(clients)
         self._schedule(ids)
         return ids
+
+    @property
+    def rows_in_memory(self) -> int:
+        """Rows not yet released."""
+        return self._size
+
+    @staticmethod
+    def as_table(rows: Mapping[str, NDArray[np.int64]]) -> dict[str, object]:
+        """Released rows under the column names of the table `tasks`; outcomes as codes, kinds as names."""
+        table: dict[str, object] = {name: rows[name] for name in columns("tasks")}
+        table["outcome"] = rows["outcome"].astype(np.int8)
+        table["kind"] = np.array(KINDS, dtype=object)[rows["kind"]]
+        return table
 
     def column(self, name: str, ids: IntArray) -> IntArray:
         """A column at some tasks."""
@@ -130,6 +143,10 @@ class TaskBook:
         self.in_flight -= len(ids)
         return running
 
+    def unresolved(self) -> IntArray:
+        """Ids of the tasks in memory whose outcome is not decided."""
+        return self._first + np.flatnonzero(self._rows["outcome"][: self._size] == Outcome.IN_FLIGHT)
+
     def release(self, now: int, *, everything: bool = False) -> dict[str, NDArray[np.int64]] | None:
         """Take the finished rows at the front out of memory, as columns of the table `tasks` (nulls are -1).
 
@@ -169,7 +186,7 @@ class TaskBook:
 
 def _as_spent(rows: dict[str, IntArray], now: int) -> dict[str, IntArray]:
     """Cut each phase at the task's end: a device that left has computed and sent only what it had time for."""
-    running = rows["outcome"] == Outcome.IN_FLIGHT
+    running = (rows["outcome"] == Outcome.IN_FLIGHT) & (rows["ended_at"] > now)
     end = np.minimum(rows["ended_at"], now)
     left = end - rows["dispatched_at"]
     for phase, size in (("download_ms", "bytes_down"), ("compute_ms", "charged_samples"), ("upload_ms", "bytes_up")):

@@ -31,6 +31,7 @@ class Cohort:
     deadline: int = FOREVER
     arrived: list[int] = field(default_factory=list)  # task ids, in order of arrival, until the close
     lost: int = 0  # losses known before the close
+    unknown: int = 0  # tasks whose end is not known yet
     close_code: int = int(Outcome.IN_FLIGHT)  # what a report is that arrives now; IN_FLIGHT: the round is open
 
     @property
@@ -75,6 +76,16 @@ class Server(Protocol):
 
 class Aggregator(ABC):
     """One way to organise the server's time."""
+
+    @property
+    @abstractmethod
+    def minimum_clients(self) -> int:
+        """Clients the population must have at least, or no step could ever start."""
+
+    @property
+    @abstractmethod
+    def reports_per_step(self) -> int:
+        """Reports a server step wants."""
 
     @abstractmethod
     def run(self, server: Server) -> Process[None]:

@@ -44,17 +44,22 @@ class Synchronous(Aggregator):
         deadline = self.reporting_deadline
         require(deadline is None or deadline > 0, "reporting_deadline must be > 0", reporting_deadline=deadline)
         require(
-            1 <= self.minimum_reports <= self.needed <= self.cohort_goal,
+            1 <= self.minimum_reports <= self.minimum_clients <= self.cohort_goal,
             "1 <= minimum_reports <= minimum_cohort <= cohort_goal must hold",
             minimum_reports=self.minimum_reports,
-            minimum_cohort=self.needed,
+            minimum_cohort=self.minimum_clients,
             cohort_goal=self.cohort_goal,
         )
 
     @property
-    def needed(self) -> int:
-        """Idle clients needed to start a round."""
+    @override
+    def minimum_clients(self) -> int:
         return self.cohort_goal if self.minimum_cohort is None else self.minimum_cohort
+
+    @property
+    @override
+    def reports_per_step(self) -> int:
+        return self.cohort_goal
 
     @property
     def invited(self) -> int:
@@ -64,7 +69,7 @@ class Synchronous(Aggregator):
     @override
     def run(self, server: Server) -> Process[None]:
         while not server.finished:
-            clients = yield from server.select_clients(self.invited, minimum=self.needed)
+            clients = yield from server.select_clients(self.invited, minimum=self.minimum_clients)
             cohort = server.dispatch(clients, deadline=self._deadline(server.now))
             goal = min(self.cohort_goal, len(clients))
             reason = yield from server.collect(cohort, goal)

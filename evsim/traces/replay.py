@@ -53,13 +53,13 @@ class Replay:
         """Instants of the next check-ins, at most `count`, none after `until`."""
         found = self._at[self._next :][self._check_in[self._next :]]
         while len(found) < count and self._loaded_until <= until and self._trace.n_intervals:
-            if not self._returns():
+            if not self.returns():
                 break
             self._load()
             found = self._at[self._next :][self._check_in[self._next :]]
         return found[:count][found[:count] <= until]
 
-    def _returns(self) -> bool:
+    def returns(self) -> bool:
         """Whether any device ever checks in again: a whole period without an edge means never."""
         return bool((self._trace.next_check_in(np.arange(self._trace.n_devices), self._loaded_until) < FOREVER).any())
 

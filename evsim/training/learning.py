@@ -91,7 +91,8 @@ class Learning:
         self._test = inputs(data.x_test, self._dtype, self._device), torch.as_tensor(data.y_test).to(self._device)
         self._n_clients = data.n_clients
         self._server = self._initial_state()
-        job = Job(self._model, method.client_rule, self._data, self._dtype, precision == "bfloat16", self._device, seed)
+        autocast = setting.precision == "bfloat16"
+        job = Job(self._model, method.client_rule, self._data, self._dtype, autocast, self._device, setting.seed)
         self._runner = executor.open(job)
         self._waiting: dict[int, tuple[int, int, int, Payload]] = {}  # task -> client, nth, version, received
         self._client_states: dict[int, dict[str, State]] = {}

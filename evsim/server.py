@@ -1,0 +1,361 @@
+"""The live server: what aggregators see of the world, and the timeline's bookkeeping behind it.
+
+Between two decisions nothing runs. At a decision `settle` brings the world up to now in bulk: check-ins and check-outs
+from the replay, endings from the task book. The log equals that of settling at every instant.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, final
+
+import numpy as np
+
+from evsim.aggregation.base import Cohort, Process
+from evsim.clients import ClientManager
+from evsim.clock import Clock
+from evsim.events import Feedback, FloatArray, IntArray, Outcome, Rank
+from evsim.recorder import Recorder
+from evsim.selection.base import Reports
+from evsim.tasks import TaskBook
+from evsim.traces.availability import AvailabilityTrace
+from evsim.traces.cost import Price, Pricing, Work
+from evsim.traces.replay import Replay
+from evsim.units import FOREVER
+
+_WRITE_ROWS = 100_000  # finished rows kept before they go to the journal
+
+
+class LearningPort(Protocol):
+    """What the timeline asks of the learning side."""
+
+    def dispatched(self, tasks: IntArray, clients: IntArray, nth: IntArray) -> None:
+        """Fix the inputs of new tasks."""
+
+    def discard(self, tasks: Iterable[int]) -> None:
+        """Forget tasks that will never be used."""
+
+    def apply(self, tasks: IntArray) -> Feedback:
+        """Train, merge, step."""
+
+
+@final
+class NoLearning:
+    """The learning side of a dry run: every update is valid and teaches nothing."""
+
+    def dispatched(self, tasks: IntArray, clients: IntArray, nth: IntArray) -> None:
+        """Nothing to fix."""
+
+    def discard(self, tasks: Iterable[int]) -> None:
+        """Nothing to forget."""
+
+    def apply(self, tasks: IntArray) -> Feedback:
+        """All valid, no utility."""
+        return Feedback(tasks, np.full(len(tasks), np.nan), np.ones(len(tasks), np.bool_))
+
+
+@final
+@dataclass(frozen=True, eq=False, kw_only=True)
+class World:
+    """The parts a live server works with; arrays have one entry per client.
+
+    Attributes:
+        samples: data sizes; clients without data never register.
+        work: what the client rule asks of clients with so many samples.
+        wire_bytes: charged bytes of a message down and up.
+        horizon: the last instant of the run, ms; FOREVER if there is none.
+    """
+
+    clock: Clock
+    availability: AvailabilityTrace
+    samples: IntArray
+    manager: ClientManager
+    replay: Replay
+    pricing: Pricing
+    work: Callable[[IntArray], Work]
+    wire_bytes: tuple[int, int]
+    learning: LearningPort
+    recorder: Recorder
+    seed: int
+    horizon: int = FOREVER
+
+
+@final
+class LiveServer:
+    """Implements `aggregation.base.Server`.
+
+    Args:
+        world: the parts.
+        on_step: called after every closed round with (applied, round); may end the run.
+    """
+
+    def __init__(self, world: World, on_step: Callable[[bool, int], None]) -> None:
+        self._world, self._on_step = world, on_step
+        self._clock, self._manager = world.clock, world.manager
+        self.book = TaskBook(world.seed)
+        self.version = 0
+        self.rounds = 0
+        self.end_reason = ""
+        self._cohorts: dict[int, Cohort] = {}
+        self._n_tasks = np.zeros(len(world.samples), np.int64)
+        self._seen = np.zeros(len(world.samples), np.bool_)
+        self._has_data = world.samples > 0
+        self._declared = world.pricing.declared_ms(world.work(world.samples), world.wire_bytes)
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._check_in(world.replay.online_at_start())
+
+    # -- the Server protocol ----------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> int:
+        """The current instant."""
+        return self._clock.now
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is over."""
+        return bool(self.end_reason)
+
+    def select_clients(self, n: int, minimum: int) -> Process[IntArray]:
+        """Wait for enough idle clients, then let the selector choose."""
+        self.settle()
+        while self._manager.n_idle < minimum:
+            instant = self._next_chance(minimum - self._manager.n_idle)
+            yield self._clock.forever() if instant is None else self._clock.at(instant, Rank.SERVER)
+            self.settle()
+        return self._manager.select_clients(n, self.now)
+
+    def dispatch(self, clients: IntArray, deadline: int) -> Cohort:
+        """Price the tasks, read their fate from the traces, enter them in the book."""
+        world, now = self._world, self.now
+        nth = self._n_tasks[clients]
+        self._n_tasks[clients] += 1
+        samples = world.samples[clients]
+        sizes = tuple(np.full(len(clients), size, np.int64) for size in world.wire_bytes)
+        price = world.pricing.price(clients, nth, world.work(samples), (sizes[0], sizes[1]), now)
+        ended, arrives, known = self._fate(clients, price, deadline)
+        tasks = self.book.add(
+            {
+                "client": clients,
+                "round": self.rounds,
+                "version": self.version,
+                "nth": nth,
+                "dispatched_at": now,
+                "ended_at": ended,
+                "known_at": known,
+                "arrives": arrives,
+                "outcome": Outcome.IN_FLIGHT,
+                "staleness": -1,
+                "server_step": -1,
+                "samples": samples,
+                "charged_samples": price.charged_samples,
+                "bytes_down": sizes[0],
+                "bytes_up": sizes[1],
+                "download_ms": price.download_ms,
+                "compute_ms": price.compute_ms,
+                "upload_ms": price.upload_ms,
+            }
+        )
+        self._manager.assign(clients)
+        world.learning.dispatched(tasks, clients, nth)
+        self._digest(tasks, clients, ended, arrives, known, np.full(len(tasks), now))
+        cohort = Cohort(self.rounds, tasks, now, deadline, unknown=len(tasks))
+        self._cohorts[self.rounds] = cohort
+        self.rounds += 1
+        return cohort
+
+    def collect(self, cohort: Cohort, goal: int) -> Process[str]:
+        """Sleep until the round closes: nothing the server could do happens earlier."""
+        instant, reason = self._close_at(cohort, goal)
+        yield self._clock.forever() if instant >= FOREVER else self._clock.at(instant, Rank.SERVER)
+        self.settle()
+        return reason
+
+    def close(self, cohort: Cohort, reason: str, *, abort: bool) -> None:
+        """What arrives from now on is surplus or late."""
+        cohort.close_code = Outcome.SURPLUS if reason == "goal" else Outcome.LATE
+        pending = cohort.tasks[self.book.column("known_at", cohort.tasks) > self.now]
+        if abort and len(pending):
+            self._abort(cohort, pending)
+        if cohort.unknown == 0:
+            del self._cohorts[cohort.round]
+
+    def apply(self, cohort: Cohort, reports: IntArray, reason: str) -> None:
+        """One server step from these reports; the others that arrived are surplus."""
+        base = self.version
+        feedback = self._world.learning.apply(reports)
+        staleness = base - self.book.column("version", reports)
+        applied = bool(feedback.valid.any())
+        self.version += applied
+        self.book.set("staleness", reports, staleness)
+        self.book.set("server_step", reports[feedback.valid], self.version)
+        outcomes = np.where(feedback.valid, Outcome.AGGREGATED, Outcome.INVALID)
+        utility = feedback.utility if self._manager.selector.needs_utility else None
+        self._resolve(reports, outcomes, utility)
+        self._resolve(cohort.reports[len(reports) :], Outcome.SURPLUS)
+        self._row(cohort, reason if applied else "invalid", applied, staleness)
+
+    def fail(self, cohort: Cohort, reports: IntArray, reason: str) -> None:
+        """A round with too few reports."""
+        self._resolve(reports, Outcome.ROUND_FAILED)
+        self._row(cohort, reason, False, np.empty(0, np.int64))  # noqa: FBT003  the column is a flag
+
+    # -- what the simulation uses -----------------------------------------------------------------------------------
+
+    def end(self, reason: str) -> None:
+        """End the run at this instant, after everything else of it; the first reason stands."""
+        if not self.end_reason:
+            self.end_reason = reason
+            self._clock.call(self.now, Rank.END, self._clock.stop)
+
+    def settle(self) -> None:
+        """Bring the world up to now."""
+        clients, check_in = self._world.replay.advance(self.now)
+        if len(clients):
+            self._observe(clients, check_in)
+        known = self.book.pop_known(self.now)
+        if len(known):
+            self._endings(known)
+
+    def finish(self) -> None:
+        """Write the rows of all tasks; those lost without the server's knowledge are told as lost."""
+        self.settle()
+        open_tasks = self.book.unresolved()
+        gone = (self.book.column("ended_at", open_tasks) <= self.now) & (self.book.column("arrives", open_tasks) == 0)
+        lost = open_tasks[gone]
+        self.book.set("outcome", lost, Outcome.DROPPED)
+        self.book.set("known_at", lost, FOREVER)
+        self._write(everything=True)
+
+    @property
+    def timeline_hash(self) -> str:
+        """Digest of every dispatch with its fate and of every closed round so far."""
+        return self._hash.hexdigest()
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _fate(self, clients: IntArray, price: Price, deadline: int) -> tuple[IntArray, Any, IntArray]:
+        """When each task ends, whether its report arrives, and when the server knows."""
+        trace, now = self._world.availability, self.now
+        finish = now + price.total_ms
+        if self._world.pricing.cost.availability_check == "throughout":
+            until = trace.online_until(clients, now)
+            arrives, ended = finish <= until, np.minimum(finish, until)
+        else:  # a report that arrives exactly at check-out counts
+            arrives, ended = trace.is_online(clients, finish) | trace.is_online(clients, finish - 1), finish
+        known = ended.copy()
+        lost = ~arrives
+        if lost.any():
+            back = trace.next_check_in(clients[lost], ended[lost])
+            known[lost] = np.maximum(ended[lost], np.minimum(back, deadline))
+        return ended, arrives, known
+
+    def _close_at(self, cohort: Cohort, goal: int) -> tuple[int, str]:
+        known = self.book.column("known_at", cohort.tasks)
+        arrivals = known[self.book.column("arrives", cohort.tasks) == 1]
+        at_goal = int(np.partition(arrivals, goal - 1)[goal - 1]) if len(arrivals) >= goal else FOREVER
+        at_end = int(known.max())
+        if at_goal <= min(cohort.deadline, at_end):
+            return at_goal, "goal"
+        return (cohort.deadline, "deadline") if cohort.deadline <= at_end else (at_end, "exhausted")
+
+    def _next_chance(self, missing: int) -> int | None:
+        """The earliest instant at which so many more clients could be idle; None if that never comes."""
+        replay, horizon = self._world.replay, self._world.horizon
+        chances = sorted(replay.next_check_ins(missing, horizon).tolist() + self.book.next_known(missing))
+        if chances:
+            return int(chances[min(missing, len(chances)) - 1])
+        if horizon >= FOREVER or not replay.returns():
+            self.end("no_clients")
+        return None
+
+    def _observe(self, clients: IntArray, check_in: Any) -> None:
+        if not self._has_data.all():
+            keep = self._has_data[clients]
+            clients, check_in = clients[keep], check_in[keep]
+        new = clients[check_in & ~self._seen[clients]]
+        if len(new):
+            self._check_in(new)
+        self._manager.observe(clients, check_in, self.now)
+
+    def _check_in(self, clients: IntArray) -> None:
+        """First check-ins: the device declares its data size and its class."""
+        clients = clients[self._has_data[clients]]
+        self._seen[clients] = True
+        self._manager.register_client(clients, self.now, self._world.samples[clients], self._declared[clients])
+
+    def _endings(self, tasks: IntArray) -> None:
+        self._manager.release(self.book.column("client", tasks))
+        arrives = self.book.column("arrives", tasks) == 1
+        rounds = self.book.column("round", tasks)
+        for number in np.unique(rounds).tolist():
+            cohort, mine = self._cohorts[number], rounds == number
+            arrived, lost = tasks[mine & arrives], tasks[mine & ~arrives]
+            cohort.unknown -= len(arrived) + len(lost)
+            if cohort.close_code == Outcome.IN_FLIGHT:
+                cohort.arrived.extend(arrived.tolist())
+                cohort.lost += len(lost)
+            else:
+                self._resolve(arrived, cohort.close_code)
+                if cohort.unknown == 0:
+                    del self._cohorts[number]
+            self._resolve(lost, Outcome.DROPPED)
+
+    def _abort(self, cohort: Cohort, pending: IntArray) -> None:
+        running = self.book.abort(pending, self.now)
+        self._manager.release(self.book.column("client", pending))
+        self._resolve(running, Outcome.ABORTED)
+        self._resolve(np.setdiff1d(pending, running), Outcome.DROPPED)
+        cohort.unknown -= len(pending)
+
+    def _resolve(self, tasks: IntArray, outcome: Any, utility: FloatArray | None = None) -> None:
+        """Decide what became of tasks, and tell the selector."""
+        if len(tasks) == 0:
+            return
+        self.book.set("outcome", tasks, outcome)
+        self._world.learning.discard(tasks.tolist())
+        known = self.book.column("known_at", tasks)
+        self._manager.register_feedback(
+            Reports(
+                clients=self.book.column("client", tasks),
+                at=known,
+                round=self.book.column("round", tasks),
+                outcome=np.broadcast_to(np.asarray(outcome, np.int8), tasks.shape),
+                duration_ms=known - self.book.column("dispatched_at", tasks),
+                samples=self.book.column("samples", tasks),
+                utility=np.full(len(tasks), np.nan) if utility is None else utility,
+            )
+        )
+
+    def _row(self, cohort: Cohort, reason: str, applied: bool, staleness: IntArray) -> None:  # noqa: FBT001  a column
+        invited, reports = len(cohort.tasks), len(cohort.arrived)
+        row = {
+            "round": cohort.round,
+            "version": self.version,
+            "started_at": cohort.started_at,
+            "closed_at": self.now,
+            "reason": reason,
+            "applied": applied,
+            "invited": invited,
+            "reports": reports,
+            "dropped": cohort.lost,
+            "late": invited - reports - cohort.lost,
+            "mean_staleness": float(staleness.mean()) if len(staleness) else float("nan"),
+        }
+        self._world.recorder.append("server_steps", {name: [value] for name, value in row.items()})
+        numbers = [row[name] for name in ("round", "version", "started_at", "closed_at", "reports", "dropped")]
+        self._digest(*(np.array([number]) for number in numbers))
+        self._write()
+        self._on_step(applied, cohort.round)
+
+    def _write(self, *, everything: bool = False) -> None:
+        if everything or self.book.rows_in_memory >= _WRITE_ROWS:
+            rows = self.book.release(self.now, everything=everything)
+            if rows is not None:
+                self._world.recorder.append("tasks", self.book.as_table(rows))
+
+    def _digest(self, *columns: Any) -> None:
+        """Rows one after the other, so that the digest does not depend on how many are entered at once."""
+        self._hash.update(np.stack([np.asarray(c, np.int64) for c in columns], axis=1).astype("<i8").tobytes())
