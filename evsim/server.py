@@ -7,7 +7,7 @@ from the replay, endings from the task book. The log equals that of settling at 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, final
 
@@ -17,7 +17,6 @@ from evsim.aggregation.base import Cohort, Process
 from evsim.clients import ClientManager
 from evsim.clock import Clock
 from evsim.events import Feedback, FloatArray, IntArray, Outcome, Rank
-from evsim.recorder import Recorder
 from evsim.selection.base import Reports
 from evsim.tasks import TaskBook
 from evsim.traces.availability import AvailabilityTrace
@@ -39,6 +38,13 @@ class LearningPort(Protocol):
 
     def apply(self, tasks: IntArray) -> Feedback:
         """Train, merge, step."""
+
+
+class Rows(Protocol):
+    """Where rows of tables go."""
+
+    def append(self, table: str, columns: Mapping[str, Any]) -> None:
+        """Take a batch of rows."""
 
 
 @final
@@ -77,7 +83,7 @@ class World:
     work: Callable[[IntArray], Work]
     wire_bytes: tuple[int, int]
     learning: LearningPort
-    recorder: Recorder
+    rows: Rows
     seed: int
     horizon: int = FOREVER
 
@@ -344,7 +350,7 @@ class LiveServer:
             "late": invited - reports - cohort.lost,
             "mean_staleness": float(staleness.mean()) if len(staleness) else float("nan"),
         }
-        self._world.recorder.append("server_steps", {name: [value] for name, value in row.items()})
+        self._world.rows.append("server_steps", {name: [value] for name, value in row.items()})
         numbers = [row[name] for name in ("round", "version", "started_at", "closed_at", "reports", "dropped")]
         self._digest(*(np.array([number]) for number in numbers))
         self._write()
@@ -354,7 +360,7 @@ class LiveServer:
         if everything or self.book.rows_in_memory >= _WRITE_ROWS:
             rows = self.book.release(self.now, everything=everything)
             if rows is not None:
-                self._world.recorder.append("tasks", self.book.as_table(rows))
+                self._world.rows.append("tasks", self.book.as_table(rows))
 
     def _digest(self, *columns: Any) -> None:
         """Rows one after the other, so that the digest does not depend on how many are entered at once."""

@@ -1,0 +1,1 @@
+"""Contract tests and tiny fixtures for authors of plug-ins."""

@@ -1,0 +1,136 @@
+"""A timeline without files or training: a tiny world to test aggregators, traces and selectors in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, final
+
+import numpy as np
+import pandas as pd
+
+from evsim.aggregation.base import Aggregator
+from evsim.algorithms.base import Schedule
+from evsim.clients import ClientManager
+from evsim.clock import Clock
+from evsim.events import IntArray, Outcome, Rank, columns
+from evsim.selection.base import Selector
+from evsim.selection.uniform import Uniform
+from evsim.server import LearningPort, LiveServer, NoLearning, World
+from evsim.traces.availability import AvailabilityTrace
+from evsim.traces.cost import CostModel, Pricing, Work
+from evsim.traces.replay import Replay
+from evsim.traces.speed import DeviceSpeed
+from evsim.units import FOREVER
+
+
+@final
+@dataclass
+class MemoryRows:
+    """Keeps rows in memory."""
+
+    batches: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
+
+    def append(self, table: str, columns: Mapping[str, Any]) -> None:
+        """Take a batch of rows."""
+        self.batches.setdefault(table, []).append(columns)
+
+    def table(self, name: str) -> pd.DataFrame:
+        """All rows of a table, typed and named as in a run folder."""
+        batches = self.batches.get(name, [])
+        frame = pd.concat([pd.DataFrame(dict(batch)) for batch in batches]) if batches else pd.DataFrame()
+        frame = frame.reindex(columns=list(columns(name))).reset_index(drop=True)
+        if name == "tasks" and len(frame):
+            frame["outcome"] = [Outcome(code).label for code in frame["outcome"]]
+        return frame
+
+
+@final
+@dataclass(frozen=True)
+class Log:
+    """What happened in a tiny world."""
+
+    tasks: pd.DataFrame
+    server_steps: pd.DataFrame
+    ended_at: int
+    end_reason: str
+    timeline_hash: str
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class TinyWorld:
+    """A population and what a task costs; `run` moves the clock to the horizon.
+
+    Attributes:
+        trace: one row per client, in virtual time.
+        speed: one row per client; default: 1 ms per sample, instant transfers of 1 ms.
+        samples: data sizes; default 10 each.
+        selector: default uniform.
+        every_instant: settle at every single edge and ending instead of in bulk; the log must be the same.
+    """
+
+    trace: AvailabilityTrace
+    speed: DeviceSpeed | None = None
+    samples: Sequence[int] | IntArray | None = None
+    selector: Selector[Any] = field(default_factory=Uniform)
+    cost: CostModel = field(default_factory=CostModel)
+    wire_bytes: tuple[int, int] = (1000, 1000)
+    seed: int = 0
+    learning: LearningPort = field(default_factory=NoLearning)
+    every_instant: bool = False
+
+    def run(self, aggregator: Aggregator, *, until: int = FOREVER, server_steps: int | None = None) -> Log:
+        """Run to the horizon `until` (ms) or for so many server steps."""
+        rows, clock = MemoryRows(), Clock()
+
+        def on_step(applied: bool, number: int) -> None:  # noqa: FBT001  the server's callback
+            if server_steps is not None and server.version >= server_steps:
+                server.end("server_steps")
+
+        server = LiveServer(self._world(clock, rows, until), on_step)
+        if until < FOREVER:
+            clock.call(until, Rank.END, partial(server.end, "virtual_time"))
+        if self.every_instant:
+            clock.process(_settle_always(server, clock, self.trace, until))
+        clock.process(aggregator.run(server))
+        clock.run()
+        server.finish()
+        return Log(rows.table("tasks"), rows.table("server_steps"), clock.now, server.end_reason, server.timeline_hash)
+
+    def _world(self, clock: Clock, rows: MemoryRows, until: int) -> World:
+        n = self.trace.n_devices
+        samples = np.full(n, 10, np.int64) if self.samples is None else np.asarray(self.samples, np.int64)
+        speed = self.speed
+        if speed is None:
+            speed = DeviceSpeed.uniform(n, compute_ms_per_sample=1.0, download_kbps=8000.0, upload_kbps=8000.0)
+        schedule = Schedule(batch_size=5, epochs=1)
+        return World(
+            clock=clock,
+            availability=self.trace,
+            samples=samples,
+            manager=ClientManager(self.selector, n, self.seed),
+            replay=Replay(self.trace),
+            pricing=Pricing(self.cost, speed, self.seed),
+            work=lambda sizes: Work(schedule.n_processed(sizes), np.zeros_like(sizes)),
+            wire_bytes=self.wire_bytes,
+            learning=self.learning,
+            rows=rows,
+            seed=self.seed,
+            horizon=until,
+        )
+
+
+def _settle_always(server: LiveServer, clock: Clock, trace: AvailabilityTrace, until: int) -> Any:
+    """Stop at every edge and at every ending: the slow, obvious replay."""
+    edges = np.unique(trace.edges(1, until + 1).at).tolist()
+    while not server.finished:
+        later = [at for at in edges if at > clock.now]
+        instant = min([server.book.next_instant(), *later[:1]])
+        if instant > until:
+            return
+        yield clock.at(max(instant, clock.now), Rank.CHECK_IN)
+        server.settle()
+        if not later and server.book.next_instant() <= clock.now:
+            return
