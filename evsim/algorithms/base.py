@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar, final
+from typing import ClassVar, Generic, Literal, TypeVar, final
 
 import numpy as np
 import torch
@@ -70,7 +70,13 @@ def total_bytes(wires: Wires) -> int:
 
 
 class Broadcast(ABC):
-    """What the server sends to a client."""
+    """What the server sends to a client.
+
+    Attributes:
+        sends: payloads of the message; those beyond model and buffers are entries of the server state.
+    """
+
+    sends: ClassVar[frozenset[str]] = frozenset({"model", "buffers"})
 
     @abstractmethod
     def wires(self, model: Wires) -> Wires:
@@ -140,7 +146,15 @@ class ClientRule(ABC):
     """The local update. Methods are leafwise: they serve one client or clients stacked along a leading dimension.
 
     One task: ``begin``, then for each mini-batch the gradient of the mean of ``loss`` and ``step``, then ``finish``.
+    Every leaf of carry, state and metrics has one value per client: make counters with ``zeros_like(version)``.
+
+    Attributes:
+        receives: payloads the rule reads from the broadcast.
+        sends: payloads of its update, buffers included.
     """
+
+    receives: ClassVar[frozenset[str]] = frozenset({"model", "buffers"})
+    sends: ClassVar[frozenset[str]] = frozenset({"model", "buffers"})
 
     @property
     @abstractmethod
@@ -177,6 +191,29 @@ class ClientRule(ABC):
 
 
 LossValue = tuple[torch.Tensor, Tree]
+Opening = Literal["none", "loss", "gradient"]
+
+
+class OpeningPass(ABC):
+    """A client rule may also be this: it looks at all samples of the client with the received model before it trains.
+
+    The executor evaluates the mean loss (and its gradient) of ``carry["train"]`` as ``begin`` left it, model in
+    evaluation mode, and hands both over before the first step. ``work`` must charge the pass.
+    """
+
+    @property
+    @abstractmethod
+    def opening(self) -> Opening:
+        """What the rule asks for; "none" skips the pass."""
+
+    @abstractmethod
+    def opened(self, carry: Carry, loss: torch.Tensor, gradient: Tree) -> Carry:
+        """The carry with what the rule keeps; loss 0-dim or (clients,); gradient {} unless asked for."""
+
+
+def opening_of(rule: ClientRule) -> Opening:
+    """What a rule wants to know before its first step."""
+    return rule.opening if isinstance(rule, OpeningPass) else "none"
 
 
 def cross_entropy(apply: Apply, carry: Carry, buffers: Tree, x: torch.Tensor, y: torch.Tensor) -> LossValue:
@@ -216,7 +253,7 @@ class Upload(ABC):
 @final
 @dataclass(frozen=True)
 class ReportMeta:
-    """What the server knows about a report besides its update."""
+    """What the server knows about a report besides its update; `seed` and `n_clients` are the run's."""
 
     client: int
     task: int
@@ -224,6 +261,8 @@ class ReportMeta:
     steps: int
     version: int
     staleness: int
+    seed: int = 0
+    n_clients: int = 0
 
 
 @final
@@ -247,7 +286,19 @@ class Weighting(ABC):
 
 
 class Merge(ABC, Generic[A]):
-    """Merges updates into one, in float64, in the order given (client, then task)."""
+    """Merges updates into one, in float64, in the order given (client, then task).
+
+    Attributes:
+        style: "mean": every payload by the same weighted mean; "coordinate": each number by itself; "whole": chooses
+            whole reports; "model": only model and buffers are understood.
+    """
+
+    style: ClassVar[Literal["mean", "coordinate", "whole", "model"]]
+
+    @property
+    @abstractmethod
+    def minimum_updates(self) -> int:
+        """The fewest updates the rule can merge."""
 
     @abstractmethod
     def init(self, server: State, info: StepInfo) -> A:
@@ -266,8 +317,28 @@ class Merge(ABC, Generic[A]):
         """
 
 
+class StatefulMerge(Merge[A]):
+    """A merge that keeps entries of its own in the server state."""
+
+    @abstractmethod
+    def init_state(self, model: Tree) -> State:
+        """Its entries of the server state before the first step."""
+
+    @abstractmethod
+    def next_state(self, acc: A, server: State, info: StepInfo) -> State:
+        """Its entries after a step."""
+
+
 class ServerOptimizer(ABC):
-    """The rule that applies the merged update to the model."""
+    """The rule that applies the merged update to the model.
+
+    Attributes:
+        needs: payloads it reads from the merged update.
+        keeps: its entries of the server state.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"model"})
+    keeps: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def init(self, model: Tree) -> State:
@@ -276,3 +347,19 @@ class ServerOptimizer(ABC):
     @abstractmethod
     def apply(self, server: State, merged: Payload, info: StepInfo) -> State:
         """The next server state; never changes tensors in place. Buffers are applied by the caller."""
+
+
+# -- the composition ---------------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A federated algorithm: one policy per slot."""
+
+    broadcast: Broadcast
+    client_rule: ClientRule
+    upload: tuple[Upload, ...]
+    weighting: Weighting
+    merge: Merge[object]
+    server_optimizer: ServerOptimizer

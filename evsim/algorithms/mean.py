@@ -21,6 +21,13 @@ Sums = dict[str, tuple["tree.Tree", float]]  # payload -> (weighted sum so far, 
 class Mean(Merge[Sums]):
     """sum_k w_k u_k / sum_k w_k for each payload; one accumulator, however many updates."""
 
+    style = "mean"
+
+    @property
+    @override
+    def minimum_updates(self) -> int:
+        return 1
+
     @override
     def init(self, server: State, info: StepInfo) -> Sums:
         return {}

@@ -37,7 +37,7 @@ def mul(a: Tree, b: Tree) -> Tree:
 def scale(a: Tree, s: Scale) -> Tree:
     """A * s."""
     if isinstance(s, torch.Tensor):
-        return {name: leaf * _fit(s, leaf) for name, leaf in a.items()}
+        return {name: leaf * _fit(s, leaf).to(leaf.dtype) for name, leaf in a.items()}
     return _tree(a, torch._foreach_mul(_leaves(a), s))
 
 
@@ -46,6 +46,21 @@ def add_scaled(a: Tree, b: Tree, s: Scale) -> Tree:
     if isinstance(s, torch.Tensor):
         return {name: torch.addcmul(leaf, b[name], _fit(s, leaf).to(leaf.dtype)) for name, leaf in a.items()}
     return _tree(a, torch._foreach_add(_leaves(a), _leaves(b), alpha=s))
+
+
+def div(a: Tree, b: Tree) -> Tree:
+    """A / b, element by element."""
+    return _tree(a, torch._foreach_div(_leaves(a), _leaves(b)))
+
+
+def sqrt(a: Tree) -> Tree:
+    """Square root, element by element."""
+    return _tree(a, torch._foreach_sqrt(_leaves(a)))
+
+
+def shift(a: Tree, c: float) -> Tree:
+    """A + c, element by element."""
+    return _tree(a, torch._foreach_add(_leaves(a), c))
 
 
 def zeros(a: Tree) -> Tree:
@@ -61,6 +76,22 @@ def cast(a: Tree, dtype: torch.dtype) -> Tree:
 def apply(f: Callable[[torch.Tensor], torch.Tensor], a: Tree) -> Tree:
     """F of every leaf."""
     return {name: f(leaf) for name, leaf in a.items()}
+
+
+def double(a: Tree) -> Tree:
+    """Every leaf in float64, integer ones too."""
+    return {name: leaf.double() for name, leaf in a.items()}
+
+
+def flat(a: Tree) -> torch.Tensor:
+    """All leaves of one client as one vector, in the order of the names in the tree."""
+    return torch.cat([leaf.reshape(-1) for leaf in a.values()])
+
+
+def unflat(vector: torch.Tensor, like: Tree) -> Tree:
+    """The inverse of `flat`."""
+    parts = torch.split(vector, [leaf.numel() for leaf in like.values()])
+    return {name: part.reshape(leaf.shape) for (name, leaf), part in zip(like.items(), parts, strict=True)}
 
 
 def dot(a: Tree, b: Tree) -> torch.Tensor:

@@ -15,17 +15,7 @@ import torch
 
 from evsim import rng
 from evsim.algorithms import tree
-from evsim.algorithms.base import (
-    Broadcast,
-    ClientRule,
-    Merge,
-    ReportMeta,
-    ServerOptimizer,
-    State,
-    StepInfo,
-    Upload,
-    Weighting,
-)
+from evsim.algorithms.base import Method, ReportMeta, State, StepInfo
 from evsim.events import Feedback, IntArray
 from evsim.training.base import Executor, Job, Result, TrainingData, TrainTask, inputs
 from evsim.training.evaluation import evaluate, per_client, summarize
@@ -35,20 +25,9 @@ if TYPE_CHECKING:
     from evsim.events import FloatArray
     from evsim.training.data.base import FederatedData
 
+__all__ = ["Learning", "Method", "Setting"]
+
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """A federated algorithm: one policy per slot."""
-
-    broadcast: Broadcast
-    client_rule: ClientRule
-    upload: tuple[Upload, ...]
-    weighting: Weighting
-    merge: Merge[object]
-    server_optimizer: ServerOptimizer
 
 
 @final

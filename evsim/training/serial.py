@@ -13,6 +13,7 @@ from typing_extensions import override
 from evsim import rng
 from evsim.training.base import Executor, Job, Result, Runner, TrainTask
 from evsim.training.batches import batches
+from evsim.training.opening import open_task
 
 if TYPE_CHECKING:
     from evsim.algorithms.base import Carry
@@ -54,6 +55,7 @@ class SerialRunner(Runner):
     def _train(self, task: TrainTask) -> Result:
         job, rule = self._job, self._job.rule
         carry = rule.begin(task.received, task.state, torch.tensor(task.version))
+        carry = open_task(job, task, carry, self._apply)
         buffers = task.received["buffers"]
         losses = []
         rows = torch.as_tensor(job.data.of_client(task.client)).to(job.device)
