@@ -18,7 +18,7 @@ from evsim.clients import ClientManager
 from evsim.clock import Clock
 from evsim.events import Feedback, FloatArray, IntArray, Outcome, Rank
 from evsim.selection.base import Reports
-from evsim.tasks import TaskBook
+from evsim.tasks import Fate, TaskBook
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.cost import Price, Pricing, Work
 from evsim.traces.replay import Replay
@@ -36,8 +36,11 @@ class LearningPort(Protocol):
     def discard(self, tasks: Iterable[int]) -> None:
         """Forget tasks that will never be used."""
 
+    def train(self, tasks: IntArray) -> Feedback:
+        """Train now, because a selector wants to know; the updates wait for `apply`."""
+
     def apply(self, tasks: IntArray) -> Feedback:
-        """Train, merge, step."""
+        """Train what is not trained yet, merge, step."""
 
 
 class Rows(Protocol):
@@ -56,6 +59,10 @@ class NoLearning:
 
     def discard(self, tasks: Iterable[int]) -> None:
         """Nothing to forget."""
+
+    def train(self, tasks: IntArray) -> Feedback:
+        """All valid, no utility."""
+        return self.apply(tasks)
 
     def apply(self, tasks: IntArray) -> Feedback:
         """All valid, no utility."""
@@ -105,6 +112,9 @@ class LiveServer:
         self.rounds = 0
         self.end_reason = ""
         self._cohorts: dict[int, Cohort] = {}
+        self._buffer: Cohort | None = None  # where reports go if the aggregator fills buffers
+        self._kept: list[int] = []  # late reports that wait for the next step
+        self._keep_late = False
         self._n_tasks = np.zeros(len(world.samples), np.int64)
         self._seen = np.zeros(len(world.samples), np.bool_)
         self._has_data = world.samples > 0
@@ -133,42 +143,16 @@ class LiveServer:
             self.settle()
         return self._manager.select_clients(n, self.now)
 
+    @property
+    def in_flight(self) -> int:
+        """Tasks whose end the server does not know."""
+        return self.book.in_flight
+
     def dispatch(self, clients: IntArray, deadline: int) -> Cohort:
-        """Price the tasks, read their fate from the traces, enter them in the book."""
-        world, now = self._world, self.now
-        nth = self._n_tasks[clients]
-        self._n_tasks[clients] += 1
-        samples = world.samples[clients]
-        sizes = tuple(np.full(len(clients), size, np.int64) for size in world.wire_bytes)
-        price = world.pricing.price(clients, nth, world.work(samples), (sizes[0], sizes[1]), now)
-        ended, arrives, known = self._fate(clients, price, deadline)
-        tasks = self.book.add(
-            {
-                "client": clients,
-                "round": self.rounds,
-                "version": self.version,
-                "nth": nth,
-                "dispatched_at": now,
-                "ended_at": ended,
-                "known_at": known,
-                "arrives": arrives,
-                "outcome": Outcome.IN_FLIGHT,
-                "staleness": -1,
-                "server_step": -1,
-                "samples": samples,
-                "charged_samples": price.charged_samples,
-                "bytes_down": sizes[0],
-                "bytes_up": sizes[1],
-                "download_ms": price.download_ms,
-                "compute_ms": price.compute_ms,
-                "upload_ms": price.upload_ms,
-            }
-        )
-        self._manager.assign(clients)
-        world.learning.dispatched(tasks, clients, nth)
-        self._digest(tasks, clients, ended, arrives, known, np.full(len(tasks), now))
-        cohort = Cohort(self.rounds, tasks, now, deadline, unknown=len(tasks))
-        self._cohorts[self.rounds] = cohort
+        """Start a round with these clients."""
+        cohort = Cohort(self.rounds, self.now, deadline, invited=len(clients), unknown=len(clients))
+        cohort.tasks = self._enter(cohort.round, clients, deadline, FOREVER)
+        self._cohorts[cohort.round] = cohort
         self.rounds += 1
         return cohort
 
@@ -179,8 +163,9 @@ class LiveServer:
         self.settle()
         return reason
 
-    def close(self, cohort: Cohort, reason: str, *, abort: bool) -> None:
+    def close(self, cohort: Cohort, reason: str, *, abort: bool, keep_late: bool) -> None:
         """What arrives from now on is surplus or late."""
+        self._keep_late = keep_late
         cohort.close_code = Outcome.SURPLUS if reason == "goal" else Outcome.LATE
         pending = cohort.tasks[self.book.column("known_at", cohort.tasks) > self.now]
         if abort and len(pending):
@@ -188,8 +173,62 @@ class LiveServer:
         if cohort.unknown == 0:
             del self._cohorts[cohort.round]
 
+    def take_late(self, max_staleness: int | None) -> IntArray:
+        """Kept late reports for the step that is about to be made."""
+        kept, self._kept = np.asarray(self._kept, np.int64), []
+        if max_staleness is None or len(kept) == 0:
+            return kept
+        staleness = self.version - self.book.column("version", kept)
+        self.book.set("staleness", kept, staleness)
+        self._resolve(kept[staleness > max_staleness], Outcome.STALE)
+        return kept[staleness <= max_staleness]
+
+    def open_buffer(self) -> Cohort:
+        """Start to fill a buffer."""
+        self._buffer = Cohort(self.rounds, self.now)
+        self.rounds += 1
+        return self._buffer
+
+    def refill(self, buffer: Cohort, clients: IntArray, timeout: int | None) -> None:
+        """Give each client a task that may last so long."""
+        if len(clients):
+            stop_at = FOREVER if timeout is None else self.now + timeout
+            self._enter(buffer.round, clients, stop_at, stop_at)
+            buffer.invited += len(clients)
+
+    def wait(self, *, or_check_in: bool, until: int) -> Process[None]:
+        """Sleep until something the server can see happens."""
+        horizon = self._world.horizon
+        instant = min(self.book.next_instant(), until)
+        if or_check_in:
+            first = self._world.replay.next_check_ins(1, min(instant, horizon))
+            instant = int(first[0]) if len(first) else instant
+        if instant >= FOREVER and horizon >= FOREVER:
+            self.end("no_clients")
+        yield self._clock.forever() if instant >= FOREVER else self._clock.at(instant, Rank.SERVER)
+        self.settle()
+
+    def staleness(self, task: int) -> int:
+        """Server steps applied since the task was dispatched."""
+        return self.version - self.book.cell("version", task)
+
+    def accept(self, task: int) -> None:
+        """A report enters the buffer; a selector that learns hears of its training now."""
+        tasks = np.array([task])
+        utility = None
+        if self._manager.selector.needs_utility:
+            utility = self._world.learning.train(tasks).utility
+        self._tell(tasks, Outcome.AGGREGATED, utility)
+
+    def reject(self, buffer: Cohort, task: int) -> None:
+        """A report came with too much staleness."""
+        buffer.stale += 1
+        tasks = np.array([task])
+        self.book.set("staleness", tasks, self.staleness(task))
+        self._resolve(tasks, Outcome.STALE)
+
     def apply(self, cohort: Cohort, reports: IntArray, reason: str) -> None:
-        """One server step from these reports; the others that arrived are surplus."""
+        """One server step from these reports; others that arrived for the round are surplus."""
         base = self.version
         feedback = self._world.learning.apply(reports)
         staleness = base - self.book.column("version", reports)
@@ -198,9 +237,10 @@ class LiveServer:
         self.book.set("staleness", reports, staleness)
         self.book.set("server_step", reports[feedback.valid], self.version)
         outcomes = np.where(feedback.valid, Outcome.AGGREGATED, Outcome.INVALID)
-        utility = feedback.utility if self._manager.selector.needs_utility else None
-        self._resolve(reports, outcomes, utility)
-        self._resolve(cohort.reports[len(reports) :], Outcome.SURPLUS)
+        self.book.set("outcome", reports, outcomes)
+        if cohort is not self._buffer:
+            self._tell(reports, outcomes, feedback.utility if self._manager.selector.needs_utility else None)
+            self._resolve(np.setdiff1d(cohort.reports, reports), Outcome.SURPLUS)
         self._row(cohort, reason if applied else "invalid", applied, staleness)
 
     def fail(self, cohort: Cohort, reports: IntArray, reason: str) -> None:
@@ -229,7 +269,9 @@ class LiveServer:
         """Write the rows of all tasks; those lost without the server's knowledge are told as lost."""
         self.settle()
         open_tasks = self.book.unresolved()
-        gone = (self.book.column("ended_at", open_tasks) <= self.now) & (self.book.column("arrives", open_tasks) == 0)
+        gone = (self.book.column("ended_at", open_tasks) <= self.now) & (
+            self.book.column("fate", open_tasks) == Fate.LOST
+        )
         lost = open_tasks[gone]
         self.book.set("outcome", lost, Outcome.DROPPED)
         self.book.set("known_at", lost, FOREVER)
@@ -242,25 +284,67 @@ class LiveServer:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _fate(self, clients: IntArray, price: Price, deadline: int) -> tuple[IntArray, Any, IntArray]:
-        """When each task ends, whether its report arrives, and when the server knows."""
+    def _enter(self, number: int, clients: IntArray, deadline: int, stop_at: int) -> IntArray:
+        """Price tasks, read their fate from the traces, enter them in the book; returns their ids."""
+        world, now = self._world, self.now
+        nth = self._n_tasks[clients]
+        self._n_tasks[clients] += 1
+        samples = world.samples[clients]
+        down, up = (np.full(len(clients), size, np.int64) for size in world.wire_bytes)
+        price = world.pricing.price(clients, nth, world.work(samples), (down, up), now)
+        ended, fate, known = self._fate(clients, price, deadline, stop_at)
+        tasks = self.book.add(
+            {
+                "client": clients,
+                "round": number,
+                "version": self.version,
+                "nth": nth,
+                "dispatched_at": now,
+                "ended_at": ended,
+                "known_at": known,
+                "fate": fate,
+                "outcome": Outcome.IN_FLIGHT,
+                "staleness": -1,
+                "server_step": -1,
+                "samples": samples,
+                "charged_samples": price.charged_samples,
+                "bytes_down": down,
+                "bytes_up": up,
+                "download_ms": price.download_ms,
+                "compute_ms": price.compute_ms,
+                "upload_ms": price.upload_ms,
+            }
+        )
+        self._manager.assign(clients)
+        world.learning.dispatched(tasks, clients, nth)
+        self._digest(tasks, clients, ended, fate, known, np.full(len(tasks), now))
+        return tasks
+
+    def _fate(
+        self, clients: IntArray, price: Price, deadline: int, stop_at: int
+    ) -> tuple[IntArray, IntArray, IntArray]:
+        """When each task ends, how, and when the server knows."""
         trace, now = self._world.availability, self.now
         finish = now + price.total_ms
         if self._world.pricing.cost.availability_check == "throughout":
             until = trace.online_until(clients, now)
-            arrives, ended = finish <= until, np.minimum(finish, until)
+            fate, ended = (finish <= until).astype(np.int64), np.minimum(finish, until)
         else:  # a report that arrives exactly at check-out counts
-            arrives, ended = trace.is_online(clients, finish) | trace.is_online(clients, finish - 1), finish
+            present = trace.is_online(clients, finish) | trace.is_online(clients, finish - 1)
+            fate, ended = present.astype(np.int64), finish
+        fate = np.where(ended > stop_at, Fate.STOPPED, fate)
+        ended = np.minimum(ended, stop_at)
+        lost = fate == Fate.LOST
+        if not lost.any():
+            return ended, fate, ended
         known = ended.copy()
-        lost = ~arrives
-        if lost.any():
-            back = trace.next_check_in(clients[lost], ended[lost])
-            known[lost] = np.maximum(ended[lost], np.minimum(back, deadline))
-        return ended, arrives, known
+        back = trace.next_check_in(clients[lost], ended[lost])
+        known[lost] = np.maximum(ended[lost], np.minimum(back, deadline))
+        return ended, fate, known
 
     def _close_at(self, cohort: Cohort, goal: int) -> tuple[int, str]:
         known = self.book.column("known_at", cohort.tasks)
-        arrivals = known[self.book.column("arrives", cohort.tasks) == 1]
+        arrivals = known[self.book.column("fate", cohort.tasks) == Fate.ARRIVES]
         at_goal = int(np.partition(arrivals, goal - 1)[goal - 1]) if len(arrivals) >= goal else FOREVER
         at_end = int(known.max())
         if at_goal <= min(cohort.deadline, at_end):
@@ -294,20 +378,32 @@ class LiveServer:
 
     def _endings(self, tasks: IntArray) -> None:
         self._manager.release(self.book.column("client", tasks))
-        arrives = self.book.column("arrives", tasks) == 1
+        fate = self.book.column("fate", tasks)
+        self._resolve(tasks[fate == Fate.LOST], Outcome.DROPPED)
+        self._resolve(tasks[fate == Fate.STOPPED], Outcome.ABORTED)
+        arrives = fate == Fate.ARRIVES
+        if self._buffer is not None:
+            self._buffer.arrived.extend(tasks[arrives].tolist())
+            self._buffer.lost += len(tasks) - int(np.count_nonzero(arrives))
+            return
         rounds = self.book.column("round", tasks)
         for number in np.unique(rounds).tolist():
-            cohort, mine = self._cohorts[number], rounds == number
-            arrived, lost = tasks[mine & arrives], tasks[mine & ~arrives]
-            cohort.unknown -= len(arrived) + len(lost)
-            if cohort.close_code == Outcome.IN_FLIGHT:
-                cohort.arrived.extend(arrived.tolist())
-                cohort.lost += len(lost)
-            else:
-                self._resolve(arrived, cohort.close_code)
-                if cohort.unknown == 0:
-                    del self._cohorts[number]
-            self._resolve(lost, Outcome.DROPPED)
+            mine = rounds == number
+            self._arrivals(self._cohorts[number], tasks[mine & arrives], int(np.count_nonzero(mine)))
+
+    def _arrivals(self, cohort: Cohort, arrived: IntArray, ended: int) -> None:
+        """Of a round's tasks so many ended now, some by a report."""
+        cohort.unknown -= ended
+        if cohort.close_code == Outcome.IN_FLIGHT:
+            cohort.arrived.extend(arrived.tolist())
+            cohort.lost += ended - len(arrived)
+            return
+        if self._keep_late:
+            self._kept.extend(arrived.tolist())
+        else:
+            self._resolve(arrived, cohort.close_code)
+        if cohort.unknown == 0:
+            del self._cohorts[cohort.round]
 
     def _abort(self, cohort: Cohort, pending: IntArray) -> None:
         running = self.book.abort(pending, self.now)
@@ -316,12 +412,14 @@ class LiveServer:
         self._resolve(np.setdiff1d(pending, running), Outcome.DROPPED)
         cohort.unknown -= len(pending)
 
-    def _resolve(self, tasks: IntArray, outcome: Any, utility: FloatArray | None = None) -> None:
-        """Decide what became of tasks, and tell the selector."""
-        if len(tasks) == 0:
-            return
-        self.book.set("outcome", tasks, outcome)
-        self._world.learning.discard(tasks.tolist())
+    def _resolve(self, tasks: IntArray, outcome: int) -> None:
+        """Decide what became of tasks that will not be used, and tell the selector."""
+        if len(tasks):
+            self.book.set("outcome", tasks, outcome)
+            self._world.learning.discard(tasks.tolist())
+            self._tell(tasks, outcome, None)
+
+    def _tell(self, tasks: IntArray, outcome: Any, utility: FloatArray | None) -> None:
         known = self.book.column("known_at", tasks)
         self._manager.register_feedback(
             Reports(
@@ -336,7 +434,8 @@ class LiveServer:
         )
 
     def _row(self, cohort: Cohort, reason: str, applied: bool, staleness: IntArray) -> None:  # noqa: FBT001  a column
-        invited, reports = len(cohort.tasks), len(cohort.arrived)
+        reports = len(cohort.arrived)
+        late = cohort.stale if cohort is self._buffer else cohort.invited - reports - cohort.lost
         row = {
             "round": cohort.round,
             "version": self.version,
@@ -344,10 +443,10 @@ class LiveServer:
             "closed_at": self.now,
             "reason": reason,
             "applied": applied,
-            "invited": invited,
+            "invited": cohort.invited,
             "reports": reports,
             "dropped": cohort.lost,
-            "late": invited - reports - cohort.lost,
+            "late": late,
             "mean_staleness": float(staleness.mean()) if len(staleness) else float("nan"),
         }
         self._world.rows.append("server_steps", {name: [value] for name, value in row.items()})

@@ -7,6 +7,7 @@ in the order in which they become known and releases finished rows, oldest first
 from __future__ import annotations
 
 import heapq
+from enum import IntEnum
 from typing import TYPE_CHECKING, final
 
 import numpy as np
@@ -31,7 +32,7 @@ _COLUMNS = (
     "dispatched_at",
     "ended_at",
     "known_at",
-    "arrives",
+    "fate",
     "outcome",
     "staleness",
     "server_step",
@@ -44,6 +45,14 @@ _COLUMNS = (
     "upload_ms",
 )
 KINDS = ("train", "query")
+
+
+class Fate(IntEnum):
+    """How a task ends, as the traces and the server's timeout have it."""
+
+    LOST = 0
+    ARRIVES = 1
+    STOPPED = 2
 
 
 @final
@@ -93,6 +102,10 @@ class TaskBook:
         """A column at some tasks."""
         return self._rows[name][ids - self._first]
 
+    def cell(self, name: str, task: int) -> int:
+        """A column at one task."""
+        return int(self._rows[name][task - self._first])
+
     def set(self, name: str, ids: IntArray, values: ArrayLike) -> None:
         """Set a column at some tasks."""
         self._rows[name][ids - self._first] = values
@@ -130,7 +143,7 @@ class TaskBook:
         running = ids[self.column("ended_at", ids) > now]
         self.set("ended_at", running, now)
         self.set("known_at", ids, now)
-        self.set("arrives", running, 0)
+        self.set("fate", running, Fate.STOPPED)
         self.set("outcome", running, Outcome.ABORTED)
         wanted = set(np.unique(self.column("round", ids)).tolist())
         for run, (known, tasks) in list(self._runs.items()):  # few runs: one per dispatch with unfinished tasks

@@ -23,16 +23,18 @@ Process = Generator[Any, Any, T]  # yields SimPy events, returns T
 @final
 @dataclass(slots=True)
 class Cohort:
-    """Tasks that were dispatched together: one round's invitation."""
+    """What belongs to one attempt at a server step: a round's invitation, or the filling of one buffer."""
 
     round: int
-    tasks: IntArray
     started_at: int
     deadline: int = FOREVER
+    tasks: IntArray = field(default_factory=lambda: np.empty(0, np.int64))  # of a round; a buffer counts only
+    invited: int = 0
     arrived: list[int] = field(default_factory=list)  # task ids, in order of arrival, until the close
     lost: int = 0  # losses known before the close
     unknown: int = 0  # tasks whose end is not known yet
-    close_code: int = int(Outcome.IN_FLIGHT)  # what a report is that arrives now; IN_FLIGHT: the round is open
+    stale: int = 0  # reports of a buffer that came with too much staleness
+    close_code: int = int(Outcome.IN_FLIGHT)  # what a report is that arrives now; IN_FLIGHT: still open
 
     @property
     def reports(self) -> IntArray:
@@ -55,17 +57,51 @@ class Server(Protocol):
     def finished(self) -> bool:
         """Whether the run is over: stop asking."""
 
+    @property
+    def in_flight(self) -> int:
+        """Tasks whose end the server does not know."""
+
     def select_clients(self, n: int, minimum: int) -> Process[IntArray]:
         """Wait until at least `minimum` clients are idle, then choose min(n, idle) of them."""
 
+    # rounds
+
     def dispatch(self, clients: IntArray, deadline: int) -> Cohort:
-        """Give each client a task from the current model version; the server gives up on them at the deadline."""
+        """Give each client a task from the current model version; a loss is known by the deadline at the latest."""
 
     def collect(self, cohort: Cohort, goal: int) -> Process[str]:
         """Wait for the goal-th report, the deadline or the last known loss: "goal", "deadline" or "exhausted"."""
 
-    def close(self, cohort: Cohort, reason: str, *, abort: bool) -> None:
-        """What arrives from now on is surplus (reason "goal") or late; `abort` stops the stragglers."""
+    def close(self, cohort: Cohort, reason: str, *, abort: bool, keep_late: bool) -> None:
+        """What arrives from now on is surplus (reason "goal") or late; `abort` stops the stragglers.
+
+        With `keep_late` such reports wait for `take_late` instead.
+        """
+
+    def take_late(self, max_staleness: int | None) -> IntArray:
+        """Kept reports that arrived after their round's close and are not staler than allowed; the others end here."""
+
+    # buffers
+
+    def open_buffer(self) -> Cohort:
+        """Start to fill a buffer: reports of all tasks go to it, whenever they were dispatched."""
+
+    def refill(self, buffer: Cohort, clients: IntArray, timeout: int | None) -> None:
+        """Give each client a task; it is stopped after `timeout` ms, and its loss is known by then."""
+
+    def wait(self, *, or_check_in: bool, until: int) -> Process[None]:
+        """Wait until the next ending becomes known, or the next check-in if wanted, at most until an instant."""
+
+    def staleness(self, task: int) -> int:
+        """Server steps applied since the task was dispatched."""
+
+    def accept(self, task: int) -> None:
+        """A report enters the buffer: its client's feedback is due."""
+
+    def reject(self, buffer: Cohort, task: int) -> None:
+        """A report came with too much staleness."""
+
+    # both
 
     def apply(self, cohort: Cohort, reports: IntArray, reason: str) -> None:
         """Merge the updates of these tasks into the model: one server step."""

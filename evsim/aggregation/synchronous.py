@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import ceil, isfinite
 from typing import Literal, final
 
+import numpy as np
 from typing_extensions import override
 
 from evsim.aggregation.base import Aggregator, Process, Server
@@ -25,6 +26,9 @@ class Synchronous(Aggregator):
         minimum_cohort: idle clients needed to start a round; default: all of `cohort_goal`.
         minimum_reports: fewer reports at the close and the round fails; default 1.
         on_close: "run": stragglers work on to their own end and stay busy; "abort": they are stopped.
+        late_reports: "discard", or "keep": a report that arrives after the close joins the next step as a stale update;
+            it never counts towards goal or minimum. Choose a `weighting` (or merge) that discounts staleness.
+        max_staleness: kept reports that are staler are not used.
     """
 
     cohort_goal: int
@@ -33,6 +37,8 @@ class Synchronous(Aggregator):
     minimum_cohort: int | None = None
     minimum_reports: int = 1
     on_close: Literal["run", "abort"] = "run"
+    late_reports: Literal["discard", "keep"] = "discard"
+    max_staleness: int | None = None
 
     def __post_init__(self) -> None:
         require(self.cohort_goal >= 1, "cohort_goal must be >= 1", cohort_goal=self.cohort_goal)
@@ -49,6 +55,13 @@ class Synchronous(Aggregator):
             minimum_reports=self.minimum_reports,
             minimum_cohort=self.minimum_clients,
             cohort_goal=self.cohort_goal,
+        )
+
+        require(
+            self.max_staleness is None or (self.max_staleness >= 1 and self.late_reports == "keep"),
+            'max_staleness must be >= 1 and needs late_reports = "keep"',
+            max_staleness=self.max_staleness,
+            late_reports=self.late_reports,
         )
 
     @property
@@ -73,10 +86,11 @@ class Synchronous(Aggregator):
             cohort = server.dispatch(clients, deadline=self._deadline(server.now))
             goal = min(self.cohort_goal, len(clients))
             reason = yield from server.collect(cohort, goal)
-            server.close(cohort, reason, abort=self.on_close == "abort")
+            server.close(cohort, reason, abort=self.on_close == "abort", keep_late=self.late_reports == "keep")
             reports = cohort.reports[:goal]
             if len(reports) >= self.minimum_reports:
-                server.apply(cohort, reports, reason)
+                late = server.take_late(self.max_staleness)
+                server.apply(cohort, np.concatenate([reports, late]), reason)
             else:
                 server.fail(cohort, reports, reason)
 

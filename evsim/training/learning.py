@@ -6,7 +6,7 @@ report. The timeline hears of it only through `Feedback`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -74,6 +74,7 @@ class Learning:
         job = Job(self._model, method.client_rule, self._data, self._dtype, autocast, self._device, setting.seed)
         self._runner = executor.open(job)
         self._waiting: dict[int, tuple[int, int, int, Payload]] = {}  # task -> client, nth, version, received
+        self._trained: dict[int, Result] = {}  # trained before they were needed
         self._client_states: dict[int, dict[str, State]] = {}
         self._sent: tuple[int, Payload] | None = None
         self.version = 0
@@ -95,6 +96,14 @@ class Learning:
         """Forget tasks that will never be used."""
         for task in tasks:
             self._waiting.pop(task, None)
+            self._trained.pop(task, None)
+
+    def train(self, tasks: IntArray) -> Feedback:
+        """Train tasks now; their updates wait for `apply`. Utilities are those of `apply`."""
+        for result in self._results(sorted(tasks.tolist())):
+            self._trained[result.task.task] = result
+        seen = {task: self._trained[task] for task in tasks.tolist()}
+        return _feedback(tasks, {task: (_utility(result), True) for task, result in seen.items()})
 
     def apply(self, tasks: IntArray) -> Feedback:
         """Train the tasks, merge their updates in (client, task) order, step the optimizer: the next version.
@@ -109,13 +118,12 @@ class Learning:
         info = StepInfo(self.version, self._n_clients, self._goal, len(order), self._seed)
         acc = self._method.merge.init(self._server, info)
         seen: dict[int, tuple[float, bool]] = {}
-        results = self._runner.run([self._train_task(task) for task in order])
-        for position, (result, meta) in enumerate(zip(results, metas, strict=True)):
+        for position, (result, meta) in enumerate(zip(self._results(order), metas, strict=True)):
             update = self._accept(result, meta)
             if update is not None:
                 own = {name: float(values[position]) for name, values in weights.items()}
                 acc = self._method.merge.add(acc, update, own, meta)
-            seen[meta.task] = (result.mean_square_loss**0.5, update is not None)
+            seen[meta.task] = (_utility(result), update is not None)
         if any(valid for _, valid in seen.values()):
             self._step(self._method.merge.finish(acc, self._server, info), info)
         self.discard(order)
@@ -155,6 +163,17 @@ class Learning:
             message = self._method.broadcast.send(self._server)
             self._sent = self.version, {name: tree.cast(leaves, self._dtype) for name, leaves in message.items()}
         return self._sent[1]
+
+    def _results(self, order: list[int]) -> Iterator[Result]:
+        """Results in the order given; one pass of the executor where no client state is chained between the tasks."""
+        pending = [task for task in order if task not in self._trained]
+        clients = [self._waiting[task][0] for task in pending]
+        if len(set(clients)) == len(clients):
+            fresh = self._runner.run([self._train_task(task) for task in pending])
+        else:  # a later task of the same client starts from the state the earlier one left
+            fresh = (next(iter(self._runner.run([self._train_task(task)]))) for task in pending)
+        for task in order:
+            yield self._trained[task] if task in self._trained else next(fresh)
 
     def _meta(self, task: int) -> ReportMeta:
         client, _, version, _ = self._waiting[task]
@@ -199,6 +218,11 @@ def _averaged(buffer: torch.Tensor, gained: torch.Tensor) -> torch.Tensor:
     """Buffers are averaged and nothing else; integer ones are rounded."""
     total = buffer.double() + gained
     return total if buffer.is_floating_point() else total.round().to(buffer.dtype)
+
+
+def _utility(result: Result) -> float:
+    """Root of the mean squared per-sample loss (Oort's statistical utility per sample)."""
+    return float(result.mean_square_loss**0.5)
 
 
 def _feedback(tasks: IntArray, seen: Mapping[int, tuple[float, bool]]) -> Feedback:

@@ -1,0 +1,82 @@
+"""Buffered asynchronous aggregation: FedBuff (Nguyen et al., AISTATS 2022); FedAsync is a buffer of one report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from typing_extensions import override
+
+from evsim.aggregation.base import Aggregator, Process, Server
+from evsim.errors import require
+from evsim.units import FOREVER, Duration
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Buffered(Aggregator):
+    """Keep `concurrency` clients at work; step whenever the buffer holds enough reports.
+
+    A slot is refilled, by the selector, when its report arrives or its loss becomes known: at that client's next
+    check-in or after `task_timeout`, whichever is first. With nobody idle it stays open until the next check-in.
+
+    Attributes:
+        concurrency: most tasks at work at any time.
+        buffer_size: reports per server step (FedBuff's K).
+        max_staleness: a report that is staler when it arrives is wasted, and never trained.
+        task_timeout: a task that lasts longer is stopped, ms.
+        period: step at these intervals of virtual time too, with whatever the buffer holds, ms.
+    """
+
+    concurrency: int
+    buffer_size: int
+    max_staleness: int | None = None
+    task_timeout: Duration | None = None
+    period: Duration | None = None
+
+    def __post_init__(self) -> None:
+        require(self.concurrency >= 1, "concurrency must be >= 1", concurrency=self.concurrency)
+        require(self.buffer_size >= 1, "buffer_size must be >= 1", buffer_size=self.buffer_size)
+        stale, timeout, period = self.max_staleness, self.task_timeout, self.period
+        require(stale is None or stale >= 0, "max_staleness must be >= 0", max_staleness=stale)
+        require(timeout is None or timeout > 0, "task_timeout must be > 0", task_timeout=timeout)
+        require(period is None or period > 0, "period must be > 0", period=period)
+
+    @property
+    @override
+    def minimum_clients(self) -> int:
+        return 1
+
+    @property
+    @override
+    def reports_per_step(self) -> int:
+        return self.buffer_size
+
+    @override
+    def run(self, server: Server) -> Process[None]:
+        buffer, held = server.open_buffer(), list[int]()
+        seen, step_at = 0, self._next_step(server.now)
+        while not server.finished:
+            free = self.concurrency - server.in_flight
+            clients = (yield from server.select_clients(free, minimum=0)) if free else np.empty(0, np.int64)
+            server.refill(buffer, clients, self.task_timeout)
+            yield from server.wait(or_check_in=len(clients) < free, until=step_at)
+            arrived, seen = buffer.arrived[seen:], len(buffer.arrived)
+            for report in arrived:
+                if self.max_staleness is not None and server.staleness(report) > self.max_staleness:
+                    server.reject(buffer, report)
+                    continue
+                server.accept(report)
+                held.append(report)
+                if len(held) == self.buffer_size:
+                    server.apply(buffer, np.array(held), "buffer")
+                    buffer, held, seen = server.open_buffer(), [], 0
+            if server.now >= step_at:
+                step_at = self._next_step(server.now)
+                if held:
+                    server.apply(buffer, np.array(held), "period")
+                    buffer, held, seen = server.open_buffer(), [], 0
+
+    def _next_step(self, now: int) -> int:
+        return FOREVER if self.period is None else now + self.period
