@@ -11,21 +11,27 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 import numpy as np
 
 from evsim import rng
+from evsim.errors import PolicyError, Problem, report, require
+from evsim.selection.base import NO_ANSWERS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from evsim.events import BoolArray, FloatArray, IntArray
-    from evsim.selection.base import Reports, Selector
+    from evsim.selection.base import Answers, Query, Reports, Selector
+    from evsim.selection.forecast import Predictor
 
 T = TypeVar("T", bound=np.generic)
+
+_FEW = 32  # below population / _FEW it is cheaper to count changes than to count everybody
 
 
 @final
 class ClientManager:
     """Registers clients, hears what became of their tasks, and selects (FedScale's client manager, bulk by design).
 
-    Every method takes arrays, one call per instant or per window; costs are proportional to the arrays.
+    Every method takes arrays, one call per instant or per window; costs are proportional to the arrays. The manager is
+    also the `ClientView` that selectors see.
 
     >>> from evsim.selection.uniform import Uniform
     >>> manager = ClientManager(Uniform(), n_clients=4, seed=0)
@@ -34,8 +40,10 @@ class ClientManager:
     [0, 2, 3]
     """
 
-    def __init__(self, selector: Selector[Any], n_clients: int, seed: int) -> None:
+    def __init__(self, selector: Selector[Any], n_clients: int, seed: int, predictor: Predictor | None = None) -> None:
+        require(n_clients >= 0, "n_clients must be >= 0", n_clients=n_clients)
         self.selector = selector
+        self.predictor = predictor
         self._seed = seed
         self._state = selector.init(n_clients)
         self._online = np.zeros(n_clients, np.bool_)
@@ -44,7 +52,12 @@ class ClientManager:
         self._samples = np.full(n_clients, -1, np.int64)
         self._declared_ms = np.full(n_clients, np.nan)
         self._selected = np.zeros(n_clients, np.int64)
+        self._successes = np.zeros(n_clients, np.int32)
+        self._failures = np.zeros(n_clients, np.int32)
+        self._last_duration_ms = np.full(n_clients, np.nan)
+        self._last_utility = np.full(n_clients, np.nan)
         self._n_idle = 0
+        self.answers = NO_ANSWERS
         self.now = 0
         self.round = 0
 
@@ -54,6 +67,7 @@ class ClientManager:
         self, clients: IntArray, now: int, samples: IntArray | None = None, declared_ms: FloatArray | None = None
     ) -> None:
         """Devices check in, and may declare their data size and the task duration of their device class."""
+        self._check_ids("register_client", clients)
         self.now = now
         if samples is not None:
             self._samples[clients] = samples
@@ -63,6 +77,7 @@ class ClientManager:
 
     def deregister_client(self, clients: IntArray, now: int) -> None:
         """Devices check out; unseen for those with a task, until its end or loss becomes known."""
+        self._check_ids("deregister_client", clients)
         self.now = now
         self._set_online(clients, np.False_)
 
@@ -75,8 +90,12 @@ class ClientManager:
         """Clients were given a task."""
         self._busy[clients] = True
         self._selected[clients] += 1
-        self._idle[clients] = False
-        self._n_idle -= len(clients)
+        self._refresh(clients)
+
+    def assign_query(self, clients: IntArray) -> None:
+        """Clients were given a query: busy, but not counted as selected."""
+        self._busy[clients] = True
+        self._refresh(clients)
 
     def release(self, clients: IntArray) -> None:
         """The end or the loss of these clients' tasks became known."""
@@ -85,23 +104,104 @@ class ClientManager:
 
     def register_feedback(self, reports: Reports) -> None:
         """What became known of tasks: reports, late reports, losses."""
+        self._check_ids("register_feedback", reports.clients)
+        self._remember(reports)
         self._state = self.selector.feedback(self._state, reports)
 
+    # -- selection --------------------------------------------------------------------------------------------------
+
+    def candidates(self, n: int, now: int) -> Query | None:
+        """Whom the selector wants to query before it can choose n clients; None: nobody, select at once."""
+        self.now = now
+        self.answers = NO_ANSWERS
+        key = rng.key(self._seed, "candidates", self.round)
+        query = self.selector.candidates(self._state, self, n, key)
+        if query is not None:
+            self._check_choice("candidates", query.clients, len(query.clients))
+        return query
+
+    def register_answers(self, answers: Answers) -> None:
+        """What the queried clients answered; serves the next selection only."""
+        self._check_ids("register_answers", answers.clients)
+        self.answers = answers
+
     def select_clients(self, n: int, now: int) -> IntArray:
-        """Min(n, idle) distinct idle clients, chosen by the selector."""
+        """Min(n, idle) distinct idle clients, chosen by the selector.
+
+        Raises:
+            PolicyError: if the selector breaks its contract.
+        """
         self.now = now
         key = rng.key(self._seed, "select", self.round)
         clients, self._state = self.selector.select(self._state, self, n, key)
+        self._check_choice("select", clients, min(n, self._n_idle))
+        self.answers = NO_ANSWERS
         self.round += 1
         return clients
+
+    # -- inside -----------------------------------------------------------------------------------------------------
 
     def _set_online(self, clients: IntArray, online: BoolArray | np.bool_) -> None:
         self._online[clients] = online  # NumPy assigns in order, so the last edge of a client wins
         self._refresh(clients)
 
     def _refresh(self, clients: IntArray) -> None:
-        self._idle[clients] = self._online[clients] & ~self._busy[clients]
-        self._n_idle = int(np.count_nonzero(self._idle))
+        if len(clients) * _FEW > len(self._idle):
+            self._idle[clients] = self._online[clients] & ~self._busy[clients]
+            self._n_idle = int(np.count_nonzero(self._idle))
+            return
+        if len(clients) > 1:
+            clients = np.unique(clients)
+        before = np.count_nonzero(self._idle[clients])
+        idle = self._online[clients] & ~self._busy[clients]
+        self._idle[clients] = idle
+        self._n_idle += int(np.count_nonzero(idle) - before)
+
+    def _remember(self, reports: Reports) -> None:
+        clients, succeeded = reports.clients, reports.succeeded
+        np.add.at(self._successes, clients[succeeded], 1)
+        np.add.at(self._failures, clients[~succeeded], 1)
+        arrived, told = reports.arrived, reports.has_utility
+        self._last_duration_ms[clients[arrived]] = reports.duration_ms[arrived]
+        self._last_utility[clients[told]] = reports.utility[told]
+
+    def _check_ids(self, where: str, clients: IntArray) -> None:
+        if len(clients) and not (clients.min() >= 0 and clients.max() < self.n_clients):
+            wrong = clients[(clients < 0) | (clients >= self.n_clients)]
+            raise PolicyError(
+                report(
+                    [
+                        Problem(
+                            f"ClientManager.{where}",
+                            f"client {int(wrong[0])}",
+                            f"ids from 0 to {self.n_clients - 1}",
+                            "give n_clients the size of the whole population",
+                        )
+                    ]
+                )
+            )
+
+    def _check_choice(self, where: str, clients: IntArray, wanted: int) -> None:
+        """A selector written by others may be wrong; a wrong choice would break the timeline much later."""
+        name = f"{type(self.selector).__name__}.{where}"
+        fault = self._fault(clients, wanted)
+        if fault:
+            expected = f"{wanted} distinct idle clients as an array of int64"
+            hint = "evsim.testing.selectors.SelectorContract tests a selector for this"
+            raise PolicyError(report([Problem(name, fault, expected, hint)]))
+
+    def _fault(self, clients: IntArray, wanted: int) -> str:
+        if not isinstance(clients, np.ndarray) or clients.dtype != np.int64 or clients.ndim != 1:
+            return f"returned {type(clients).__name__} {getattr(clients, 'dtype', '')}".rstrip()
+        if len(clients) != wanted:
+            return f"returned {len(clients)} clients"
+        if wanted and not (clients.min() >= 0 and clients.max() < self.n_clients):
+            return "returned an id that does not exist"
+        if not self._idle[clients].all():
+            return f"returned client {int(clients[~self._idle[clients]][0])}, which is not idle"
+        if len(np.unique(clients)) != wanted:
+            return "returned a client twice"
+        return ""
 
     # -- the view: what selectors see -------------------------------------------------------------------------------
 
@@ -138,6 +238,31 @@ class ClientManager:
     def selected(self) -> IntArray:
         """How often each client was given a task."""
         return _frozen(self._selected)
+
+    @property
+    def successes(self) -> NDArray[np.int32]:
+        """Tasks whose report was used, per client."""
+        return _frozen(self._successes)
+
+    @property
+    def failures(self) -> NDArray[np.int32]:
+        """Tasks that ended otherwise, per client."""
+        return _frozen(self._failures)
+
+    @property
+    def last_duration_ms(self) -> FloatArray:
+        """Duration of the last report, ms; NaN before the first."""
+        return _frozen(self._last_duration_ms)
+
+    @property
+    def last_utility(self) -> FloatArray:
+        """Utility of the last report that had one; NaN before the first."""
+        return _frozen(self._last_utility)
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the manager's arrays, without the selector's state."""
+        return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
 
 
 def _frozen(array: NDArray[T]) -> NDArray[T]:

@@ -2,20 +2,44 @@
 
 A selector is a frozen policy with explicit state. It sees the population through `ClientView` only, which holds what a
 real server could know: who is registered and idle, what clients declared, what their past reports showed.
+
+State belongs to the run, not to the policy: `init` makes it, and every other method takes it and returns the next one.
+A million clients must not be copied at every report, so a method may update the arrays it was given in place: the state
+passed in is *handed over*, and only the returned one may be used afterwards. Whoever needs the old one copies it first.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evsim.events import BoolArray, FloatArray, IntArray
+from evsim.events import BoolArray, FloatArray, IntArray, Outcome
+
+if TYPE_CHECKING:
+    from evsim.selection.forecast import Predictor
 
 S = TypeVar("S")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the candidates of a query answered, one entry each; those who left first have none.
+
+    Attributes:
+        clients: client ids.
+        loss: mean loss of the current model on the client's own samples (F_k(w)).
+    """
+
+    clients: IntArray
+    loss: FloatArray
+
+
+NO_ANSWERS = Answers(np.empty(0, np.int64), np.empty(0))
 
 
 class ClientView(Protocol):
@@ -27,7 +51,7 @@ class ClientView(Protocol):
 
     @property
     def round(self) -> int:
-        """How many selections were made before."""
+        """How many selections were made before; `Reports.round` of a task is this number at its selection."""
 
     @property
     def n_clients(self) -> int:
@@ -56,6 +80,30 @@ class ClientView(Protocol):
     def selected(self) -> IntArray:
         """How often each client was given a task."""
 
+    @property
+    def successes(self) -> NDArray[np.int32]:
+        """How many of each client's tasks ended with a report that was used."""
+
+    @property
+    def failures(self) -> NDArray[np.int32]:
+        """How many of each client's tasks ended otherwise: late, surplus, lost."""
+
+    @property
+    def last_duration_ms(self) -> FloatArray:
+        """Duration of each client's last report, late ones included, ms; NaN before the first."""
+
+    @property
+    def last_utility(self) -> FloatArray:
+        """Utility of each client's last report that had one; NaN before the first."""
+
+    @property
+    def answers(self) -> Answers:
+        """Answers to this selection's query; empty if there was none."""
+
+    @property
+    def predictor(self) -> Predictor | None:
+        """Forecasts of availability, if the scenario has a predictor; one that reads the trace is called an oracle."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reports:
@@ -64,7 +112,7 @@ class Reports:
     Attributes:
         clients: client ids.
         at: instant at which it became known, ms.
-        round: selection round of the task.
+        round: `ClientView.round` at the task's selection.
         outcome: codes of `events.Outcome`; only AGGREGATED and ANSWERED (and kept late reports) are successes.
         duration_ms: from dispatch until it became known.
         samples: training samples of the task.
@@ -79,9 +127,41 @@ class Reports:
     samples: IntArray
     utility: FloatArray
 
+    @property
+    def succeeded(self) -> BoolArray:
+        """Whether the report was used."""
+        return np.isin(self.outcome, (Outcome.AGGREGATED, Outcome.ANSWERED))
+
+    @property
+    def arrived(self) -> BoolArray:
+        """Whether a report arrived at all, used or not: its duration is the device's own."""
+        lost = np.isin(self.outcome, (Outcome.IN_FLIGHT, Outcome.DROPPED, Outcome.ABORTED))
+        return np.logical_not(lost)
+
+    @property
+    def has_utility(self) -> BoolArray:
+        """Whether a sound report came with a utility."""
+        return np.asarray(np.isfinite(self.utility) & self.arrived & (self.outcome != Outcome.INVALID))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question to candidates: each downloads the model, evaluates it on own samples, sends one number.
+
+    Attributes:
+        clients: distinct idle clients.
+        max_samples: each evaluates min(own samples, this); None: all of them.
+        timeout_ms: after so long the selection goes on with the answers that arrived; None waits for all.
+    """
+
+    clients: IntArray
+    max_samples: int | None = None
+    timeout_ms: int | None = None
+
 
 class Selector(ABC, Generic[S]):
-    """Chooses clients; pure: same state, view and key, same choice."""
+    """Chooses clients: same state, view and key, same choice."""
 
     #: Whether `feedback` must contain utilities; only then is training forced before a selection.
     needs_utility: ClassVar[bool] = False
@@ -100,3 +180,12 @@ class Selector(ABC, Generic[S]):
     @abstractmethod
     def feedback(self, state: S, reports: Reports) -> S:
         """Learn from reports, late ones and losses."""
+
+    def candidates(self, state: S, view: ClientView, n: int, key: int) -> Query | None:
+        """Whom to ask for the loss of the current model before `select`; None (most selectors): nobody.
+
+        The server sends the query as tasks of kind "query", which cost bytes, computing and time on the clock and
+        occupy the clients. When all have answered, are known to be lost, or the timeout is over, it calls `select`,
+        and the view then holds the `Answers`.
+        """
+        return None

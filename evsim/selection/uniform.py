@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from evsim import rng
 from evsim.selection.base import ClientView, Reports, Selector
+from evsim.selection.sampling import smallest_keys
 
 if TYPE_CHECKING:
     from evsim.events import IntArray
@@ -43,15 +44,6 @@ class Uniform(Selector[None]):
     @override
     def feedback(self, state: None, reports: Reports) -> None:
         return None
-
-
-def smallest_keys(clients: IntArray, n: int, key: int) -> IntArray:
-    """The n clients with the smallest keys, smallest first: a uniform draw without replacement."""
-    keys = rng.hash64(key, clients)
-    if n < len(clients):
-        nearest = np.argpartition(keys, n)[:n]
-        clients, keys = clients[nearest], keys[nearest]
-    return clients[np.argsort(keys, kind="stable")]
 
 
 def _first_idle(view: ClientView, n: int, key: int) -> IntArray:
