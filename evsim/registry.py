@@ -33,6 +33,10 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "evsim.aggregation.synchronous:Synchronous",
             "rounds with over-commitment, a goal and a reporting deadline (Bonawitz et al. 2019)",
         ),
+        "buffered": (
+            "evsim.aggregation.buffered:Buffered",
+            "asynchronous: a step whenever the buffer is full (FedBuff, Nguyen et al. 2022)",
+        ),
     },
     "selection": {
         "uniform": ("evsim.selection.uniform:Uniform", "every idle client with the same probability"),
@@ -47,9 +51,26 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "weighting": {
         "samples": ("evsim.algorithms.weighting:BySamples", "a report weighs as many samples as it used"),
         "uniform": ("evsim.algorithms.weighting:Uniform", "every report weighs the same"),
+        "polynomial_staleness": (
+            "evsim.algorithms.staleness:PolynomialStaleness",
+            "(1 + staleness)^-exponent; 0.5 is FedBuff, 1 is DynSGD",
+        ),
+        "hinge_staleness": (
+            "evsim.algorithms.staleness:HingeStaleness",
+            "full weight up to a staleness, then falling (Xie et al. 2019)",
+        ),
+        "exponential_staleness": (
+            "evsim.algorithms.staleness:ExponentialStaleness",
+            "e^-(1 + staleness) for stale reports: AdaSGD",
+        ),
     },
     "merge": {
         "mean": ("evsim.algorithms.mean:Mean", "the weighted mean of the updates"),
+        "buffer_mean": (
+            "evsim.algorithms.asynchronous:BufferMean",
+            "weighted sum over the buffer size: FedBuff as printed",
+        ),
+        "mixing": ("evsim.algorithms.asynchronous:Mixing", "mixes models: FedAsync (Xie et al. 2019)"),
     },
     "server_optimizer": {
         "sgd": ("evsim.algorithms.server_sgd:ServerSgd", "adds the merged update times a learning rate; 1.0 is FedAvg"),
@@ -75,6 +96,14 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "shards": ("evsim.training.data.partition:Shards", "label-sorted shards per client (McMahan et al. 2017)"),
         "classes": ("evsim.training.data.partition:Classes", "k classes per client"),
         "quantity": ("evsim.training.data.partition:Quantity", "log-normal numbers of samples, labels at random"),
+    },
+    "join": {
+        "modulo": ("evsim.traces.population:Modulo", "client i gets device i modulo their number (FedScale's)"),
+        "sample": ("evsim.traces.population:Sample", "devices at random, without replacement until exhausted"),
+        "rank": (
+            "evsim.traces.population:RankJoin",
+            "a chosen rank correlation of data size with speed or availability",
+        ),
     },
     "trace_format": {
         "evsim": ("evsim.traces.formats.columnar", "evsim's own folder: Parquet and a manifest"),

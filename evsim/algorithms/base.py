@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Generic, Literal, TypeVar, final
 
 import numpy as np
@@ -253,7 +253,10 @@ class Upload(ABC):
 @final
 @dataclass(frozen=True)
 class ReportMeta:
-    """What the server knows about a report besides its update; `seed` and `n_clients` are the run's."""
+    """What the server knows about a report besides its update; `seed` and `n_clients` are the run's.
+
+    `base` is the message the client started from: an update adds to *its* model, not to the current one.
+    """
 
     client: int
     task: int
@@ -263,6 +266,7 @@ class ReportMeta:
     staleness: int
     seed: int = 0
     n_clients: int = 0
+    base: Payload = field(default_factory=dict, repr=False, compare=False)
 
 
 @final

@@ -168,7 +168,7 @@ class Learning:
         """Results in the order given; one pass of the executor where no client state is chained between the tasks."""
         pending = [task for task in order if task not in self._trained]
         clients = [self._waiting[task][0] for task in pending]
-        if len(set(clients)) == len(clients):
+        if len(set(clients)) == len(clients) or not any(self._client_states.values()):
             fresh = self._runner.run([self._train_task(task) for task in pending])
         else:  # a later task of the same client starts from the state the earlier one left
             fresh = (next(iter(self._runner.run([self._train_task(task)]))) for task in pending)
@@ -176,10 +176,12 @@ class Learning:
             yield self._trained[task] if task in self._trained else next(fresh)
 
     def _meta(self, task: int) -> ReportMeta:
-        client, _, version, _ = self._waiting[task]
+        client, _, version, received = self._waiting[task]
         samples = self._data.size(client)
         steps = int(self._method.client_rule.schedule.n_steps(np.array([samples]))[0])
-        return ReportMeta(client, task, samples, steps, version, self.version - version)
+        return ReportMeta(
+            client, task, samples, steps, version, self.version - version, self._seed, self._n_clients, received
+        )
 
     def _train_task(self, task: int) -> TrainTask:
         client, nth, version, received = self._waiting[task]

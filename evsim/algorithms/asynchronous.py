@@ -1,0 +1,96 @@
+"""Merges of asynchronous methods: FedBuff's sum over the buffer size, FedAsync's mixing of models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, final
+
+import torch
+from typing_extensions import override
+
+from evsim.algorithms import tree
+from evsim.algorithms.base import Merge, ReportMeta, State, StepInfo
+from evsim.errors import require
+
+if TYPE_CHECKING:
+    from evsim.algorithms.tree import Payload
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class BufferMean(Merge["Payload"]):
+    """sum_k s_k u_k / K with K the buffer size, whatever the weights: FedBuff as printed (Nguyen et al. 2022, alg. 1).
+
+    Stale buffers therefore make smaller steps; `mean` divides by the sum of weights instead. Model buffers, which are
+    averages and no updates, are divided by their own weights here too.
+    """
+
+    style: ClassVar[Literal["mean", "coordinate", "whole", "model"]] = "mean"
+
+    @property
+    @override
+    def minimum_updates(self) -> int:
+        return 1
+
+    @override
+    def init(self, server: State, info: StepInfo) -> Payload:
+        return {}
+
+    @override
+    def add(self, acc: Payload, update: Payload, weight: dict[str, float], meta: ReportMeta) -> Payload:
+        for name, leaves in update.items():
+            w = weight.get(name, weight[""])
+            acc[name] = tree.add_scaled(acc[name], leaves, w) if name in acc else tree.scale(leaves, w)
+        weights = acc.get("weights", {"": torch.zeros((), dtype=torch.float64)})
+        return {**acc, "weights": {"": weights[""] + weight.get("buffers", weight[""])}}
+
+    @override
+    def finish(self, acc: Payload, server: State, info: StepInfo) -> Payload:
+        weights = float(acc["weights"][""])
+        return {
+            name: tree.scale(total, 1.0 / (weights if name == "buffers" else info.cohort_goal or info.n_reports))
+            for name, total in acc.items()
+            if name != "weights"
+        }
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Mixing(Merge["Payload"]):
+    """w <- (1 - a s) w + a s y, one report after the other: FedAsync as printed (Xie et al. 2019, algorithm 1).
+
+    y = base + delta is the client's *model*, so a stale report also pulls back what was learnt since its version; s is
+    the report's weight, to be given by a staleness weighting with uniform base. The merged update is the sum of the
+    moves, for a server optimizer with learning rate 1.
+
+    Attributes:
+        alpha: a.
+    """
+
+    alpha: float = 0.6
+    style: ClassVar[Literal["mean", "coordinate", "whole", "model"]] = "model"
+
+    def __post_init__(self) -> None:
+        require(0 < self.alpha <= 1, "0 < alpha <= 1 must hold", alpha=self.alpha)
+
+    @property
+    @override
+    def minimum_updates(self) -> int:
+        return 1
+
+    @override
+    def init(self, server: State, info: StepInfo) -> Payload:
+        return {"model": server["model"], "buffers": server["buffers"]}
+
+    @override
+    def add(self, acc: Payload, update: Payload, weight: dict[str, float], meta: ReportMeta) -> Payload:
+        share = self.alpha * weight[""]
+        mixed: Payload = {}
+        for name in ("model", "buffers"):
+            theirs = tree.add(tree.cast(meta.base[name], torch.float64), update[name])
+            mixed[name] = tree.add_scaled(acc[name], tree.sub(theirs, acc[name]), share) if theirs else acc[name]
+        return mixed
+
+    @override
+    def finish(self, acc: Payload, server: State, info: StepInfo) -> Payload:
+        return {name: tree.sub(leaves, server[name]) if leaves else leaves for name, leaves in acc.items()}
