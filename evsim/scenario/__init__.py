@@ -1,0 +1,123 @@
+"""A scenario: everything that determines a run, as one frozen value, from a TOML file or from Python.
+
+Loading is strict: every unknown key, wrong type and impossible value of every table is reported at once. This package
+is the only one that imports pydantic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, final
+
+from evsim.aggregation.base import Aggregator
+from evsim.algorithms.base import Broadcast, ClientRule, Merge, ServerOptimizer, Upload, Weighting
+from evsim.errors import ScenarioError, report
+from evsim.scenario import dumping, together
+from evsim.scenario.assembling import assemble
+from evsim.scenario.layers import Layer, find, override, read
+from evsim.scenario.tables import DataTable, EvaluationTable, PopulationTable, RecordTable, Stop
+from evsim.selection.base import Selector
+from evsim.traces.cost import CostModel
+from evsim.training.base import Executor
+from evsim.training.models import Model
+from evsim.units import TimeOfDay
+
+__all__ = ["DataTable", "EvaluationTable", "PopulationTable", "RecordTable", "Scenario", "Stop"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """Everything that determines a run.
+
+    Change one with `dataclasses.replace`; what must hold between its parts is checked again.
+
+    >>> scenario = Scenario.load("replay", ["population.clients=50"])
+    >>> scenario.population.clients
+    50
+
+    Attributes:
+        name: of the run folder; default: the file's name.
+        seed: of every random draw.
+        start: time of day at which virtual time 0 falls.
+        training: "real", or "none" for system studies: no model, no data tensors.
+        precision: of the training; "bfloat16" keeps float32 parameters.
+        algorithm: a named composition of slots, under what the tables say themselves.
+        stop: when the run ends.
+        population: clients and the devices they live on.
+        data: what clients learn from; not needed in a dry run.
+        cost: what a task costs on the clock.
+        model: what is trained; not needed in a dry run.
+        aggregation: when the server asks, waits, closes and applies.
+        selection: whom it asks.
+        broadcast: what it sends.
+        client_rule: what a client does with it; a dry run defaults to one epoch of SGD.
+        upload: transforms of the update on its way back, in order.
+        weighting: how much each report counts.
+        merge: how updates become one.
+        server_optimizer: how the merged update changes the model.
+        executor: how tasks are really trained.
+        evaluation: when the model is evaluated.
+        record: what the run folder holds.
+        folder: where relative paths are looked up; no part of the file.
+    """
+
+    name: str
+    seed: int = 0
+    start: TimeOfDay = 0
+    training: Literal["real", "none"] = "real"
+    precision: Literal["float32", "float64", "bfloat16"] = "float32"
+    algorithm: str | None = None
+    stop: Stop
+    population: PopulationTable = field(default_factory=PopulationTable)
+    data: DataTable | None = None
+    cost: CostModel = field(default_factory=CostModel)
+    model: Model | None = None
+    aggregation: Aggregator
+    selection: Selector[Any]
+    broadcast: Broadcast
+    client_rule: ClientRule
+    upload: tuple[Upload, ...] = ()
+    weighting: Weighting
+    merge: Merge[Any]
+    server_optimizer: ServerOptimizer
+    executor: Executor
+    evaluation: EvaluationTable = field(default_factory=EvaluationTable)
+    record: RecordTable = field(default_factory=RecordTable)
+    folder: Path = field(default=Path(), compare=False)
+
+    def __post_init__(self) -> None:
+        problems = together.problems({each.name: getattr(self, each.name) for each in fields(self)})
+        if problems:
+            raise ScenarioError(report(problems))
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
+        """A scenario from a file, a run folder, or the name of a bundled scenario.
+
+        Args:
+            path: of the TOML file.
+            overrides: ``"section.key=value"``, applied in order.
+
+        Raises:
+            ScenarioError: with every problem found.
+        """
+        file = find(path)
+        layers = [*read(file), *(override(text) for text in overrides)]
+        return cls(**assemble(cls, layers, name=file.stem, folder=file.parent), folder=file.parent)
+
+    @classmethod
+    def from_dict(cls, tables: Mapping[str, Any], *, folder: str | Path = ".") -> Scenario:
+        """A scenario from tables as a TOML file holds them.
+
+        Raises:
+            ScenarioError: with every problem found.
+        """
+        layers = [Layer("", dict(tables))]
+        return cls(**assemble(cls, layers, name="scenario", folder=Path(folder)), folder=Path(folder))
+
+    def to_toml(self) -> str:
+        """The whole scenario as TOML, defaults included; loading it gives an equal scenario."""
+        return dumping.to_toml(self)

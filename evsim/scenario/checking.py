@@ -1,0 +1,181 @@
+"""Plain tables in, frozen dataclasses out, and every problem on the way, not only the first."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, is_dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+from evsim import registry
+from evsim.errors import Problem, ScenarioError, suggest
+from evsim.scenario.hints import (
+    MismatchError,
+    describe,
+    fields_of,
+    hints_of,
+    is_policy,
+    is_table,
+    item_of,
+    members,
+    parse,
+    plain_class,
+    slot_of,
+)
+
+Tables = dict[str, Any]
+
+#: Stands for a value that could not be made; the problem is on the list.
+FAILED: Final = object()
+
+_JSON = (str, int, float, bool)
+_LONGEST = 80  # characters of a value in a message
+
+
+@final
+class Checker:
+    """Checks tables against dataclasses and collects problems.
+
+    Args:
+        origin: says where a dotted key was written, such as a file name.
+        folder: where files named by a kind (``"rule.py:MyRule"``) are looked for.
+    """
+
+    def __init__(self, origin: Callable[[str], str], folder: Path) -> None:
+        self.problems: list[Problem] = []
+        self._origin, self._folder = origin, folder
+
+    def add(self, at: str, given: str, expected: str = "", hint: str = "") -> object:
+        """Note a problem at a dotted key."""
+        origin = self._origin(at)
+        where = f"-o {at}" if origin.startswith("-o ") else ": ".join(filter(None, (origin, at)))
+        self.problems.append(Problem(where, given, expected, hint))
+        return FAILED
+
+    def values(self, cls: type, table: Mapping[str, Any], at: str) -> Tables:
+        """The values of a dataclass's fields that could be made, by field name."""
+        known, hints = fields_of(cls), hints_of(cls)
+        for key, given in table.items():
+            if key not in known:
+                self.add(_join(at, key), f"unknown key, given {_show(given)}", "", suggest(key, known))
+        found = {}
+        for key, field in known.items():
+            made = self._field(key, field, hints[field.name], table, at)
+            if made is not MISSING:
+                found[field.name] = made
+        return found
+
+    def table(self, cls: type, given: object, at: str) -> Any:
+        """A dataclass made of a table, or FAILED."""
+        if not isinstance(given, Mapping):
+            return self.add(at, _show(given), "a table")
+        before = len(self.problems)
+        values = self.values(cls, given, at)
+        if len(self.problems) > before:
+            return FAILED
+        try:
+            return cls(**values)
+        except ValueError as error:  # PolicyError is one
+            return self.add(_blame(str(error), fields_of(cls), at), str(error))
+
+    def policy(self, slot: str, given: object, at: str, base: type | None = None) -> Any:
+        """A policy of a slot made of its kind, or of a table with a kind, or FAILED."""
+        table = {"kind": given} if isinstance(given, str) else given
+        if not isinstance(table, Mapping):
+            return self.add(at, _show(given), "a kind or a table with a kind")
+        kind = table.get("kind")
+        if not isinstance(kind, str):
+            shown = "missing" if kind is None else _show(kind)
+            return self.add(_join(at, "kind"), shown, f"one of {', '.join(registry.entries(slot))}")
+        try:
+            cls = registry.load(slot, kind, self._folder)
+        except ScenarioError as error:
+            return self.add(_join(at, "kind"), str(error).rstrip("; "))
+        options = {key: value for key, value in table.items() if key != "kind"}
+        if slot == "model" and callable(cls) and not inspect.isclass(cls):
+            return self._factory(kind, options, at)
+        if not _fits(cls, base):
+            return self.add(_join(at, "kind"), repr(kind), f"a frozen dataclass derived from {base and base.__name__}")
+        return self.table(cls, options, at)
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _factory(self, kind: str, options: Tables, at: str) -> Any:
+        """Any ``module:factory`` that returns a torch module serves as a model."""
+        from evsim.training.models import Factory
+
+        return self.table(Factory, {"target": kind, "options": options}, at)
+
+    def _field(self, key: str, field: Field[Any], hint: Any, table: Mapping[str, Any], at: str) -> Any:
+        if key in table:
+            return self._value(hint, table[key], _join(at, key), key)
+        if field.default is MISSING and field.default_factory is MISSING:
+            self.add(_join(at, key), "missing", _wanted(key, hint))
+        return MISSING
+
+    def _value(self, hint: Any, given: object, at: str, key: str) -> Any:
+        for member in members(hint):
+            if is_policy(member) and isinstance(given, Mapping | str):
+                return self.policy(slot_of(key, member), given, at, plain_class(member))
+            if is_table(member) and isinstance(given, Mapping):
+                return self.table(plain_class(member) or object, given, at)
+            item = item_of(member)
+            if item is not None and isinstance(given, list):
+                return tuple(self._value(item, each, f"{at}[{place}]", key) for place, each in enumerate(given))
+        return self._plain(hint, given, at) if self._writable(hint, given, at) else FAILED
+
+    def _plain(self, hint: Any, given: object, at: str) -> Any:
+        for member in members(hint):
+            if not is_policy(member) and not is_table(member):
+                try:
+                    return parse(member, given)
+                except MismatchError:
+                    continue
+        return self.add(at, _show(given), describe(hint))
+
+    def _writable(self, hint: Any, given: object, at: str) -> bool:
+        """Whether a value is plain and finite, all the way down; TOML also knows dates, nan and inf."""
+        if isinstance(given, Mapping | list):
+            fine = [self._writable(Any, each, below) for below, each in _below(given, at)]  # a list: look at all
+            return all(fine)
+        if not isinstance(given, _JSON):
+            self.add(at, str(given), "text or a number" if hint is Any else describe(hint), "put it in quotes")
+            return False
+        if isinstance(given, float) and not math.isfinite(given):
+            self.add(at, str(given), "a finite number")
+            return False
+        return True
+
+
+def _join(at: str, key: str) -> str:
+    return f"{at}.{key}" if at else key
+
+
+def _below(given: Mapping[str, Any] | list[Any], at: str) -> list[tuple[str, Any]]:
+    """The entries of a table or list with their dotted keys."""
+    if isinstance(given, Mapping):
+        return [(_join(at, str(key)), each) for key, each in given.items()]
+    return [(f"{at}[{place}]", each) for place, each in enumerate(given)]
+
+
+def _wanted(key: str, hint: Any) -> str:
+    """What a missing field takes; for a policy, the kinds there are."""
+    slots = [slot_of(key, member) for member in members(hint) if is_policy(member)]
+    return f"a table with a kind: {', '.join(registry.entries(slots[0]))}" if slots else describe(hint)
+
+
+def _show(given: object) -> str:
+    text = repr(given)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
+
+def _blame(message: str, known: Mapping[str, object], at: str) -> str:
+    """The dotted key a message talks about: the field it begins with, else the whole table."""
+    first = message.split(" ", 1)[0]
+    return _join(at, first) if first in known else at
+
+
+def _fits(cls: object, base: type | None) -> bool:
+    return inspect.isclass(cls) and is_dataclass(cls) and (base is None or issubclass(cls, base))

@@ -1,0 +1,64 @@
+"""A scenario back to TOML, fully explicit: loading the text gives an equal scenario."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tomli_w
+
+from evsim import registry
+from evsim.scenario.hints import (
+    fields_of,
+    hints_of,
+    is_policy,
+    is_table,
+    item_of,
+    members,
+    plain,
+    plain_class,
+    slot_of,
+    unparse,
+)
+
+
+def to_toml(scenario: object) -> str:
+    """Every field of every table, defaults included; what is None is left out."""
+    return tomli_w.dumps(_fields(scenario))
+
+
+def _fields(value: object) -> dict[str, Any]:
+    hints = hints_of(type(value))
+    found = {}
+    for key, field in fields_of(type(value)).items():
+        held = getattr(value, field.name)
+        if held is not None:
+            found[key] = _write(hints[field.name], held, key)
+    return found
+
+
+def _write(hint: Any, value: Any, key: str) -> object:
+    for member in members(hint):
+        item = item_of(member)
+        if item is not None and isinstance(value, tuple):
+            return [_write(item, each, key) for each in value]
+        if is_policy(member) and isinstance(value, plain_class(member) or object):
+            return _policy(slot_of(key, member), value)
+        if is_table(member) and isinstance(value, plain_class(member) or object):
+            return _fields(value)
+    return unparse(hint, value)
+
+
+def _policy(slot: str, policy: object) -> dict[str, Any]:
+    fields = _fields(policy)
+    if slot == "model" and set(fields) == {"target", "options"}:  # a factory of the user's
+        return {"kind": fields["target"], **fields["options"]}
+    return {"kind": kind_of(slot, type(policy)), **fields}
+
+
+def kind_of(slot: str, cls: type) -> str:
+    """The kind under which a class is known in a slot, or its import path."""
+    target = f"{cls.__module__}:{cls.__qualname__}"
+    for kind, entry in registry.entries(slot).items():
+        if entry.target == target:
+            return kind
+    return str(plain(target))

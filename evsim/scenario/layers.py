@@ -1,0 +1,212 @@
+"""Where the tables of a scenario come from: files, what they extend, overrides; and who said what."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from evsim import registry
+from evsim.errors import Problem, ScenarioError, report, suggest
+from evsim.resources import bundled, bundled_scenario
+
+Tables = dict[str, Any]
+
+_MAX_DEPTH = 16
+_POSITION = re.compile(r"(.*) \(at line (\d+), column (\d+)\)", re.DOTALL)
+_KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+
+
+@final
+@dataclass(frozen=True)
+class Layer:
+    """Tables of one origin, such as one file."""
+
+    origin: str
+    tables: Tables
+
+
+def fail(where: str, given: str, expected: str = "", hint: str = "") -> ScenarioError:
+    """An error that stands alone: nothing else can be checked."""
+    return ScenarioError(report([Problem(where, given, expected, hint)]))
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+def find(name: str | Path) -> Path:
+    """The file meant by a path, a run folder, or the name of a bundled scenario.
+
+    Raises:
+        ScenarioError: if there is no such file.
+    """
+    path = Path(name)
+    if path.is_dir() and (path / "scenario.toml").is_file():
+        return path / "scenario.toml"
+    if path.is_file():
+        return path
+    found = bundled_scenario(str(name))
+    if found is not None:
+        return found
+    known = [each.stem for each in bundled("scenarios")]
+    raise fail(
+        str(name), "no such file", "a scenario file or the name of a bundled scenario", suggest(path.stem, known)
+    )
+
+
+def read(path: Path) -> list[Layer]:
+    """The layers of a file: what it extends first, itself last.
+
+    Raises:
+        ScenarioError: if a file cannot be read, or extends itself in the end.
+    """
+    return _read(path, ())
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> list[Layer]:
+    chain = (*seen, path.resolve())
+    if path.resolve() in seen:
+        names = " -> ".join(each.name for each in chain)
+        raise fail(f"{path.name}: extends", f"the files extend each other: {names}", "a file that does not lead back")
+    if len(chain) > _MAX_DEPTH:
+        raise fail(f"{path.name}: extends", f"more than {_MAX_DEPTH} files extend each other", "a shorter chain")
+    tables = _parse(path)
+    base = tables.pop("extends", None)
+    if seen:
+        tables.pop("name", None)  # a name is of one file
+    own = Layer(_shown(path), tables)
+    return [own] if base is None else [*_read(_extended(base, path), chain), own]
+
+
+def _extended(base: object, path: Path) -> Path:
+    where = f"{_shown(path)}: extends"
+    if not isinstance(base, str):
+        raise fail(where, repr(base), "the path of a scenario file")
+    if Path(base).is_absolute():
+        raise fail(where, repr(base), "a path relative to this file, or the name of a bundled scenario")
+    for found in (path.parent / base, bundled_scenario(base)):
+        if found is not None and found.is_file():
+            return found
+    raise fail(where, repr(base), "a file beside this one, or the name of a bundled scenario", "no such file")
+
+
+def _parse(path: Path) -> Tables:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        match = _POSITION.fullmatch(str(error))
+        where = f"{_shown(path)}: line {match[2]}, column {match[3]}" if match else _shown(path)
+        raise fail(where, match[1] if match else str(error), "TOML") from error
+    except UnicodeDecodeError as error:
+        raise fail(_shown(path), f"byte {error.start} is not UTF-8", "a text file in UTF-8") from error
+    except OSError as error:
+        raise fail(_shown(path), error.strerror or str(error), "a readable file") from error
+
+
+def _shown(path: Path) -> str:
+    """A path as the user may have typed it."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+# -- overrides -------------------------------------------------------------------------------------------------------
+
+
+def override(text: str) -> Layer:
+    """The layer of ``section.key=value``; the value is TOML, a bare word is text, no value means the default.
+
+    >>> override("aggregation.cohort_goal=10").tables, override("client_rule.kind=fedprox").tables
+    ({'aggregation': {'cohort_goal': 10}}, {'client_rule': {'kind': 'fedprox'}})
+
+    Raises:
+        ScenarioError: if it is not of that form.
+    """
+    key, equals, value = (part.strip() for part in text.partition("="))
+    where = f"-o {text}"
+    if not equals or not _KEY.fullmatch(key):
+        raise fail(where, "not an override", "section.key=value, such as client_rule.learning_rate=0.05")
+    if not value:
+        return Layer(f"-o {key}", _nested(key, _UNSET))
+    return Layer(f"-o {key}", _nested(key, _override_value(value, where)))
+
+
+def _override_value(value: str, where: str) -> object:
+    try:
+        tables = tomllib.loads(f"value = {value}")
+    except tomllib.TOMLDecodeError as error:
+        if value[0] in "[{\"'":
+            raise fail(where, f"{value} is not TOML", 'such as 0.1, "text", [32, 16] or {kind = "x"}') from error
+        return value
+    if len(tables) != 1:
+        raise fail(where, f"{value!r} holds more than one value", "section.key=value")
+    plain = isinstance(tables["value"], str | int | float | bool | list | dict)
+    return tables["value"] if plain else value  # a bare date or time of day is text
+
+
+def _nested(key: str, value: object) -> Tables:
+    first, dot, rest = key.partition(".")
+    return {first: _nested(rest, value) if dot else value}
+
+
+# -- merging ---------------------------------------------------------------------------------------------------------
+
+_UNSET = object()  # in an override: back to the default
+
+
+def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> Tables:
+    """Tables merged deeply, the top one wins; a policy whose kind changes is replaced.
+
+    >>> merge({"a": {"kind": "x", "n": 1}, "b": {"n": 1}}, {"a": {"kind": "y"}, "b": {"m": 2}})
+    {'a': {'kind': 'y'}, 'b': {'n': 1, 'm': 2}}
+    """
+    merged = dict(base)
+    for key, value in top.items():
+        old = _as_table(key, merged.get(key))
+        new = _as_table(key, value)
+        if value is _UNSET:
+            merged.pop(key, None)
+        elif isinstance(new, Mapping):
+            merged[key] = merge(old if isinstance(old, Mapping) and not _changes_kind(old, new) else {}, new)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _as_table(key: str, value: object) -> object:
+    """A policy given by its kind alone as the table it stands for."""
+    return {"kind": value} if isinstance(value, str) and key in registry.slots() else value
+
+
+def _changes_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return "kind" in new and "kind" in old and new["kind"] != old["kind"]
+
+
+def origins(layers: Sequence[Layer]) -> dict[str, str]:
+    """Who said each dotted key last; "" is where what nobody said would have belonged."""
+    said = {"": layers[-1].origin if layers else ""}
+    for layer in layers:
+        said |= dict.fromkeys(_dotted(layer.tables), layer.origin)
+        if not layer.origin.startswith("-o "):
+            said[""] = layer.origin
+    return said
+
+
+def origin_of(said: Mapping[str, str], key: str) -> str:
+    """Who said a key, or the nearest table around it."""
+    while key and key not in said:
+        key = re.sub(r"(\[\d+\]|(^|\.)[^.\[\]]*)$", "", key)
+    return said[key]
+
+
+def _dotted(tables: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key, value in tables.items():
+        found.append(prefix + key)
+        if isinstance(value, Mapping):
+            found += _dotted(value, f"{prefix}{key}.")
+    return found

@@ -1,0 +1,134 @@
+"""The tables of a scenario as frozen dataclasses: what is not a policy of a slot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, final
+
+from evsim.errors import require
+from evsim.scenario.hints import Every, EveryField
+from evsim.traces.population import Join, Sample
+from evsim.training.data.base import DataSet, Partition
+from evsim.units import MS_PER_MINUTE, Duration
+
+_TEN_MINUTES = Every(ms=10 * MS_PER_MINUTE)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """When a run ends: whichever comes first; at least one of the first four is needed.
+
+    Attributes:
+        target_accuracy: accuracy on the test set, in (0, 1].
+        server_steps: applied server steps.
+        rounds: attempts, failed ones included.
+        virtual_time: time on the virtual clock.
+        failed_rounds: failed rounds in a row that end a run.
+    """
+
+    target_accuracy: float | None = None
+    server_steps: int | None = None
+    rounds: int | None = None
+    virtual_time: Duration | None = None
+    failed_rounds: int = 1000
+
+    def __post_init__(self) -> None:
+        target = self.target_accuracy
+        require(target is None or 0 < target <= 1, "target_accuracy must lie in (0, 1]", target_accuracy=target)
+        for name in ("server_steps", "rounds", "virtual_time", "failed_rounds"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"{name} must be > 0", **{name: value})
+        given = (target, self.server_steps, self.rounds, self.virtual_time)
+        require(
+            any(value is not None for value in given),
+            "at least one of target_accuracy, server_steps, rounds, virtual_time is needed",
+        )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class PopulationTable:
+    """Who takes part: clients, and the trace devices they live on.
+
+    Attributes:
+        clients: how many; default: as many as the data has natural clients.
+        availability: a bundled trace, a path, "always", or a table of generator parameters.
+        speed: likewise; or a table with compute_ms_per_sample, download_kbps, upload_kbps for equal devices.
+        join: how clients get trace devices.
+    """
+
+    clients: int | None = None
+    availability: str | dict[str, Any] = "phones"
+    speed: str | dict[str, Any] = "phones"
+    join: Join = field(default_factory=Sample)
+
+    def __post_init__(self) -> None:
+        require(self.clients is None or self.clients >= 1, "clients must be >= 1", clients=self.clients)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DataTable:
+    """What clients learn from.
+
+    Attributes:
+        dataset: the samples.
+        partition: how they are dealt to clients.
+        test_fraction: split off first; clients draw from the rest only.
+    """
+
+    dataset: DataSet
+    partition: Partition
+    test_fraction: float = 0.2
+
+    def __post_init__(self) -> None:
+        share = self.test_fraction
+        require(0 < share < 1, "test_fraction must lie in (0, 1)", test_fraction=share)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class EvaluationTable:
+    """When and how the model is evaluated; time 0 always is.
+
+    Attributes:
+        every: a grid of virtual time, or every so many server steps.
+        per_client: also on each client's own samples.
+        batch_size: samples per forward pass; changes memory and speed only.
+    """
+
+    every: EveryField = _TEN_MINUTES
+    per_client: bool = False
+    batch_size: int = 1024
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "batch_size must be >= 1", batch_size=self.batch_size)
+
+    @property
+    def every_ms(self) -> int | None:
+        """The grid of virtual time, ms, if there is one."""
+        return self.every.ms
+
+    @property
+    def every_steps(self) -> int | None:
+        """The number of server steps, if it is one."""
+        return self.every.steps
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class RecordTable:
+    """What a run folder holds besides the tables every run has.
+
+    Attributes:
+        availability_every: spacing of the samples of how many clients are online.
+        sessions: also every check-in and check-out.
+    """
+
+    availability_every: Duration = 5 * MS_PER_MINUTE
+    sessions: bool = False
+
+    def __post_init__(self) -> None:
+        every = self.availability_every
+        require(every > 0, "availability_every must be > 0", availability_every=every)

@@ -1,0 +1,74 @@
+"""What must hold between the tables of a scenario."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from evsim.errors import Problem
+from evsim.scenario.checking import FAILED
+from evsim.units import MS_PER_DAY, MS_PER_SECOND
+
+_NAME = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,99}")
+_MAX_SEED = 2**63
+
+Values = Mapping[str, Any]  # by field of a Scenario; what could not be made is not in it
+
+
+def problems(values: Values) -> list[Problem]:
+    """Everything that does not fit together; `where` is a dotted key."""
+    made = {name: value for name, value in values.items() if value is not FAILED}
+    return [problem for check in _CHECKS for problem in check(made)]
+
+
+def _simple(values: Values) -> Iterator[Problem]:
+    name, seed, start = values.get("name", "x"), values.get("seed", 0), values.get("start", 0)
+    if not _NAME.fullmatch(name):
+        yield Problem("name", repr(name), "1 to 100 characters without slashes, not beginning with a dot")
+    if not 0 <= seed < _MAX_SEED:
+        yield Problem("seed", str(seed), "an integer >= 0 and < 2^63")
+    if not 0 <= start < MS_PER_DAY or start % MS_PER_SECOND:
+        yield Problem("start", f"{start} ms", "a whole second of the day")
+
+
+def _training(values: Values) -> Iterator[Problem]:
+    if values.get("training") != "real":
+        return
+    for table, what in (("data", "a [data] table: what is learnt from"), ("model", "a [model] table")):
+        if table in values and values[table] is None:
+            yield Problem(table, "missing", what, 'or training = "none" for a dry run')
+
+
+def _dry(values: Values) -> Iterator[Problem]:
+    if values.get("training") != "none":
+        return
+    cost, stop = values.get("cost"), values.get("stop")
+    if cost is not None and cost.model_bytes is None:
+        yield Problem(
+            "cost.model_bytes", "missing", "the size of the model in bytes", "a dry run has no model to measure"
+        )
+    if stop is not None and stop.server_steps is None and stop.rounds is None and stop.virtual_time is None:
+        expected = "server_steps, rounds or virtual_time"
+        yield Problem("stop", "only target_accuracy", expected, "a dry run has no accuracy and would never end")
+
+
+def _data(values: Values) -> Iterator[Problem]:
+    population, data, cost = values.get("population"), values.get("data", FAILED), values.get("cost")
+    if data is None and population is not None and population.clients is None:
+        yield Problem("population.clients", "missing", "an integer", "without [data] nothing else says how many")
+    if data not in (None, FAILED) and cost is not None and cost.samples_per_client is not None:
+        hint = "[data] already says how many samples each client has; see cost.sample_scale"
+        yield Problem("cost.samples_per_client", str(cost.samples_per_client), "nothing here", hint)
+
+
+def _cohort(values: Values) -> Iterator[Problem]:
+    population, aggregation = values.get("population"), values.get("aggregation")
+    if population is None or population.clients is None or aggregation is None:
+        return
+    if population.clients < aggregation.minimum_clients:
+        needed = f"at least {aggregation.minimum_clients}, the clients that [aggregation] needs before it starts"
+        yield Problem("population.clients", str(population.clients), needed)
+
+
+_CHECKS: tuple[Callable[[Values], Iterator[Problem]], ...] = (_simple, _training, _dry, _data, _cohort)
