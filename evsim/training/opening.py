@@ -18,22 +18,19 @@ _ROWS = 1024  # rows per forward pass: bounds memory, cannot change the result b
 
 
 def open_task(job: Job, task: TrainTask, carry: Carry, apply: Apply) -> Carry:
-    """Let the rule look at the received model on all of one client's samples, model in evaluation mode.
+    """Let the rule look at the received model on all of one client's samples; `apply` runs it in evaluation mode.
 
     Does nothing for a rule that asks for nothing. A client without samples has loss 0 and gradient 0.
     """
     rule = job.rule
     if not isinstance(rule, OpeningPass) or rule.opening == "none":
         return carry
-    job.model.eval()
-    try:
-        loss, gradient = _mean_loss(job, task, carry, apply)
-    finally:
-        job.model.train()
+    loss, gradient = mean_loss(job, task, carry, apply)
     return rule.opened(carry, loss, gradient if rule.opening == "gradient" else {})
 
 
-def _mean_loss(job: Job, task: TrainTask, carry: Carry, apply: Apply) -> tuple[torch.Tensor, Tree]:
+def mean_loss(job: Job, task: TrainTask, carry: Carry, apply: Apply) -> tuple[torch.Tensor, Tree]:
+    """Mean loss of one client's samples and its gradient, zeros unless the rule asks for it."""
     train = {name: leaf.detach().requires_grad_() for name, leaf in carry["train"].items()}
     rows = torch.as_tensor(job.data.of_client(task.client)).to(job.device)
     wants_gradient = isinstance(job.rule, OpeningPass) and job.rule.opening == "gradient"
