@@ -1,0 +1,165 @@
+"""The run folder: rows go to an append-only journal and become Parquet when the run ends.
+
+A killed run leaves its journal behind (a Parquet file cut short has no footer and is lost; an Arrow stream can be read
+up to its last batch). Every other file is written under a temporary name and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import save_file
+
+from evsim.errors import RunFolderError
+from evsim.events import TABLES, Outcome
+
+_BATCH_ROWS = 65_536
+_JOURNAL = "journal"
+_LABELS = pa.array([outcome.label for outcome in Outcome])
+
+
+def schema(table: str) -> pa.Schema:
+    """The Arrow schema of a table: int64, float64, bool, string; nullable where the dataclass allows None."""
+    hints = typing.get_type_hints(TABLES[table])
+    return pa.schema([_field(field.name, hints[field.name]) for field in fields(TABLES[table])])
+
+
+def _field(name: str, hint: Any) -> pa.Field:
+    nullable = isinstance(hint, types.UnionType)
+    kind = next(arg for arg in typing.get_args(hint) if arg is not type(None)) if nullable else hint
+    known = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}
+    return pa.field(name, known[kind], nullable=nullable)
+
+
+@final
+class Recorder:
+    """Writes one run folder.
+
+    Args:
+        folder: created; must not exist or be empty.
+
+    Raises:
+        RunFolderError: if the folder holds something already or cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._journal = folder / _JOURNAL
+        self._buffers: dict[str, list[pa.Table]] = {name: [] for name in TABLES}
+        self._rows = dict.fromkeys(TABLES, 0)
+        _create(folder)
+        self._journal.mkdir()
+        self._schemas = {name: schema(name) for name in TABLES}
+        self._writers = {
+            name: pa.ipc.new_stream(str(self._journal / f"{name}.arrows"), layout)
+            for name, layout in self._schemas.items()
+        }
+
+    def append(self, table: str, columns: Mapping[str, Any]) -> None:
+        """Take a batch of rows: one sequence per column of `events.columns(table)`.
+
+        `outcome` comes as codes of `events.Outcome`; in nullable columns -1 means null.
+        """
+        layout = self._schemas[table]
+        batch = pa.table([_column(field, columns[field.name]) for field in layout], schema=layout)
+        self._buffers[table].append(batch)
+        self._rows[table] += len(batch)
+        if self._rows[table] >= _BATCH_ROWS:
+            self.flush(table)
+
+    def flush(self, *tables: str) -> None:
+        """Bring buffered rows to the journal."""
+        for name in tables or TABLES:
+            if self._buffers[name]:
+                whole = pa.concat_tables(self._buffers[name]).combine_chunks()
+                self._writers[name].write_table(whole)
+            self._buffers[name], self._rows[name] = [], 0
+
+    def finish(
+        self, *, manifest: Mapping[str, object], scenario_toml: str, tensors: Mapping[str, np.ndarray] | None
+    ) -> None:
+        """Turn the journal into tables, write the other files, remove the journal."""
+        self.flush()
+        for name, writer in self._writers.items():
+            writer.close()
+            source = self._journal / f"{name}.arrows"
+            _atomically(self._folder / f"{name}.parquet", lambda path, source=source: _to_parquet(source, path))
+        if tensors is not None:
+            whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+            _atomically(self._folder / "model.safetensors", lambda path: save_file(whole, str(path)))
+        _atomically(self._folder / "scenario.toml", lambda path: path.write_text(scenario_toml, encoding="utf-8"))
+        text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
+        _atomically(self._folder / "manifest.json", lambda path: path.write_text(text, encoding="utf-8"))
+        shutil.rmtree(self._journal)  # last: a folder with a journal was not finished
+
+
+def read_journal(folder: Path, table: str) -> pa.Table:
+    """The rows of a table that a killed run had written, up to the last whole batch."""
+    layout = schema(table)
+    batches = []
+    path = folder / _JOURNAL / f"{table}.arrows"
+    try:
+        with pa.ipc.open_stream(str(path)) as reader:
+            for batch in reader:
+                batches.append(batch)  # noqa: PERF402  a list() would lose what was read before the damage
+    except (pa.ArrowInvalid, OSError):
+        pass  # the end of what was written
+    return pa.Table.from_batches(batches, schema=layout)
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether a run in this folder was killed before it could write its tables."""
+    return (folder / _JOURNAL).is_dir()
+
+
+def _create(folder: Path) -> None:
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RunFolderError(f"{folder}: exists and is not empty; choose another folder with --out, or remove it")
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunFolderError(f"{folder}: cannot be written ({reason}); choose another folder with --out") from error
+
+
+def _column(field: pa.Field, values: Any) -> pa.Array:
+    if field.name == "outcome":
+        return _LABELS.take(pa.array(np.asarray(values, np.int8)))
+    if field.nullable and pa.types.is_integer(field.type):
+        numbers = np.asarray(values, np.int64)
+        return pa.array(numbers, mask=numbers < 0)
+    return pa.array(values, type=field.type)
+
+
+def _to_parquet(source: Path, target: Path) -> None:
+    with pa.memory_map(str(source)) as file, pa.ipc.open_stream(file) as reader:
+        layout = reader.schema
+        texts = [field.name for field in layout if pa.types.is_string(field.type)]
+        deltas = {field.name: "DELTA_BINARY_PACKED" for field in layout if pa.types.is_integer(field.type)}
+        options = {"use_dictionary": texts, "column_encoding": deltas, "compression": "zstd", "compression_level": 1}
+        with pq.ParquetWriter(str(target), layout, **options) as writer:
+            for batch in reader:
+                writer.write_batch(batch)
+
+
+def _atomically(path: Path, write: Any) -> None:
+    """Write under a temporary name, bring it to the disk, rename: a reader sees the whole file or none."""
+    temporary = path.with_name(path.name + ".tmp")
+    write(temporary)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
