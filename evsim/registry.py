@@ -40,14 +40,39 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     },
     "selection": {
         "uniform": ("evsim.selection.uniform:Uniform", "every idle client with the same probability"),
+        "by_samples": ("evsim.selection.by_samples:BySamples", "in proportion to a power of the data size"),
+        "oort": ("evsim.selection.oort:Oort", "clients that still teach and are fast enough (Lai et al. 2021)"),
+        "power_of_choice": (
+            "evsim.selection.power_of_choice:PowerOfChoice",
+            "asks d candidates for their loss, takes the largest (Cho et al. 2020)",
+        ),
+        "power_of_choice_stale": (
+            "evsim.selection.power_of_choice:PowerOfChoiceStale",
+            "as power_of_choice, but by the last known loss: no query (rpow-d)",
+        ),
     },
     "broadcast": {
         "full": ("evsim.algorithms.broadcast:FullModel", "the whole model to every client"),
+        "scaffold": ("evsim.algorithms.scaffold:WithControl", "the model and the server's control variate: 2x"),
     },
     "client_rule": {
         "sgd": ("evsim.algorithms.sgd:Sgd", "local SGD: FedAvg's client (McMahan et al. 2017)"),
+        "adam": ("evsim.algorithms.adam:Adam", "local Adam with fresh moments in every task (Kingma and Ba 2015)"),
+        "fedprox": ("evsim.algorithms.fedprox:FedProx", "local SGD pulled to the received model (Li et al. 2020)"),
+        "fednova": ("evsim.algorithms.fednova:NovaSgd", "local SGD, update divided by its work (Wang et al. 2020)"),
+        "qfedavg": ("evsim.algorithms.qfedavg:FairSgd", "local SGD, update scaled by the loss (Li et al. 2020)"),
+        "scaffold": (
+            "evsim.algorithms.scaffold:ScaffoldSgd",
+            "local SGD with control variates (Karimireddy et al. 2020)",
+        ),
     },
-    "upload": {},
+    "upload": {
+        "top_k": ("evsim.algorithms.top_k:TopK", "the largest entries only, with error feedback (Stich et al. 2018)"),
+        "int8": ("evsim.algorithms.int8:Int8", "8 bits per number, one scale per leaf: 1/4x"),
+        "clip": ("evsim.algorithms.clip:Clip", "an update no longer than a bound"),
+        "local_dp_noise": ("evsim.algorithms.local_dp:LocalDpNoise", "clip and add noise on the client"),
+        "sign_flip": ("evsim.algorithms.attacks:SignFlip", "an attack: malicious clients send minus their update"),
+    },
     "weighting": {
         "samples": ("evsim.algorithms.weighting:BySamples", "a report weighs as many samples as it used"),
         "uniform": ("evsim.algorithms.weighting:Uniform", "every report weighs the same"),
@@ -66,6 +91,15 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     },
     "merge": {
         "mean": ("evsim.algorithms.mean:Mean", "the weighted mean of the updates"),
+        "median": ("evsim.algorithms.robust:Median", "the median of each coordinate (Yin et al. 2018)"),
+        "trimmed_mean": (
+            "evsim.algorithms.robust:TrimmedMean",
+            "the mean of each coordinate without its extremes (Yin et al. 2018)",
+        ),
+        "krum": ("evsim.algorithms.robust:Krum", "the update nearest to its neighbors (Blanchard et al. 2017)"),
+        "multi_krum": ("evsim.algorithms.robust:MultiKrum", "the mean of the updates of lowest Krum scores"),
+        "norm_clip": ("evsim.algorithms.norm_clip:NormClip", "the weighted mean of updates clipped by the server"),
+        "dp": ("evsim.algorithms.dp:DpMean", "DP-FedAvg: clip, sum, noise, fixed divisor (McMahan et al. 2018)"),
         "buffer_mean": (
             "evsim.algorithms.asynchronous:BufferMean",
             "weighted sum over the buffer size: FedBuff as printed",
@@ -74,6 +108,13 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     },
     "server_optimizer": {
         "sgd": ("evsim.algorithms.server_sgd:ServerSgd", "adds the merged update times a learning rate; 1.0 is FedAvg"),
+        "fedavgm": ("evsim.algorithms.fedavgm:FedAvgM", "server momentum, heavy ball or Nesterov (Hsu et al. 2019)"),
+        "fedadagrad": ("evsim.algorithms.adaptive:FedAdagrad", "adaptive server steps (Reddi et al. 2021)"),
+        "fedadam": ("evsim.algorithms.adaptive:FedAdam", "adaptive server steps (Reddi et al. 2021)"),
+        "fedyogi": ("evsim.algorithms.adaptive:FedYogi", "adaptive server steps (Reddi et al. 2021)"),
+        "fednova": ("evsim.algorithms.fednova:FedNova", "restores the scale of normalized updates (Wang et al. 2020)"),
+        "qfedavg": ("evsim.algorithms.qfedavg:QFedAvg", "divides by the sum of h (Li et al. 2020)"),
+        "scaffold": ("evsim.algorithms.scaffold:Scaffold", "moves the model and the control (Karimireddy et al. 2020)"),
     },
     "executor": {
         "serial": ("evsim.training.serial:Serial", "one client after the other: the definition of correct"),

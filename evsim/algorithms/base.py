@@ -281,11 +281,24 @@ class StepInfo:
     seed: int
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class Reports:
+    """The reports of a server step as columns, in (client, task) order."""
+
+    client: IntArray
+    samples: IntArray
+    staleness: IntArray
+
+    def __len__(self) -> int:
+        return len(self.client)
+
+
 class Weighting(ABC):
     """How much each report counts."""
 
     @abstractmethod
-    def weights(self, samples: IntArray, staleness: IntArray) -> dict[str, FloatArray]:
+    def weights(self, reports: Reports) -> dict[str, FloatArray]:
         """Non-negative weights of the reports by payload; the entry "" serves payloads not named."""
 
 

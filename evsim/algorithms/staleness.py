@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, final
 import numpy as np
 from typing_extensions import override
 
-from evsim.algorithms.base import Weighting
+from evsim.algorithms.base import Reports, Weighting
 from evsim.errors import require
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ class PolynomialStaleness(Weighting):
         require(isfinite(self.exponent) and self.exponent >= 0, "exponent must be >= 0", exponent=self.exponent)
 
     @override
-    def weights(self, samples: IntArray, staleness: IntArray) -> dict[str, FloatArray]:
-        return _weights(self.base, samples, np.power(1.0 + staleness, -self.exponent))
+    def weights(self, reports: Reports) -> dict[str, FloatArray]:
+        return _weights(self.base, reports.samples, np.power(1.0 + reports.staleness, -self.exponent))
 
 
 @final
@@ -62,8 +62,10 @@ class HingeStaleness(Weighting):
         require(self.tolerance >= 0, "tolerance must be >= 0", tolerance=self.tolerance)
 
     @override
-    def weights(self, samples: IntArray, staleness: IntArray) -> dict[str, FloatArray]:
-        return _weights(self.base, samples, 1.0 / (self.slope * np.maximum(staleness - self.tolerance, 0) + 1.0))
+    def weights(self, reports: Reports) -> dict[str, FloatArray]:
+        return _weights(
+            self.base, reports.samples, 1.0 / (self.slope * np.maximum(reports.staleness - self.tolerance, 0) + 1.0)
+        )
 
 
 @final
@@ -78,8 +80,10 @@ class ExponentialStaleness(Weighting):
     base: Base = "uniform"
 
     @override
-    def weights(self, samples: IntArray, staleness: IntArray) -> dict[str, FloatArray]:
-        return _weights(self.base, samples, np.where(staleness > 0, np.exp(-(1.0 + staleness)), 1.0))
+    def weights(self, reports: Reports) -> dict[str, FloatArray]:
+        return _weights(
+            self.base, reports.samples, np.where(reports.staleness > 0, np.exp(-(1.0 + reports.staleness)), 1.0)
+        )
 
 
 def _weights(base: Base, samples: IntArray, discount: FloatArray) -> dict[str, FloatArray]:

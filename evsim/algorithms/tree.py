@@ -99,9 +99,15 @@ def dot(a: Tree, b: Tree) -> torch.Tensor:
     return torch.stack([(leaf * b[name]).sum() for name, leaf in a.items()]).sum()
 
 
-def norm(a: Tree) -> torch.Tensor:
-    """Euclidean norm over all leaves of one client, a 0-dim tensor."""
-    total: torch.Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(leaf) for leaf in a.values()]))
+def norm(a: Tree, like: torch.Tensor | None = None) -> torch.Tensor:
+    """Euclidean norm over all leaves, in float64.
+
+    One client's, 0-dim; or one per client where leaves are stacked: `like` then has shape (clients,).
+    """
+    clients = 0 if like is None else like.dim()
+    parts = [leaf.reshape(*leaf.shape[:clients], -1).double() for leaf in a.values()]
+    squares = torch.stack([torch.linalg.vector_norm(part, dim=-1) for part in parts])
+    total: torch.Tensor = torch.linalg.vector_norm(squares, dim=0)
     return total
 
 

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 from typing_extensions import override
 
-from evsim.algorithms.base import Weighting
+from evsim.algorithms.base import Reports, Weighting
 
 if TYPE_CHECKING:
-    from evsim.events import FloatArray, IntArray
+    from evsim.events import FloatArray
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class BySamples(Weighting):
-    """p_k = n_k / sum n: FedAvg as printed (McMahan et al. 2017)."""
+    """p_k = n_k / sum n: FedAvg as printed (McMahan et al. 2017). SCAFFOLD's controls weigh the same (algorithm 1)."""
 
     @override
-    def weights(self, samples: IntArray, staleness: IntArray) -> dict[str, FloatArray]:
-        return {"": samples.astype(np.float64)}
+    def weights(self, reports: Reports) -> dict[str, FloatArray]:
+        return {"": reports.samples.astype(np.float64), "control": np.ones(len(reports))}
 
 
 @final
@@ -30,5 +30,5 @@ class Uniform(Weighting):
     """p_k = 1 / |S|."""
 
     @override
-    def weights(self, samples: IntArray, staleness: IntArray) -> dict[str, FloatArray]:
-        return {"": np.ones(len(samples))}
+    def weights(self, reports: Reports) -> dict[str, FloatArray]:
+        return {"": np.ones(len(reports))}

@@ -1,13 +1,15 @@
 """The learning side of a run: the server's model, the tasks waiting to be trained, and the server step.
 
 Training is deferred: a task's inputs are fixed when it is dispatched, and it is trained when the server uses its
-report. The timeline hears of it only through `Feedback`.
+report. The timeline hears of it only through `Feedback`. Only accepted tasks are ever trained, so a client's state is
+a chain over its accepted tasks: it advances when such a task is resolved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 import numpy as np
@@ -15,19 +17,21 @@ import torch
 
 from evsim import rng
 from evsim.algorithms import tree
-from evsim.algorithms.base import Method, ReportMeta, State, StepInfo
+from evsim.algorithms.base import Method, ReportMeta, Reports, State, StatefulMerge, StepInfo
+from evsim.algorithms.tree import Payload, Tree
 from evsim.events import Feedback, IntArray
 from evsim.training.base import Executor, Job, Result, TrainingData, TrainTask, inputs
+from evsim.training.client_state import ClientStates, States
 from evsim.training.evaluation import evaluate, per_client, summarize
 
 if TYPE_CHECKING:
-    from evsim.algorithms.tree import Payload, Tree
     from evsim.events import FloatArray
     from evsim.training.data.base import FederatedData
 
 __all__ = ["Learning", "Method", "Setting"]
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+_STATES_AT_ONCE = 256 << 20  # bytes of client states handed to the executor in one go
 
 
 @final
@@ -40,12 +44,36 @@ class Setting:
         precision: "float32", "float64", or "bfloat16" (float32 parameters, forward pass under autocast).
         device: where training runs.
         cohort_goal: reports a server step wants; 0 if the aggregator has no such number.
+        state_budget: bytes of client states kept in memory; what is more lies on disk.
+        state_folder: where; None for a temporary folder.
     """
 
     seed: int
     precision: str = "float32"
     device: str = "cpu"
     cohort_goal: int = 0
+    state_budget: int = 1 << 30
+    state_folder: Path | None = None
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    """A dispatched task's inputs."""
+
+    client: int
+    nth: int
+    version: int
+    received: Payload
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Resolved:
+    """A trained task: its update as the server sees it (None: not finite), and its utility."""
+
+    update: Payload | None
+    utility: float
 
 
 @final
@@ -73,9 +101,9 @@ class Learning:
         autocast = setting.precision == "bfloat16"
         job = Job(self._model, method.client_rule, self._data, self._dtype, autocast, self._device, setting.seed)
         self._runner = executor.open(job)
-        self._waiting: dict[int, tuple[int, int, int, Payload]] = {}  # task -> client, nth, version, received
-        self._trained: dict[int, Result] = {}  # trained before they were needed
-        self._client_states: dict[int, dict[str, State]] = {}
+        self._waiting: dict[int, _Waiting] = {}
+        self._early: dict[int, _Resolved] = {}  # trained before the server step that uses them
+        self._states = ClientStates(setting.state_budget, setting.state_folder)
         self._sent: tuple[int, Payload] | None = None
         self.version = 0
 
@@ -90,42 +118,42 @@ class Learning:
         """Fix the inputs of new tasks: they train the current version."""
         received = self._received()
         for task, client, k in zip(tasks.tolist(), clients.tolist(), nth.tolist(), strict=True):
-            self._waiting[task] = (client, k, self.version, received)
+            self._waiting[task] = _Waiting(client, k, self.version, received)
 
     def discard(self, tasks: Iterable[int]) -> None:
         """Forget tasks that will never be used."""
         for task in tasks:
             self._waiting.pop(task, None)
-            self._trained.pop(task, None)
+            self._early.pop(task, None)
 
     def train(self, tasks: IntArray) -> Feedback:
-        """Train tasks now; their updates wait for `apply`. Utilities are those of `apply`."""
-        for result in self._results(sorted(tasks.tolist())):
-            self._trained[result.task.task] = result
-        seen = {task: self._trained[task] for task in tasks.tolist()}
-        return _feedback(tasks, {task: (_utility(result), True) for task, result in seen.items()})
+        """Train accepted tasks now; their updates wait for `apply`. Utilities are those of `apply`."""
+        for task, resolved in self._resolve(self._in_order(tasks)):
+            self._early[task] = resolved
+        return _feedback(tasks, {task: (self._early[task].utility, True) for task in tasks.tolist()})
 
     def apply(self, tasks: IntArray) -> Feedback:
         """Train the tasks, merge their updates in (client, task) order, step the optimizer: the next version.
 
         Without a single finite update nothing changes, and the feedback says so.
+
+        Raises:
+            TrainingError: if the merge needs more updates; the model is then as it was.
         """
-        order = sorted(tasks.tolist(), key=lambda task: (self._waiting[task][0], task))
+        order = self._in_order(tasks)
         metas = [self._meta(task) for task in order]
-        weights = self._method.weighting.weights(
-            np.array([meta.samples for meta in metas]), np.array([meta.staleness for meta in metas])
-        )
+        weights = self._method.weighting.weights(_columns(metas))
         info = StepInfo(self.version, self._n_clients, self._goal, len(order), self._seed)
         acc = self._method.merge.init(self._server, info)
         seen: dict[int, tuple[float, bool]] = {}
-        for position, (result, meta) in enumerate(zip(self._results(order), metas, strict=True)):
-            update = self._accept(result, meta)
-            if update is not None:
+        for position, (task, resolved) in enumerate(self._resolve(order)):
+            if resolved.update is not None:
                 own = {name: float(values[position]) for name, values in weights.items()}
-                acc = self._method.merge.add(acc, update, own, meta)
-            seen[meta.task] = (_utility(result), update is not None)
-        if any(valid for _, valid in seen.values()):
-            self._step(self._method.merge.finish(acc, self._server, info), info)
+                acc = self._method.merge.add(acc, resolved.update, own, metas[position])
+            seen[task] = resolved.utility, resolved.update is not None
+        usable = sum(valid for _, valid in seen.values())
+        if usable:
+            self._step(acc, replace(info, n_reports=usable))
         self.discard(order)
         return _feedback(tasks, seen)
 
@@ -143,16 +171,19 @@ class Learning:
         return {name: leaf.cpu().numpy() for name, leaf in {**params, **buffers}.items()}
 
     def close(self) -> None:
-        """Release the executor."""
+        """Release the executor and the client states."""
         self._runner.close()
+        self._states.close()
 
-    # -- inside -----------------------------------------------------------------------------------------------------
+    # -- the server's state -----------------------------------------------------------------------------------------
 
     def _initial_state(self) -> State:
         # copies, since the module's own tensors are only a template from here on
         params = {name: leaf.detach().clone().double() for name, leaf in self._model.named_parameters()}
         buffers = {name: leaf.detach().clone() for name, leaf in self._model.named_buffers()}
-        return {"model": params, "buffers": buffers, **self._method.server_optimizer.init(params)}
+        merge = self._method.merge
+        kept = merge.init_state(params) if isinstance(merge, StatefulMerge) else {}
+        return {"model": params, "buffers": buffers, **self._method.server_optimizer.init(params), **kept}
 
     def _current(self) -> tuple[Tree, Tree]:
         return tree.cast(self._server["model"], self._dtype), tree.cast(self._server["buffers"], self._dtype)
@@ -164,56 +195,97 @@ class Learning:
             self._sent = self.version, {name: tree.cast(leaves, self._dtype) for name, leaves in message.items()}
         return self._sent[1]
 
-    def _results(self, order: list[int]) -> Iterator[Result]:
-        """Results in the order given; one pass of the executor where no client state is chained between the tasks."""
-        pending = [task for task in order if task not in self._trained]
-        clients = [self._waiting[task][0] for task in pending]
-        if len(set(clients)) == len(clients) or not any(self._client_states.values()):
-            fresh = self._runner.run([self._train_task(task) for task in pending])
-        else:  # a later task of the same client starts from the state the earlier one left
-            fresh = (next(iter(self._runner.run([self._train_task(task)]))) for task in pending)
-        for task in order:
-            yield self._trained[task] if task in self._trained else next(fresh)
+    def _step(self, acc: object, info: StepInfo) -> None:
+        merge, server = self._method.merge, self._server
+        merged = merge.finish(acc, server, info)
+        kept = merge.next_state(acc, server, info) if isinstance(merge, StatefulMerge) else {}
+        if "model" in merged:  # else every report weighs nothing
+            buffers = {name: _averaged(leaf, merged["buffers"][name]) for name, leaf in server["buffers"].items()}
+            stepped = self._method.server_optimizer.apply(server, merged, info)
+            self._server = {**stepped, "buffers": buffers, **kept}
+        self.version += 1
+
+    # -- tasks ------------------------------------------------------------------------------------------------------
+
+    def _in_order(self, tasks: IntArray) -> list[int]:
+        return sorted(tasks.tolist(), key=lambda task: (self._waiting[task].client, task))
 
     def _meta(self, task: int) -> ReportMeta:
-        client, _, version, received = self._waiting[task]
-        samples = self._data.size(client)
+        waiting = self._waiting[task]
+        samples = self._data.size(waiting.client)
         steps = int(self._method.client_rule.schedule.n_steps(np.array([samples]))[0])
-        return ReportMeta(
-            client, task, samples, steps, version, self.version - version, self._seed, self._n_clients, received
-        )
+        staleness = self.version - waiting.version
+        return ReportMeta(waiting.client, task, samples, steps, waiting.version, staleness, self._seed, self._n_clients)
+
+    def _resolve(self, order: Sequence[int]) -> Iterator[tuple[int, _Resolved]]:
+        """Train what is not trained yet; pairs in the order given."""
+        fresh = self._fresh([task for task in order if task not in self._early])
+        for task in order:
+            yield task, self._early[task] if task in self._early else self._finish(next(fresh))
+
+    def _fresh(self, tasks: Sequence[int]) -> Iterator[Result]:
+        """Results in the order given; a later task of a client starts from the state the earlier one left."""
+        for some in self._segments(tasks):
+            yield from self._runner.run([self._train_task(task) for task in some])
+
+    def _segments(self, tasks: Sequence[int]) -> Iterator[list[int]]:
+        """Runs of tasks that can be trained together: all of them unless clients keep states."""
+        if not tasks:
+            return
+        state = self._method.client_rule.init_client(self._waiting[tasks[0]].received)
+        size = sum(leaf.nbytes for leaves in state.values() for leaf in leaves.values())
+        limit = len(tasks) if size == 0 else max(_STATES_AT_ONCE // size, 1)
+        some: list[int] = []
+        for task in tasks:
+            again = size and some and self._waiting[some[-1]].client == self._waiting[task].client
+            if again or len(some) == limit:
+                yield some
+                some = []
+            some.append(task)
+        yield some
 
     def _train_task(self, task: int) -> TrainTask:
-        client, nth, version, received = self._waiting[task]
-        state = self._client_states.get(client, {}).get("rule")
+        waiting = self._waiting[task]
+        state = self._states_of(waiting.client).get("rule")
         if state is None:
-            state = self._method.client_rule.init_client(received)
-        return TrainTask(task, client, nth, version, received, state)
+            state = self._method.client_rule.init_client(waiting.received)
+        return TrainTask(task, waiting.client, waiting.nth, waiting.version, waiting.received, state)
 
-    def _accept(self, result: Result, meta: ReportMeta) -> Payload | None:
-        """The update as the server sees it, float64; None if it is not finite. Keeps the client's next state."""
+    def _finish(self, result: Result) -> _Resolved:
+        """Send the update through the upload chain; the client's states advance if the update is finite."""
+        utility = float(result.mean_square_loss**0.5)  # Oort's statistical utility per sample
         if not tree.is_finite(result.update):
-            return None
-        update = {name: tree.cast(leaves, torch.float64) for name, leaves in result.update.items()}
-        states = {"rule": result.state}
-        old = self._client_states.get(meta.client, {})
+            return _Resolved(None, utility)
+        update, states = self._encode(result)
+        if self._method.upload and not tree.is_finite(update):
+            return _Resolved(None, utility)
+        if any(states.values()):
+            self._states.put(result.task.client, states)
+        return _Resolved(update, utility)
+
+    def _encode(self, result: Result) -> tuple[Payload, States]:
+        task, meta = result.task, self._meta(result.task.task)
+        update = {name: tree.double(leaves) for name, leaves in result.update.items()}
+        states: States = {"rule": result.state}
+        old = self._states_of(task.client) if self._method.upload else {}
         for place, transform in enumerate(self._method.upload):
             name = f"upload{place}"
             state = old[name] if name in old else transform.init_client(update)
-            key = rng.key(self._seed, "upload", place, meta.client, result.task.nth)
+            key = rng.key(self._seed, "upload", place, task.client, task.nth)
             update, states[name] = transform.encode(update, state, meta, key)
-        if any(states.values()):
-            self._client_states[meta.client] = states
-        return update
+        return update, states
 
-    def _step(self, merged: Payload, info: StepInfo) -> None:
-        buffers = self._server["buffers"]
-        if "buffers" in merged:
-            gained = merged["buffers"]
-            buffers = {name: _averaged(leaf, gained[name]) for name, leaf in buffers.items()}
-        stepped = self._method.server_optimizer.apply(self._server, merged, info)
-        self._server = {**stepped, "buffers": buffers}
-        self.version += 1
+    def _states_of(self, client: int) -> States:
+        """A client's states on the device."""
+        return {
+            place: {name: tree.apply(lambda leaf: leaf.to(self._device), leaves) for name, leaves in state.items()}
+            for place, state in self._states.get(client).items()
+        }
+
+
+def _columns(metas: Sequence[ReportMeta]) -> Reports:
+    columns = np.array([(meta.client, meta.samples, meta.staleness) for meta in metas], np.int64).reshape(-1, 3)
+    return Reports(columns[:, 0], columns[:, 1], columns[:, 2])
 
 
 def _averaged(buffer: torch.Tensor, gained: torch.Tensor) -> torch.Tensor:
@@ -222,11 +294,6 @@ def _averaged(buffer: torch.Tensor, gained: torch.Tensor) -> torch.Tensor:
     return total if buffer.is_floating_point() else total.round().to(buffer.dtype)
 
 
-def _utility(result: Result) -> float:
-    """Root of the mean squared per-sample loss (Oort's statistical utility per sample)."""
-    return float(result.mean_square_loss**0.5)
-
-
 def _feedback(tasks: IntArray, seen: Mapping[int, tuple[float, bool]]) -> Feedback:
-    utility, valid = zip(*(seen[task] for task in tasks.tolist()), strict=True)
-    return Feedback(tasks, np.array(utility), np.array(valid))
+    found = [seen[task] for task in tasks.tolist()]
+    return Feedback(tasks, np.array([u for u, _ in found], np.float64), np.array([v for _, v in found], np.bool_))

@@ -1,0 +1,147 @@
+"""Central differential privacy: DP-FedAvg, with adaptive clipping if wanted.
+
+McMahan et al., Learning Differentially Private Recurrent Language Models, ICLR 2018, algorithm 1 (FedAvg with the fixed
+denominator); Andrew et al., Differentially Private Learning with Adaptive Clipping, NeurIPS 2021, algorithm 1.
+
+    D = (sum_k u_k min(1, S / ||u_k||) + N(0, (z_D S)^2)) / m
+
+m is the *expected* cohort, never the number of arrivals, and every report weighs the same. With adaptive clipping
+S <- S exp(-eta_S (b - gamma)), where b = (sum_k ([||u_k|| <= S] - 1/2) + N(0, sigma_b^2)) / m + 1/2 is a noised share.
+Both sums together keep the promise of z when z_D = (z^-2 - (2 sigma_b)^-2)^(-1/2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import exp, isfinite
+from typing import TYPE_CHECKING, final
+
+import torch
+from typing_extensions import override
+
+from evsim import rng
+from evsim.algorithms import tree
+from evsim.algorithms.base import ReportMeta, State, StatefulMerge, StepInfo
+from evsim.algorithms.clip import clipped
+from evsim.algorithms.local_dp import gaussian_noise
+from evsim.errors import PolicyError, TrainingError, require
+
+if TYPE_CHECKING:
+    from evsim.algorithms.tree import Payload
+
+
+@dataclass(frozen=True)
+class DpSum:
+    """What a step has so far: S, the sum of the clipped updates, and sum_k ([||u_k|| <= S] - 1/2)."""
+
+    bound: float
+    total: Payload
+    within: float = 0.0
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DpMean(StatefulMerge[DpSum]):
+    """Clips each update, sums, adds noise, divides by the expected cohort. Any server optimizer may follow.
+
+    `evsim.algorithms.privacy` says what epsilon that gives. Buffers of the model are refused: their averages would
+    leave without noise.
+
+    Attributes:
+        max_norm: S, or where S starts with adaptive clipping.
+        noise_multiplier: z.
+        cohort: m; None takes the aggregator's goal.
+        adaptive: let S follow the gamma-quantile of the norms.
+        target_quantile: gamma.
+        clip_rate: eta_S.
+        count_noise: sigma_b; None takes m / 20.
+    """
+
+    style = "model"
+
+    max_norm: float
+    noise_multiplier: float
+    cohort: int | None = None
+    adaptive: bool = False
+    target_quantile: float = 0.5
+    clip_rate: float = 0.2
+    count_noise: float | None = None
+
+    def __post_init__(self) -> None:
+        z, rate, noise = self.noise_multiplier, self.clip_rate, self.count_noise
+        require(isfinite(self.max_norm) and self.max_norm > 0, "max_norm must be > 0", max_norm=self.max_norm)
+        require(isfinite(z) and z >= 0, "noise_multiplier must be >= 0", noise_multiplier=z)
+        require(self.cohort is None or self.cohort >= 1, "cohort must be >= 1", cohort=self.cohort)
+        require(0 <= self.target_quantile <= 1, "0 <= target_quantile <= 1 must hold", given=self.target_quantile)
+        require(isfinite(rate) and rate > 0, "clip_rate must be > 0", clip_rate=rate)
+        require(noise is None or (isfinite(noise) and noise >= 0), "count_noise must be >= 0", count_noise=noise)
+
+    @property
+    @override
+    def minimum_updates(self) -> int:
+        return 1
+
+    def divisor(self, cohort_goal: int) -> int:
+        """m, the expected cohort.
+
+        Raises:
+            PolicyError: if neither this policy nor the aggregator names one.
+        """
+        if not (self.cohort or cohort_goal):
+            raise PolicyError("merge dp: cohort is not given and the aggregator has no goal; set cohort = N")
+        return self.cohort or cohort_goal
+
+    def sum_multiplier(self, cohort: int) -> float:
+        """z_D: the noise on the sum of updates, in units of S.
+
+        Raises:
+            PolicyError: if the noise on the count alone is less private than promised.
+        """
+        if not self.adaptive or self.noise_multiplier == 0.0:
+            return self.noise_multiplier
+        spare = self.noise_multiplier**-2 - (2 * self._count_noise(cohort)) ** -2
+        if spare <= 0:
+            least = self.noise_multiplier / 2
+            raise PolicyError(f"merge dp: count_noise must be > noise_multiplier / 2 = {least}, or z cannot be kept")
+        return float(spare**-0.5)
+
+    @override
+    def init_state(self, model: Tree) -> State:
+        return {"dp": {"max_norm": torch.tensor(self.max_norm, dtype=torch.float64)}}
+
+    @override
+    def init(self, server: State, info: StepInfo) -> DpSum:
+        if server["buffers"]:
+            raise TrainingError(
+                f"merge dp: the model has buffers ({', '.join(list(server['buffers'])[:3])} ...), whose averages would "
+                "leave without noise; use a model without BatchNorm, such as norm = 'group'"
+            )
+        bound = float(server["dp"]["max_norm"])
+        return DpSum(bound, {"model": tree.zeros(server["model"]), "buffers": {}})
+
+    @override
+    def add(self, acc: DpSum, update: Payload, weight: dict[str, float], meta: ReportMeta) -> DpSum:
+        short = clipped(update["model"], acc.bound)
+        total = {**acc.total, "model": tree.add(acc.total["model"], short)}
+        return DpSum(acc.bound, total, acc.within + (0.5 if short is update["model"] else -0.5))
+
+    @override
+    def finish(self, acc: DpSum, server: State, info: StepInfo) -> Payload:
+        cohort = self.divisor(info.cohort_goal)
+        scale = self.sum_multiplier(cohort) * acc.bound
+        noise = gaussian_noise(acc.total["model"], scale, rng.stream(info.seed, "dp", info.version))
+        noisy = {name: leaf + noise[name].to(leaf) for name, leaf in acc.total["model"].items()}
+        return {**acc.total, "model": tree.scale(noisy, 1 / cohort)}
+
+    @override
+    def next_state(self, acc: DpSum, server: State, info: StepInfo) -> State:
+        if not self.adaptive:
+            return {}
+        cohort = self.divisor(info.cohort_goal)
+        draw = rng.stream(info.seed, "dp-count", info.version).standard_normal()
+        share = (acc.within + self._count_noise(cohort) * draw) / cohort + 0.5
+        bound = acc.bound * exp(-self.clip_rate * (share - self.target_quantile))
+        return {"dp": {"max_norm": torch.tensor(bound, dtype=torch.float64)}}
+
+    def _count_noise(self, cohort: int) -> float:
+        return cohort / 20 if self.count_noise is None else self.count_noise

@@ -1,0 +1,153 @@
+"""What all client rules built on local SGD share; a rule of this family says only what is special about it.
+
+One step is ``v <- momentum v + d`` and ``y <- y - rate v``, where ``d = direction(g + weight_decay y)``: the update of
+``torch.optim.SGD`` (no dampening) with a hook. Momentum starts at zero in every task.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from math import isfinite
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from typing_extensions import override
+
+from evsim.algorithms import tree
+from evsim.algorithms.base import Apply, Carry, ClientRule, LossValue, Schedule, State, Update, Wires, cross_entropy
+from evsim.algorithms.decay import Decay
+from evsim.errors import require
+from evsim.traces.cost import Work
+
+if TYPE_CHECKING:
+    from evsim.algorithms.tree import Payload, Scale, Tree
+    from evsim.events import IntArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalSgd(ClientRule):
+    """A client rule that is local SGD with something special.
+
+    Subclasses implement `direction`; those that send or keep more than the model also override the hooks `init_client`,
+    `wires` and `report`, which by default add nothing.
+
+    Attributes:
+        learning_rate: step size.
+        batch_size: samples per step; the last batch of a pass may be smaller.
+        epochs: passes over the client's samples, each in a fresh order; 1 if neither is given.
+        steps: number of steps instead of passes.
+        momentum: heavy ball, from zero in every task.
+        weight_decay: adds this times the parameters to the gradient; not in the reported loss.
+        decay: how the learning rate falls over server steps; None keeps it.
+    """
+
+    learning_rate: float
+    batch_size: int = 20
+    epochs: int | None = None
+    steps: int | None = None
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    decay: Decay | None = None
+
+    def __post_init__(self) -> None:
+        check_local(self.learning_rate, self.weight_decay)
+        require(0 <= self.momentum < 1, "0 <= momentum < 1 must hold", momentum=self.momentum)
+        _ = self.schedule
+
+    # -- hooks ------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def direction(self, grads: Tree, carry: Carry, received: Payload, state: State) -> Tree:
+        """What to step along instead of the gradient of the mini-batch's mean loss; leafwise."""
+
+    @override
+    def init_client(self, received: Payload) -> State:
+        return {}
+
+    @override
+    def wires(self, model: Wires) -> Wires:
+        return model
+
+    def report(self, delta: Tree, carry: Carry, received: Payload, state: State, steps: torch.Tensor) -> Update:
+        """The update, given what the model gained in `steps` steps."""
+        return Update({"model": delta}, state, {})
+
+    # -- the same for all -------------------------------------------------------------------------------------------
+
+    @property
+    @override
+    def schedule(self) -> Schedule:
+        epochs = 1 if self.epochs is None and self.steps is None else self.epochs
+        return Schedule(self.batch_size, epochs, self.steps)
+
+    @override
+    def work(self, n_samples: IntArray) -> Work:
+        return Work(self.schedule.n_processed(n_samples), np.zeros_like(n_samples))
+
+    @override
+    def begin(self, received: Payload, state: State, version: torch.Tensor) -> Carry:
+        carry = {"train": received["model"]}
+        if self.momentum:
+            carry["velocity"] = tree.zeros(received["model"])
+        if self.decay is not None:
+            carry["rate"] = {"": self.decay.rate(self.learning_rate, version)}
+        return carry
+
+    @override
+    def loss(self, apply: Apply, carry: Carry, buffers: Tree, x: torch.Tensor, y: torch.Tensor) -> LossValue:
+        return cross_entropy(apply, carry, buffers, x, y)
+
+    @override
+    def step(self, carry: Carry, grads: Tree, received: Payload, state: State) -> Carry:
+        if self.weight_decay:
+            grads = tree.add_scaled(grads, carry["train"], self.weight_decay)
+        move = self.direction(grads, carry, received, state)
+        if self.momentum:
+            move = tree.add_scaled(move, carry["velocity"], self.momentum)
+            carry = {**carry, "velocity": move}
+        return {**carry, "train": tree.add_scaled(carry["train"], move, -self.rate(carry))}
+
+    @override
+    def finish(self, carry: Carry, received: Payload, state: State, steps: torch.Tensor) -> Update:
+        delta = tree.sub(carry["train"], received["model"])
+        return self.report(delta, carry, received, state, steps)
+
+    def rate(self, carry: Carry) -> Scale:
+        """The learning rate of this task: a number, or one per client."""
+        return self.learning_rate if self.decay is None else carry["rate"][""]
+
+
+def check_local(learning_rate: float, weight_decay: float) -> None:
+    """Refuse impossible values that all local rules share."""
+    good = isfinite(learning_rate) and learning_rate > 0
+    require(good, "learning_rate must be > 0", learning_rate=learning_rate)
+    require(isfinite(weight_decay) and weight_decay >= 0, "weight_decay must be >= 0", weight_decay=weight_decay)
+
+
+def effective_steps(steps: torch.Tensor, momentum: float, pull: Scale = 0.0) -> torch.Tensor:
+    """norm1(a): how far `steps` unit gradients move a client, in learning rates (Wang et al. 2020, section 3).
+
+    The displacement of local SGD is minus the rate times sum_s a_s g_s. By linearity the sum of a_s is what unit
+    gradients in every step would give, so the rule is run on them: v <- momentum v + 1 - pull d; d <- d + v. This
+    equals the paper's closed forms, a_s = (1 - rho^(tau-s)) / (1 - rho) and a_s = (1 - rate mu)^(tau-1-s), and
+    serves both at once. Valid while all a_s >= 0: pull <= 1.
+
+    Args:
+        steps: executed steps, 0-dim or (clients,).
+        momentum: of the local optimizer.
+        pull: rate times the proximal mu.
+
+    >>> effective_steps(torch.tensor([1, 3]), 0.5)
+    tensor([1.0000, 4.2500], dtype=torch.float64)
+    """
+    moved = torch.zeros_like(steps, dtype=torch.float64)
+    speed = moved
+    if momentum == 0.0 and isinstance(pull, float) and pull == 0.0:
+        return moved + steps
+    for done in range(int(steps.max())):
+        runs = steps > done
+        speed = momentum * speed + 1 - pull * moved
+        moved = torch.where(runs, moved + speed, moved)
+    return moved

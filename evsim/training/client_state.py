@@ -1,0 +1,129 @@
+"""What clients remember between their tasks: a chain of generations per client, stored lazily, spilled to disk.
+
+Only clients that had an accepted task have an entry. A state is never overwritten: accepting a task appends a
+generation, and `snapshot` pins the current ones, so that a checkpoint stays readable while the run goes on.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from safetensors.torch import load_file, save_file
+
+if TYPE_CHECKING:
+    import torch
+
+    from evsim.algorithms.base import State
+
+States = dict[str, "State"]  # by place: "rule", "upload0", ...
+Version = tuple[int, int]  # client, generation
+
+_BUDGET = 1 << 30
+
+
+@final
+class ClientStates:
+    """Client states within a budget of memory; the least recently used ones lie on disk.
+
+    Args:
+        budget: bytes of tensors kept in memory.
+        folder: where the others go; None makes a temporary folder when it is first needed.
+    """
+
+    def __init__(self, budget: int = _BUDGET, folder: Path | None = None) -> None:
+        self._budget, self._folder = budget, folder
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._current: dict[int, int] = {}  # client -> generation
+        self._memory: OrderedDict[Version, States] = OrderedDict()  # least recently used first
+        self._on_disk: set[Version] = set()
+        self._pinned: frozenset[Version] = frozenset()
+        self.bytes_in_memory = 0
+
+    def __len__(self) -> int:
+        return len(self._current)
+
+    def generation(self, client: int) -> int:
+        """How many accepted tasks left a state; 0 for a client that has none."""
+        return self._current.get(client, 0)
+
+    def get(self, client: int, generation: int | None = None) -> States:
+        """The states of a client, {} if it has none; an older generation only while it is pinned."""
+        wanted = (client, self.generation(client) if generation is None else generation)
+        if wanted[1] == 0:
+            return {}
+        if wanted in self._memory:
+            self._memory.move_to_end(wanted)
+            return self._memory[wanted]
+        return _unflatten(load_file(self._path(wanted)))
+
+    def put(self, client: int, states: States) -> int:
+        """Append a generation; returns its number."""
+        old = client, self.generation(client)
+        new = client, old[1] + 1
+        self._current[client] = new[1]
+        self._memory[new] = states
+        self.bytes_in_memory += _n_bytes(states)
+        self._release(old)
+        self._spill()
+        return new[1]
+
+    def snapshot(self) -> dict[int, int]:
+        """Pin the current generations and release those pinned before; returns them by client."""
+        before, self._pinned = self._pinned, frozenset(self._current.items())
+        for version in before - self._pinned:
+            self._release(version)
+        return dict(self._current)
+
+    def close(self) -> None:
+        """Remove the temporary folder."""
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def _release(self, version: Version) -> None:
+        """Forget a generation that is neither current nor pinned."""
+        if version in self._pinned or self._current.get(version[0]) == version[1]:
+            return
+        if version in self._memory:
+            self.bytes_in_memory -= _n_bytes(self._memory.pop(version))
+        if version in self._on_disk:
+            self._on_disk.remove(version)
+            self._path(version).unlink()
+
+    def _spill(self) -> None:
+        while self.bytes_in_memory > self._budget and self._memory:
+            version, states = self._memory.popitem(last=False)
+            self.bytes_in_memory -= _n_bytes(states)
+            if version not in self._on_disk:
+                save_file(_flatten(states), self._path(version))
+                self._on_disk.add(version)
+
+    def _path(self, version: Version) -> Path:
+        if self._folder is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="evsim-clients-")
+            self._folder = Path(self._temporary.name)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder / f"client-{version[0]}-{version[1]}.safetensors"
+
+
+def _flatten(states: States) -> dict[str, torch.Tensor]:
+    return {
+        f"{place}|{payload}|{name}": leaf.contiguous().clone()  # safetensors refuses tensors that share memory
+        for place, state in states.items()
+        for payload, leaves in state.items()
+        for name, leaf in leaves.items()
+    }
+
+
+def _unflatten(tensors: dict[str, torch.Tensor]) -> States:
+    states: States = {}
+    for key, leaf in tensors.items():
+        place, payload, name = key.split("|", 2)
+        states.setdefault(place, {}).setdefault(payload, {})[name] = leaf
+    return states
+
+
+def _n_bytes(states: States) -> int:
+    return sum(leaf.nbytes for state in states.values() for leaves in state.values() for leaf in leaves.values())
