@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -82,6 +83,14 @@ class DeviceSpeed:
         """
         transfer = 1_000 * _REFERENCE_KBIT * (1 / self.download_kbps + 1 / self.upload_kbps)
         return np.asarray(self.compute_ms_per_sample * _REFERENCE_SAMPLES + transfer)
+
+    def fingerprint(self) -> str:
+        """A SHA-256 of all columns and jitters."""
+        jitters = np.array([self.compute_jitter, self.network_jitter])
+        digest = hashlib.sha256()
+        for column in (self.compute_ms_per_sample, self.download_kbps, self.upload_kbps, jitters):
+            digest.update(column.astype("<f8", copy=False).tobytes())
+        return digest.hexdigest()
 
     def _check_lengths(self) -> None:
         lengths = {len(self.compute_ms_per_sample), len(self.download_kbps), len(self.upload_kbps)}

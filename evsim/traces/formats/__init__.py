@@ -1,1 +1,1 @@
-"""traces.formats"""
+"""One reader per trace format."""

@@ -1,0 +1,52 @@
+"""Reading files of any format: the first bytes, JSON, gzip; every failure is a `TraceError` that names the file."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from evsim.errors import TraceError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_HEAD = 65_536
+_GZIP = b"\x1f\x8b"
+
+
+def head(path: Path) -> bytes:
+    """The first bytes of a file, unpacked; nothing if it is a folder or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(2) == _GZIP
+        with gzip.open(path) if zipped else path.open("rb") as file:
+            return file.read(_HEAD)
+    except (OSError, EOFError, zlib.error):
+        return b""
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file, unpacked."""
+    try:
+        raw = path.read_bytes()
+        return gzip.decompress(raw) if raw[:2] == _GZIP else raw
+    except (OSError, EOFError, zlib.error) as error:
+        raise TraceError(f"{path}: cannot be read: {error}") from error
+
+
+def looks_like_json(path: Path) -> bool:
+    """Whether a file begins with a JSON object."""
+    return head(path).lstrip()[:1] == b"{"
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file."""
+    try:
+        loaded = json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise TraceError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(loaded, dict):
+        raise TraceError(f"{path}: a JSON {type(loaded).__name__}; expected an object")
+    return loaded

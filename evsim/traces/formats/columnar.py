@@ -1,0 +1,253 @@
+"""evsim's own trace: a folder with two Parquet tables and a manifest.
+
+- ``availability.parquet``: device, start_ms, stop_ms; one row per interval.
+- ``devices.parquet``: device, and where known period_ms, compute_ms_per_sample, download_kbps, upload_kbps.
+- ``manifest.json``: format, version, counts, units, jitters, where it comes from, size and SHA-256 of both tables.
+
+Files are replaced one by one, the manifest last: a folder written half is refused by its checksums.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evsim.errors import Problem, TraceError, report
+from evsim.traces.availability import AvailabilityTrace
+from evsim.traces.formats._files import read_json_object
+from evsim.traces.speed import DeviceSpeed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from evsim.events import IntArray
+
+FORMAT = "evsim-trace"
+VERSION = 1
+MANIFEST = "manifest.json"
+
+_INTERVALS = "availability.parquet"
+_DEVICES = "devices.parquet"
+_RATES = ("compute_ms_per_sample", "download_kbps", "upload_kbps")
+_UNITS = {
+    "start_ms": "ms since midnight of the first day; the device is online from here",
+    "stop_ms": "ms; the device is offline from here; beyond period_ms the interval goes on at 0",
+    "period_ms": "ms after which the device repeats",
+    "compute_ms_per_sample": "ms, forward pass of one sample",
+    "download_kbps": "kbit/s",
+    "upload_kbps": "kbit/s",
+}
+
+
+def sniff(path: Path) -> bool:
+    """Whether the path is a folder of this format."""
+    return (path / MANIFEST).is_file()
+
+
+def write(
+    folder: Path,
+    *,
+    availability: AvailabilityTrace | None = None,
+    speed: DeviceSpeed | None = None,
+    about: Mapping[str, object] | None = None,
+    replace: bool = False,
+) -> None:
+    """Write a trace folder.
+
+    Args:
+        folder: made if it is not there.
+        availability: of the devices.
+        speed: of the same devices.
+        about: further lines of the manifest, such as source and license.
+        replace: whether a trace that is there already may be replaced.
+
+    Raises:
+        TraceError: if there is a trace already, nothing to write, or the two have unequal numbers of devices.
+    """
+    tables = _tables(availability, speed)
+    if sniff(folder) and not replace:
+        raise TraceError(f"{folder}: a trace is there already; expected a new folder")
+    manifest = {"format": FORMAT, "version": VERSION, **(about or {}), **_facts(availability, speed)}
+    files = {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, table in tables.items():
+            content = _parquet(table)
+            _replace(folder / name, content)
+            files[name] = {"sha256": _sha256(content), "bytes": len(content), "rows": table.num_rows}
+        text = json.dumps({**manifest, "units": _UNITS, "files": files}, indent=2) + "\n"
+        _replace(folder / MANIFEST, text.encode())
+    except OSError as error:
+        raise TraceError(f"{folder}: cannot be written: {error}") from error
+
+
+def read_availability(path: Path) -> AvailabilityTrace:
+    """The availability in a trace folder.
+
+    Raises:
+        TraceError: if the manifest is not one, or a table is missing, truncated, altered or lacks a column.
+    """
+    manifest = _manifest(path)
+    devices = _columns(path, manifest, _DEVICES, ("device", "period_ms"))
+    rows = _columns(path, manifest, _INTERVALS, ("device", "start_ms", "stop_ms"))
+    n = _device_count(path, devices["device"])
+    trace = AvailabilityTrace.from_intervals(
+        rows["device"], rows["start_ms"], rows["stop_ms"], n_devices=n, period=devices["period_ms"]
+    )
+    counts = (trace.merged + _count(manifest, "merged"), trace.dropped + _count(manifest, "dropped"))
+    return AvailabilityTrace(trace.offsets, trace.starts, trace.stops, trace.period, *counts)
+
+
+def read_speed(path: Path) -> DeviceSpeed:
+    """The device speeds in a trace folder.
+
+    Raises:
+        TraceError: as `read_availability`.
+    """
+    manifest = _manifest(path)
+    columns = _columns(path, manifest, _DEVICES, ("device", *_RATES))
+    _device_count(path, columns["device"])
+    return DeviceSpeed(
+        **{name: columns[name] for name in _RATES},
+        compute_jitter=_jitter(path, manifest, "compute_jitter"),
+        network_jitter=_jitter(path, manifest, "network_jitter"),
+    )
+
+
+def _tables(availability: AvailabilityTrace | None, speed: DeviceSpeed | None) -> dict[str, pa.Table]:
+    import pyarrow as pa
+
+    sizes = {part.n_devices for part in (availability, speed) if part is not None}
+    if len(sizes) != 1:
+        given = f"devices: {sorted(sizes)}" if sizes else "neither availability nor speed"
+        raise TraceError(f"{given}; expected one number of devices for availability and speed")
+    columns: dict[str, Any] = {"device": np.arange(sizes.pop(), dtype=np.int32)}
+    tables = {}
+    if availability is not None:
+        of = np.repeat(columns["device"], np.diff(availability.offsets))
+        tables[_INTERVALS] = pa.table({"device": of, "start_ms": availability.starts, "stop_ms": availability.stops})
+        columns["period_ms"] = availability.period
+    if speed is not None:
+        columns |= {name: getattr(speed, name) for name in _RATES}
+    return {**tables, _DEVICES: pa.table(columns)}
+
+
+def _facts(availability: AvailabilityTrace | None, speed: DeviceSpeed | None) -> dict[str, object]:
+    facts: dict[str, object] = {}
+    if availability is not None:
+        facts |= {"devices": availability.n_devices, "intervals": availability.n_intervals}
+        facts |= {"merged": availability.merged, "dropped": availability.dropped}
+        facts |= {"availability_fingerprint": availability.fingerprint()}
+    if speed is not None:
+        facts |= {"devices": speed.n_devices, "compute_jitter": speed.compute_jitter}
+        facts |= {"network_jitter": speed.network_jitter, "speed_fingerprint": speed.fingerprint()}
+    return facts
+
+
+def _parquet(table: pa.Table) -> bytes:
+    import pyarrow.parquet as pq
+
+    content = BytesIO()
+    pq.write_table(table, content, compression="zstd", compression_level=9)
+    return content.getvalue()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    passing = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        passing.write_bytes(content)
+        passing.replace(path)
+    finally:
+        passing.unlink(missing_ok=True)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    where = path / MANIFEST
+    if not where.is_file():
+        raise TraceError(f"{where}: no such file; expected a trace folder with {MANIFEST}")
+    manifest = read_json_object(where)
+    problems = []
+    if manifest.get("format") != FORMAT:
+        problems.append(Problem("format", repr(manifest.get("format")), repr(FORMAT)))
+    if manifest.get("version") != VERSION:
+        hint = "a newer evsim wrote it" if isinstance(manifest.get("version"), int) else ""
+        problems.append(Problem("version", repr(manifest.get("version")), str(VERSION), hint))
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(_is_entry(entry) for entry in files.values()):
+        problems.append(Problem("files", repr(files)[:80], "a table of file names, each with its sha256"))
+    elif unknown := sorted(set(files) - {_INTERVALS, _DEVICES}):  # so that no name can lead out of the folder
+        problems.append(Problem("files", ", ".join(map(repr, unknown)), f"{_INTERVALS} and {_DEVICES} only"))
+    if problems:
+        raise TraceError(f"{where}: {report(problems)}")
+    return manifest
+
+
+def _is_entry(entry: object) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("sha256"), str)
+
+
+def _columns(path: Path, manifest: dict[str, Any], name: str, wanted: tuple[str, ...]) -> dict[str, Any]:
+    """The wanted columns of one table as arrays, after its checksum was found right."""
+    if name not in manifest["files"]:
+        raise TraceError(f"{path}: holds no {name}; this trace has {', '.join(sorted(manifest['files']))}")
+    content = _checked(path / name, manifest["files"][name]["sha256"])
+    table = _table(path / name, content)
+    missing = [column for column in wanted if column not in table.column_names]
+    if missing:
+        raise TraceError(f"{path / name}: lacks {', '.join(missing)}; it has {', '.join(table.column_names)}")
+    if holes := [column for column in wanted if table[column].null_count]:
+        raise TraceError(f"{path / name}: empty cells in {', '.join(holes)}; expected a number in each row")
+    return {column: table[column].to_numpy() for column in wanted}
+
+
+def _checked(path: Path, expected: str) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read: {error}") from error
+    if _sha256(content) != expected:
+        raise TraceError(
+            f"{path}: sha256 {_sha256(content)}, {len(content)} bytes; expected {expected}; "
+            "the file is truncated or altered: fetch or generate the trace again"
+        )
+    return content
+
+
+def _table(path: Path, content: bytes) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(pa.BufferReader(content))
+    except (pa.ArrowException, OSError) as error:
+        raise TraceError(f"{path}: not readable as Parquet: {error}") from error
+
+
+def _device_count(path: Path, devices: IntArray) -> int:
+    if not np.array_equal(devices, np.arange(len(devices))):
+        raise TraceError(f"{path / _DEVICES}: devices are not numbered 0, 1, 2, ... in order")
+    return len(devices)
+
+
+def _count(manifest: dict[str, Any], name: str) -> int:
+    value = manifest.get(name, 0)
+    return value if isinstance(value, int) else 0
+
+
+def _jitter(path: Path, manifest: dict[str, Any], name: str) -> float:
+    value = manifest.get(name, 0.0)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TraceError(f"{path / MANIFEST}: {name} is {value!r}; expected a number")
+    return float(value)

@@ -1,0 +1,112 @@
+"""FedScale's ``client_behave_trace`` and ``client_device_capacity``: pickles (or JSON copies) of one record per device.
+
+A behavior record has ``active`` and ``inactive``, starts and ends in seconds since the trace's start, and
+``finish_time``, the length of its own trace in seconds, after which FedScale repeats it. A capacity record has
+``computation``, ms per sample of a forward pass, and ``communication``, kbit/s in both directions (Lai et al.,
+FedScale, ICML 2022).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evsim.errors import TraceError
+from evsim.traces.availability import AvailabilityTrace
+from evsim.traces.formats._files import head, looks_like_json, read_json_object
+from evsim.traces.formats.unpickle import load_plain
+from evsim.traces.speed import DeviceSpeed
+from evsim.units import MS_PER_SECOND
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from evsim.events import IntArray
+
+_BEHAVIOR = ("active", "inactive", "finish_time")
+_CAPACITY = ("computation", "communication")
+_PICKLE = b"\x80"
+_OLD_PICKLE = (b"(dp", b"(lp")
+
+
+def sniff(path: Path) -> bool:
+    """Whether the path is a pickle, or JSON with FedScale's fields."""
+    begin = head(path)
+    if looks_like_json(path):
+        return b'"inactive"' in begin or (b'"computation"' in begin and b'"communication"' in begin)
+    return begin[:1] == _PICKLE or begin.startswith(_OLD_PICKLE)
+
+
+def read_availability(path: Path) -> AvailabilityTrace:
+    """The availability in a ``client_behave_trace``.
+
+    As FedScale's readers do, the shorter of `active` and `inactive` counts, and what lies beyond `finish_time` is never
+    reached: it is cut.
+
+    Raises:
+        TraceError: naming the device, if a record lacks a field or holds an impossible interval.
+    """
+    records = _records(path, _BEHAVIOR)
+    names = [str(name) for name in records]
+    pairs = [_pairs(path, name, record) for name, record in records.items()]
+    period = np.array([_finish_ms(path, name, record) for name, record in records.items()], np.int64)
+    device = np.repeat(np.arange(len(pairs)), [len(pair) for pair in pairs])
+    start, stop = np.concatenate(pairs).T if pairs else np.zeros((2, 0), np.int64)
+    inside = start < period[device]
+    cut = np.where(stop > start, np.minimum(stop, period[device]), stop)
+    trace = AvailabilityTrace.from_intervals(
+        device[inside], start[inside], cut[inside], n_devices=len(names), period=period, names=names
+    )
+    dropped = trace.dropped + int((~inside).sum())
+    return AvailabilityTrace(trace.offsets, trace.starts, trace.stops, trace.period, trace.merged, dropped)
+
+
+def read_speed(path: Path) -> DeviceSpeed:
+    """The device speeds in a ``client_device_capacity``; FedScale has one rate for both directions and no jitter.
+
+    Raises:
+        TraceError: naming the device, if a record lacks a field or holds an impossible speed.
+    """
+    records = _records(path, _CAPACITY)
+    values = [[_number(path, name, record, field) for field in _CAPACITY] for name, record in records.items()]
+    compute, kbps = np.array(values, np.float64).reshape(-1, 2).T
+    return DeviceSpeed(compute, kbps, kbps)
+
+
+def _records(path: Path, wanted: tuple[str, ...]) -> dict[Any, dict[str, Any]]:
+    loaded = read_json_object(path) if looks_like_json(path) else load_plain(path)
+    if not isinstance(loaded, dict):
+        raise TraceError(f"{path}: holds a {type(loaded).__name__}; expected a dict of one record per device")
+    for name, record in loaded.items():
+        missing = [field for field in wanted if not isinstance(record, dict) or field not in record]
+        if missing:
+            raise TraceError(f"{path}: device {name!r} lacks {', '.join(missing)}; expected {', '.join(wanted)}")
+    return loaded
+
+
+def _pairs(path: Path, name: object, record: dict[str, Any]) -> IntArray:
+    """Starts and stops in ms, (intervals, 2)."""
+    try:
+        columns = [np.asarray(record[field], dtype=np.float64).ravel() for field in ("active", "inactive")]
+    except (TypeError, ValueError) as error:
+        raise TraceError(f"{path}: device {name!r}: active and inactive must be lists of seconds: {error}") from error
+    length = min(len(column) for column in columns)
+    pairs = np.stack([column[:length] for column in columns], axis=1)
+    if not np.isfinite(pairs).all():
+        raise TraceError(f"{path}: device {name!r}: active and inactive must be finite numbers of seconds")
+    return np.rint(pairs * MS_PER_SECOND).astype(np.int64)
+
+
+def _finish_ms(path: Path, name: object, record: dict[str, Any]) -> int:
+    finish = _number(path, name, record, "finish_time")
+    if not 0 < finish < np.inf:
+        raise TraceError(f"{path}: device {name!r}: finish_time is {finish}; expected a number of seconds > 0")
+    return round(finish * MS_PER_SECOND)
+
+
+def _number(path: Path, name: object, record: dict[str, Any], field: str) -> float:
+    value = record[field]
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TraceError(f"{path}: device {name!r}: {field} is {value!r}; expected a number")
+    return float(value)

@@ -1,0 +1,194 @@
+"""Where a trace comes from: a bundled one by name, a file of any known format, or a table of generator parameters."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from evsim import registry, resources
+from evsim.errors import EvsimError, PolicyError, Problem, TraceError, report, suggest
+from evsim.traces.availability import AvailabilityTrace
+from evsim.traces.speed import DeviceSpeed
+from evsim.traces.synthetic import SyntheticAvailability, SyntheticSpeed
+
+Spec = str | Mapping[str, object]
+
+_P = TypeVar("_P", SyntheticAvailability, SyntheticSpeed)
+_RATES = ("compute_ms_per_sample", "download_kbps", "upload_kbps")
+_JITTERS = ("compute_jitter", "network_jitter")
+_PRESETS: dict[str, Callable[[], SyntheticAvailability]] = {
+    "phones": SyntheticAvailability,
+    "charging_only": SyntheticAvailability.charging_only,
+}
+
+
+def load_availability(spec: Spec, *, n_devices: int, seed: int, folder: Path) -> AvailabilityTrace:
+    """The availability of trace devices.
+
+    Args:
+        spec: "always"; the name of a bundled trace; a path; a table with `path`, and optionally `format` and options of
+            that format; or a table of `SyntheticAvailability` parameters, optionally with `preset` ("phones",
+            "charging_only"), `devices` and `seed`.
+        n_devices: how many devices "always" has, and how many are generated unless the table says.
+        seed: of generated traces, unless the table says.
+        folder: where relative paths begin.
+
+    Raises:
+        TraceError: if there is no such trace, it cannot be used, or the table is wrong; lists all that is wrong in it.
+    """
+    if spec == "always":
+        return AvailabilityTrace.always(n_devices)
+    if isinstance(spec, str) or "path" in spec:
+        trace: AvailabilityTrace = _from_file("availability", spec, folder)
+        return trace
+    table = dict(spec)
+    preset = table.pop("preset", "phones")
+    if not isinstance(preset, str) or preset not in _PRESETS:
+        raise TraceError(f"availability.preset: {preset!r}; {suggest(str(preset), _PRESETS)}")
+    model, n, own_seed = _generator("availability", _PRESETS[preset](), table, n_devices, seed)
+    return model.generate(n, own_seed)
+
+
+def load_speed(spec: Spec, *, n_devices: int, seed: int, folder: Path) -> DeviceSpeed:
+    """The speed of trace devices.
+
+    Args:
+        spec: the name of a bundled trace; a path; a table with `path`; a table with `compute_ms_per_sample`,
+            `download_kbps` and `upload_kbps` for equal devices, optionally with jitters; or a table of `SyntheticSpeed`
+            parameters, optionally with `devices` and `seed`.
+        n_devices: as for `load_availability`.
+        seed: as for `load_availability`.
+        folder: as for `load_availability`.
+
+    Raises:
+        TraceError: as `load_availability`.
+    """
+    if isinstance(spec, str) or "path" in spec:
+        speed: DeviceSpeed = _from_file("speed", spec, folder)
+        return speed
+    if any(name in spec for name in _RATES):
+        return _equal_devices(spec, n_devices)
+    model, n, own_seed = _generator("speed", SyntheticSpeed(), dict(spec), n_devices, seed)
+    return model.generate(n, own_seed)
+
+
+def recognize(path: Path) -> str:
+    """The format of a trace file or folder, by its content.
+
+    Raises:
+        TraceError: if there is nothing at the path, or no format claims it.
+    """
+    if not path.exists():
+        raise TraceError(f"{path}: no such file or folder")
+    kinds = registry.entries("trace_format")
+    for kind in kinds:
+        if registry.load("trace_format", kind).sniff(path):
+            return kind
+    raise TraceError(f"{path}: not a trace of a known format; say which with format = ... (known: {', '.join(kinds)})")
+
+
+def _from_file(what: str, spec: Spec, folder: Path) -> Any:
+    table = {"path": spec} if isinstance(spec, str) else dict(spec)
+    path = table.pop("path")
+    if not isinstance(path, str):
+        raise TraceError(f"{what}.path: {path!r}; expected text")
+    place = _locate(what, path, folder)
+    kind = table.pop("format", None) or recognize(place)
+    reader = _reader(what, str(kind), folder)
+    known = list(inspect.signature(reader).parameters)[1:]
+    if unknown := [name for name in table if name not in known]:
+        problems = [
+            Problem(f"{what}.{name}", "unknown key", "", suggest(name, ("path", "format", *known))) for name in unknown
+        ]
+        raise TraceError(report(problems))
+    return reader(place, **table)
+
+
+def _locate(what: str, path: str, folder: Path) -> Path:
+    """The bundled trace of that name, otherwise a path in the folder; "./phones" is always a path."""
+    bundled = resources.bundled_trace(path)
+    if bundled is not None:
+        return bundled
+    there = folder / Path(path).expanduser()
+    if not there.exists():
+        names = [found.name for found in resources.bundled("traces")] + ["always"] * (what == "availability")
+        raise TraceError(
+            f"{what}: {path!r} is neither a path below {folder} nor a trace's name; {suggest(path, names)}"
+        )
+    return there
+
+
+def _reader(what: str, kind: str, folder: Path) -> Callable[..., Any]:
+    try:
+        module = registry.load("trace_format", kind, folder)
+    except EvsimError as error:
+        raise TraceError(f"{what}.format: {error}") from error
+    reader = getattr(module, f"read_{what}", None)
+    if not callable(reader):
+        raise TraceError(f"{what}.format: {kind!r} has no read_{what}; it cannot be read as {what}")
+    return reader  # type: ignore[no-any-return]  # a module's attribute
+
+
+def _generator(what: str, preset: _P, table: dict[str, object], n: int, seed: int) -> tuple[_P, int, int]:
+    """The generator a table describes, how many devices, which seed."""
+    kind = table.pop("kind", "synthetic")
+    defaults: dict[str, object] = {"devices": n, "seed": seed}
+    defaults |= {field.name: getattr(preset, field.name) for field in fields(preset)}
+    problems = [Problem(f"{what}.kind", repr(kind), "'synthetic'")] if kind != "synthetic" else []
+    problems += [
+        _complaint(what, name, value, defaults) for name, value in table.items() if _wrong(name, value, defaults)
+    ]
+    if problems:
+        raise TraceError(report(problems))
+    values = {name: _converted(value, defaults[name]) for name, value in (defaults | table).items()}
+    count, own_seed = values.pop("devices"), values.pop("seed")
+    try:
+        return type(preset)(**values), count, own_seed
+    except PolicyError as error:
+        raise TraceError(f"{what}: {error}") from error
+
+
+def _wrong(name: str, value: object, defaults: dict[str, object]) -> bool:
+    if name not in defaults:
+        return True
+    if isinstance(defaults[name], tuple):
+        return not (isinstance(value, list | tuple) and all(_is_number(item) for item in value))
+    if isinstance(defaults[name], int):
+        return not isinstance(value, int) or isinstance(value, bool) or (name == "devices" and value < 1)
+    return not _is_number(value)
+
+
+def _complaint(what: str, name: str, value: object, defaults: dict[str, object]) -> Problem:
+    where = f"{what}.{name}"
+    if name not in defaults:
+        return Problem(where, "unknown key", "", suggest(name, defaults))
+    if isinstance(defaults[name], tuple):
+        return Problem(where, repr(value), "a list of numbers")
+    least = " >= 1" if name == "devices" else ""
+    return Problem(where, repr(value), f"a whole number{least}" if isinstance(defaults[name], int) else "a number")
+
+
+def _converted(value: Any, default: object) -> Any:
+    if isinstance(default, tuple):
+        return tuple(float(item) for item in value)
+    return value if isinstance(default, int) else float(value)
+
+
+def _equal_devices(spec: Mapping[str, object], n: int) -> DeviceSpeed:
+    names = (*_RATES, *_JITTERS)
+    problems = [Problem(f"speed.{name}", "unknown key", "", suggest(name, names)) for name in spec if name not in names]
+    problems += [Problem(f"speed.{name}", "missing", "a number") for name in _RATES if name not in spec]
+    values = {name: spec[name] for name in names if name in spec}
+    problems += [Problem(f"speed.{k}", repr(v), "a number") for k, v in values.items() if not _is_number(v)]
+    if problems:
+        raise TraceError(report(problems))
+    rates = {name: [value] * n for name, value in values.items() if name in _RATES}
+    jitters = {name: value for name, value in values.items() if name in _JITTERS}
+    return DeviceSpeed(**rates, **jitters)  # type: ignore[arg-type]  # checked above
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
