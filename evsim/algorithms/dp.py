@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import exp, isfinite
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import torch
 from typing_extensions import override
@@ -24,10 +24,8 @@ from evsim.algorithms import tree
 from evsim.algorithms.base import ReportMeta, State, StatefulMerge, StepInfo
 from evsim.algorithms.clip import clipped
 from evsim.algorithms.local_dp import gaussian_noise
+from evsim.algorithms.tree import Payload, Tree
 from evsim.errors import PolicyError, TrainingError, require
-
-if TYPE_CHECKING:
-    from evsim.algorithms.tree import Payload
 
 
 @dataclass(frozen=True)
