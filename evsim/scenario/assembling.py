@@ -11,9 +11,10 @@ from typing import Any
 from evsim import registry
 from evsim.algorithms.compositions import COMPOSITIONS
 from evsim.errors import ScenarioError, report, suggest
-from evsim.scenario import together
+from evsim.scenario import sources, together
 from evsim.scenario.checking import Checker
 from evsim.scenario.layers import Layer, Tables, fail, merge, origin_of, origins
+from evsim.scenario.tables import PopulationTable
 
 #: What a scenario means when it says nothing.
 DEFAULTS: Tables = {
@@ -45,7 +46,11 @@ def assemble(cls: type, layers: Sequence[Layer], *, name: str, folder: Path) -> 
     said = origins(layers)
     checker = Checker(partial(origin_of, said), folder)
     values = checker.values(cls, merge(defaults, stated), "")
-    for problem in together.problems(_with_defaults(cls, values)):
+    everything = _with_defaults(cls, values)
+    found = together.problems(everything)
+    if isinstance(everything["population"], PopulationTable):
+        found += sources.problems(everything["population"], folder)
+    for problem in found:
         checker.add(problem.where, problem.given, problem.expected, problem.hint)
     if checker.problems:
         raise ScenarioError(report(checker.problems))

@@ -1,0 +1,16 @@
+"""The command line: thin commands over the public API; nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+from evsim.cli.base import app
+from evsim.cli.look_commands import check, describe, list_kinds
+from evsim.cli.run_command import run
+from evsim.cli.trace_commands import traces
+
+__all__ = ["app"]
+
+app.command()(run)
+app.command()(check)
+app.command(name="list")(list_kinds)
+app.command()(describe)
+app.add_typer(traces, name="traces")

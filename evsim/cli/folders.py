@@ -1,0 +1,49 @@
+"""Where runs go when the user does not say."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from evsim.errors import Problem, RunFolderError, report
+
+_RUNS = Path("runs")
+
+
+@contextmanager
+def claimed(out: Path | None, name: str) -> Iterator[Path]:
+    """The folder to run in: the one asked for, else the next free ``runs/<name>-<n>``, removed if nothing came of it.
+
+    Raises:
+        RunFolderError: if no folder can be made.
+    """
+    if out is not None:
+        yield out
+        return
+    folder = _claim(name)
+    try:
+        yield folder
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _claim(name: str) -> Path:
+    for number in itertools.count(1):
+        folder = _RUNS / f"{name}-{number}"
+        try:
+            folder.mkdir(parents=True)  # fails if it exists: two runs at a time never share a folder
+        except FileExistsError:
+            if _RUNS.is_dir():
+                continue
+            raise _refused(folder, "runs is a file") from None
+        except OSError as error:
+            raise _refused(folder, error.strerror or str(error)) from error
+        return folder
+    raise AssertionError  # count never ends
+
+
+def _refused(folder: Path, why: str) -> RunFolderError:
+    return RunFolderError(report([Problem(str(folder), why, "a folder that can be made", "choose one with --out DIR")]))

@@ -1,0 +1,66 @@
+"""Commands that look and change nothing: check, list, describe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evsim.cli.base import Overrides, say, say_table
+
+
+def check(
+    scenario: Annotated[str, typer.Argument(help="A scenario file, a run folder, or the name of a bundled scenario.")],
+    override: Overrides = None,
+) -> None:
+    """Check a scenario and say what it means; every problem is reported at once."""
+    from evsim.scenario import Scenario
+    from evsim.scenario.words import in_words
+
+    found = Scenario.load(scenario, override or ())
+    say_table(in_words(found))
+    say(f"{scenario}: fine")
+
+
+def list_kinds(
+    slot: Annotated[str | None, typer.Argument(help="One slot; default: all of them.")] = None,
+) -> None:
+    """List what can be plugged in, by slot; and the algorithms, scenarios and traces that ship."""
+    from evsim.cli.catalog import catalog
+
+    for name, rows in catalog(slot).items():
+        say(name)
+        say_table([("", *row) for row in rows] or [("", "(nothing)")])
+
+
+def describe(
+    path: Annotated[str, typer.Argument(help="A scenario, a run folder, a trace, or the name of a bundled one.")],
+) -> None:
+    """Describe a trace, a scenario or a run in words and numbers."""
+    from evsim.cli.catalog import kind_of_path
+
+    _DESCRIBERS[kind_of_path(path)](path)
+
+
+def _describe_scenario(path: str) -> None:
+    from evsim.scenario import Scenario
+    from evsim.scenario.words import in_words
+
+    say_table(in_words(Scenario.load(path)))
+
+
+def _describe_run(path: str) -> None:
+    from evsim.results import load_run
+    from evsim.results.summary import summary_table
+
+    say_table(summary_table(load_run(Path(path))))
+
+
+def _describe_trace(path: str) -> None:
+    from evsim.cli.trace_commands import show
+
+    show(path)
+
+
+_DESCRIBERS = {"scenario": _describe_scenario, "run": _describe_run, "trace": _describe_trace}

@@ -1,0 +1,48 @@
+"""``evsim run``: one scenario, from file to run folder, table and plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from evsim.cli.base import INTERRUPTED, Overrides, say, say_table
+
+_PLOT = "run.png"
+
+
+def run(
+    scenario: Annotated[str, typer.Argument(help="A scenario file, a run folder, or the name of a bundled scenario.")],
+    override: Overrides = None,
+    seed: Annotated[int | None, typer.Option(help="Same as -o seed=N.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; default: the next free runs/<name>-<n>.")] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where training runs.")] = "auto",
+    profile: Annotated[bool, typer.Option("--profile", help="Say where the wall-clock time went.")] = False,
+) -> None:
+    """Run a scenario and write its run folder, with a plot."""
+    from evsim.cli.folders import claimed
+    from evsim.cli.progress import progress
+    from evsim.scenario import Scenario
+    from evsim.simulation import Simulation
+
+    seeds = [] if seed is None else [f"seed={seed}"]
+    chosen = Scenario.load(scenario, [*(override or ()), *seeds])
+    with claimed(out, chosen.name) as folder, progress(chosen.start) as show:
+        Simulation(chosen, device=device).run(folder, show)
+    if conclude(folder) == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+
+
+def conclude(folder: Path) -> str:
+    """Say what came out of a run, draw it, and return why it ended."""
+    from evsim.results import load_run
+    from evsim.results.plots import plot_run
+    from evsim.results.summary import summary_table
+
+    found = load_run(folder)
+    say_table(summary_table(found))
+    plot_run(found, folder / _PLOT)
+    say(f"run folder  {folder}")
+    say(f"plot        {folder / _PLOT}")
+    return str(found.manifest["end"]["reason"])

@@ -1,0 +1,53 @@
+"""Whether the traces a scenario names can be there, without reading them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from evsim.errors import Problem, TraceError
+from evsim.resources import bundled_trace
+from evsim.scenario.tables import PopulationTable
+from evsim.traces.sources import load_availability, load_speed
+
+_LOADERS: dict[str, Callable[..., object]] = {"availability": load_availability, "speed": load_speed}
+_HEAD = re.compile(r"\d+ problems?")
+
+
+def problems(population: PopulationTable, folder: Path) -> Iterator[Problem]:
+    """Everything wrong with the sources of availability and speed; `where` is a dotted key."""
+    for axis, loader in _LOADERS.items():
+        spec = getattr(population, axis)
+        if _is_cheap(spec, folder):
+            continue
+        small = {**spec, "devices": 1} if isinstance(spec, Mapping) and "path" not in spec and _counts(spec) else spec
+        try:
+            loader(small, n_devices=1, seed=0, folder=folder)
+        except TraceError as error:
+            yield from (_problem(line, axis) for line in _lines(str(error)))
+
+
+def _is_cheap(spec: str | dict[str, Any], folder: Path) -> bool:
+    """Whether a source names a file that is there: it is read when the run starts."""
+    path = spec.get("path") if isinstance(spec, dict) else spec
+    return isinstance(path, str) and (bundled_trace(path) is not None or (folder / path).exists())
+
+
+def _counts(spec: Mapping[str, Any]) -> bool:
+    """Whether the table asks for a number of devices that is fine: one will do to check the rest."""
+    count = spec.get("devices")
+    return isinstance(count, int) and not isinstance(count, bool) and count >= 1
+
+
+def _lines(message: str) -> list[str]:
+    """The problems in a message of `errors.report`."""
+    first, *rest = message.splitlines()
+    return [line.strip() for line in rest] if rest and _HEAD.fullmatch(first) else [message]
+
+
+def _problem(line: str, axis: str) -> Problem:
+    """A problem that says where it is as ``availability.days: ...``, one table further up."""
+    match = re.match(rf"({axis}(?:\.\w+)*): (.*)", line, re.DOTALL)
+    return Problem(f"population.{match[1]}", match[2], "") if match else Problem(f"population.{axis}", line, "")
