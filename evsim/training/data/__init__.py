@@ -1,1 +1,1 @@
-"""training.data"""
+"""Data sets and how they are dealt to clients."""

@@ -1,0 +1,161 @@
+"""Data sets, partitions, and the two joined: what each client has and what the server tests on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evsim import rng
+from evsim.errors import DataError, require
+from evsim.events import IntArray
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """A data set as arrays.
+
+    Attributes:
+        x: (N, ...) float32 inputs or int64 token ids.
+        y: (N,) labels in 0..n_classes - 1.
+        n_classes: number of labels.
+        groups: (N,) natural client of each sample, -1 for none; None if the data set has no natural clients.
+        name: for messages.
+        n_tokens: size of the vocabulary if x holds token ids.
+    """
+
+    x: NDArray[Any]
+    y: IntArray
+    n_classes: int
+    groups: IntArray | None
+    name: str
+    n_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.x) == len(self.y) > 0:
+            raise DataError(
+                f"{self.name}: {len(self.x)} inputs and {len(self.y)} labels; expected as many, at least one"
+            )
+        if self.groups is not None and len(self.groups) != len(self.y):
+            raise DataError(f"{self.name}: {len(self.groups)} client ids for {len(self.y)} samples; expected as many")
+        wrong = np.flatnonzero((self.y < 0) | (self.y >= self.n_classes))
+        if len(wrong):
+            raise DataError(
+                f"{self.name}: label {self.y[wrong[0]]} of sample {wrong[0]} is not in 0..{self.n_classes - 1}"
+            )
+        if np.issubdtype(self.x.dtype, np.floating) and not np.isfinite(self.x).all():
+            raise DataError(f"{self.name}: inputs hold numbers that are not finite")
+
+
+class DataSet(ABC):
+    """Where samples come from; nothing is downloaded."""
+
+    @abstractmethod
+    def load(self, *, n_clients: int | None, seed: int, folder: Path) -> Samples:
+        """All samples. `n_clients` is what the scenario asks for; `folder` is where relative paths are looked up."""
+
+
+class Partition(ABC):
+    """How samples are dealt to clients."""
+
+    @abstractmethod
+    def split(
+        self, y: IntArray, groups: IntArray | None, n_classes: int, n_clients: int | None, rng: np.random.Generator
+    ) -> tuple[IntArray, IntArray]:
+        """Sample numbers and offsets: client i draws ``index[offsets[i]:offsets[i + 1]]``.
+
+        Raises:
+            DataError: if these samples cannot be dealt so.
+        """
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class FederatedData:
+    """What each client trains on and what the server tests on.
+
+    Client i has the rows ``index[offsets[i]:offsets[i + 1]]`` of x and y; rows may be shared.
+    """
+
+    x: NDArray[Any]
+    y: IntArray
+    index: IntArray
+    offsets: IntArray
+    x_test: NDArray[Any]
+    y_test: IntArray
+    n_classes: int
+    n_tokens: int | None
+    name: str
+
+    @property
+    def n_clients(self) -> int:
+        """Number of clients, those without samples included."""
+        return len(self.offsets) - 1
+
+    @property
+    def sizes(self) -> IntArray:
+        """Samples per client, (n_clients,)."""
+        return np.diff(self.offsets)
+
+    def samples_of(self, client: int) -> IntArray:
+        """Rows of one client."""
+        return self.index[self.offsets[client] : self.offsets[client + 1]]
+
+    def label_counts(self) -> IntArray:
+        """How often each client has each label, (n_clients, n_classes)."""
+        owner = np.repeat(np.arange(self.n_clients), self.sizes)
+        flat = np.bincount(owner * self.n_classes + self.y[self.index], minlength=self.n_clients * self.n_classes)
+        return flat.reshape(self.n_clients, self.n_classes).astype(np.int64)
+
+
+def federate(
+    dataset: DataSet,
+    partition: Partition,
+    *,
+    test_fraction: float,
+    n_clients: int | None,
+    seed: int,
+    folder: Path,
+) -> FederatedData:
+    """Split off the test set first (stratified by label), then deal the rest to clients.
+
+    Raises:
+        DataError: if the data cannot be read or dealt, or no client gets any.
+    """
+    require(0 < test_fraction < 1, "0 < test_fraction < 1 must hold", test_fraction=test_fraction)
+    samples = dataset.load(n_clients=n_clients, seed=seed, folder=folder)
+    train, test = _split(samples.y, test_fraction, seed)
+    if len(train) == 0 or len(test) == 0:
+        raise DataError(f"{samples.name}: {len(samples.y)} samples are too few for test_fraction {test_fraction}")
+    groups = None if samples.groups is None else samples.groups[train]
+    y = samples.y[train]
+    index, offsets = partition.split(y, groups, samples.n_classes, n_clients, rng.stream(seed, "partition"))
+    if offsets[-1] == 0:
+        raise DataError(f"{samples.name}: no client has data; ask for more samples per client or fewer clients")
+    return FederatedData(
+        samples.x[train],
+        y,
+        index,
+        offsets,
+        samples.x[test],
+        samples.y[test],
+        samples.n_classes,
+        samples.n_tokens,
+        samples.name,
+    )
+
+
+def _split(y: IntArray, fraction: float, seed: int) -> tuple[IntArray, IntArray]:
+    """Rows of the train pool and of the test set: the same share of every label, drawn by the seed."""
+    shuffled = rng.stream(seed, "data", "test").permutation(len(y))
+    ordered = shuffled[np.argsort(y[shuffled], kind="stable")]
+    counts = np.bincount(y)
+    first = np.repeat(np.cumsum(counts) - counts, counts)
+    rank = np.arange(len(y)) - first
+    is_test = rank < np.rint(fraction * counts)[y[ordered]]
+    return np.sort(ordered[~is_test]), np.sort(ordered[is_test])
