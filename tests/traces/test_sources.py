@@ -1,0 +1,123 @@
+"""From what a scenario says to a trace."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evsim.errors import TraceError
+from evsim.traces.formats import columnar
+from evsim.traces.sources import load_availability, load_speed
+from evsim.traces.synthetic import SyntheticAvailability, SyntheticSpeed
+from evsim.units import MS_PER_DAY
+
+HERE = Path()
+
+
+def availability(spec, folder=HERE, n_devices=20, seed=3):
+    return load_availability(spec, n_devices=n_devices, seed=seed, folder=folder)
+
+
+def speed(spec, folder=HERE, n_devices=20, seed=3):
+    return load_speed(spec, n_devices=n_devices, seed=seed, folder=folder)
+
+
+def test_always_has_as_many_devices_as_asked():
+    assert availability("always").online_share().tolist() == [1.0] * 20
+
+
+def test_a_bundled_trace_is_found_by_name():
+    assert availability("phones").n_devices == 2_000
+    assert speed("phones").n_devices == 2_000
+
+
+def test_a_path_is_relative_to_the_folder_and_its_format_recognized(tmp_path):
+    (tmp_path / "mine.csv").write_text("device,start_s,stop_s\na,1,2\n")
+    assert availability("mine.csv", tmp_path).starts.tolist() == [1_000]
+    columnar.write(tmp_path / "own", speed=SyntheticSpeed().generate(4, seed=0))
+    assert speed("./own", tmp_path).n_devices == 4
+    assert speed(str(tmp_path / "own")).n_devices == 4
+
+
+def test_a_table_may_name_format_and_options(tmp_path):
+    (tmp_path / "mine.csv").write_text("device,start_s,stop_s\na,1,2\n")
+    table = {"path": "mine.csv", "format": "csv", "period": "7d"}
+    assert availability(table, tmp_path).period.tolist() == [7 * MS_PER_DAY]
+    assert table == {"path": "mine.csv", "format": "csv", "period": "7d"}
+
+
+def test_a_table_of_parameters_generates():
+    made = availability({"days": 2, "scale": 2, "hourly_weights": [1] * 24})
+    expected = SyntheticAvailability(days=2, scale=2.0, hourly_weights=(1.0,) * 24).generate(20, seed=3)
+    assert made.fingerprint() == expected.fingerprint()
+    assert availability({"devices": 5, "seed": 9}).fingerprint() == SyntheticAvailability().generate(5, 9).fingerprint()
+    assert availability({"preset": "charging_only"}).fingerprint() == (
+        SyntheticAvailability.charging_only().generate(20, 3).fingerprint()
+    )
+    found = speed({"kind": "synthetic", "rank_correlation": 0.5, "devices": 7})
+    assert found.fingerprint() == SyntheticSpeed(rank_correlation=0.5).generate(7, 3).fingerprint()
+
+
+def test_equal_devices_by_three_numbers():
+    found = speed({"compute_ms_per_sample": 20, "download_kbps": 5000, "upload_kbps": 2000.0, "network_jitter": 0.2})
+    assert found.compute_ms_per_sample.tolist() == [20.0] * 20
+    assert (found.upload_kbps[7], found.compute_jitter, found.network_jitter) == (2000.0, 0.0, 0.2)
+
+
+def test_every_mistake_of_a_table_is_listed_with_the_nearest_name():
+    with pytest.raises(TraceError) as caught:
+        availability({"dayz": 3, "days": "7", "scale": True, "hourly_weights": [1, "x"], "devices": 0, "kind": "magic"})
+    text = str(caught.value)
+    assert text.startswith("6 problems")
+    for line in (
+        "availability.dayz: unknown key; did you mean 'days'?",
+        "availability.days: '7'; expected a whole number",
+        "availability.scale: True; expected a number",
+        "availability.hourly_weights: [1, 'x']; expected a list of numbers",
+        "availability.devices: 0; expected a whole number >= 1",
+        "availability.kind: 'magic'; expected 'synthetic'",
+    ):
+        assert line in text
+
+
+def test_every_mistake_about_equal_devices_is_listed():
+    with pytest.raises(TraceError) as caught:
+        speed({"compute_ms_per_sample": "fast", "download_kbs": 1})
+    for line in ("speed.download_kbs: unknown key; did you mean 'download_kbps'?", "speed.upload_kbps: missing"):
+        assert line in str(caught.value)
+    assert "speed.compute_ms_per_sample: 'fast'; expected a number" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("phone", "'phone' is neither a path below .* did you mean 'phones'"),
+        ({"scale": float("nan")}, "scale must be finite, but got scale=nan"),
+        ({"scale": -1}, "scale must be >= 0"),
+        ({"preset": "tablets"}, r"availability\.preset: 'tablets'; \(known: charging_only, phones\)"),
+        ({"path": "phones", "rule": "charging"}, r"availability\.rule: unknown key"),
+        ({"path": "phones", "format": "parquet"}, "unknown kind 'parquet'"),
+        ({"path": 3}, r"availability\.path: 3; expected text"),
+        ({"path": "phones", "format": "json:dumps"}, "has no read_availability"),
+    ],
+)
+def test_an_availability_that_cannot_be_used_is_refused(spec, message):
+    with pytest.raises(TraceError, match=message):
+        availability(spec)
+
+
+@pytest.mark.parametrize("value", [-20, float("nan")])
+def test_impossible_speeds_are_refused(value):
+    with pytest.raises(TraceError, match="device 0: download_kbps"):
+        speed({"compute_ms_per_sample": 20, "download_kbps": value, "upload_kbps": 2000})
+    with pytest.raises(TraceError, match="upload_ratio must be"):
+        speed({"upload_ratio": value})
+
+
+def test_a_pickle_of_fedscale_is_recognized_whatever_its_name(tmp_path):
+    record = {"active": [1], "inactive": [5], "finish_time": 86_400}
+    (tmp_path / "client_behave_trace").write_bytes(pickle.dumps({1: record, 2: record}))
+    assert np.diff(availability("client_behave_trace", tmp_path).offsets).tolist() == [1, 1]
