@@ -361,11 +361,11 @@ def _data_sizes(scenario: Scenario, data: FederatedData | None) -> IntArray:
 
 def _load_population(scenario: Scenario, samples: IntArray) -> Population:
     table = scenario.population
-    options = {"n_devices": len(samples), "seed": scenario.seed, "folder": scenario.folder}
+    count, seed, folder = len(samples), scenario.seed, scenario.folder
     return populate(
-        n_clients=len(samples),
-        availability=load_availability(table.availability, **options),
-        speed=load_speed(table.speed, **options),
+        n_clients=count,
+        availability=load_availability(table.availability, n_devices=count, seed=seed, folder=folder),
+        speed=load_speed(table.speed, n_devices=count, seed=seed, folder=folder),
         join=table.join,
         sizes=samples,
         seed=scenario.seed,

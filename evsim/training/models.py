@@ -1,0 +1,252 @@
+"""Small models: frozen policies that build a `torch.nn.Module` for the shape of the data.
+
+``forward(x)`` gives logits of shape (batch, classes). Initial weights are a function of the seed only: they are drawn
+in float32 without touching the global generator, so a float64 run starts from the same numbers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal, final
+
+import torch
+from torch import nn
+from typing_extensions import override
+
+from evsim import rng
+from evsim.errors import ModelError, require
+
+if TYPE_CHECKING:
+    from evsim.training.data.base import FederatedData
+
+
+class Model(ABC):
+    """How to build a model."""
+
+    @abstractmethod
+    def build(self, *, shape: tuple[int, ...], n_classes: int, n_tokens: int | None, seed: int) -> nn.Module:
+        """A freshly initialised module for inputs of this shape (without the batch dimension).
+
+        Raises:
+            ModelError: if the model cannot take such inputs.
+        """
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Softmax(Model):
+    """Multinomial logistic regression on the flattened input."""
+
+    @override
+    def build(self, *, shape: tuple[int, ...], n_classes: int, n_tokens: int | None, seed: int) -> nn.Module:
+        return _seeded(seed, lambda: nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), n_classes)))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Mlp(Model):
+    """Fully connected layers with ReLU.
+
+    Attributes:
+        hidden: width of each hidden layer.
+        dropout: share of hidden units dropped in training.
+    """
+
+    hidden: tuple[int, ...] = (64,)
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(all(width >= 1 for width in self.hidden), "hidden widths must be >= 1", hidden=self.hidden)
+        require(0 <= self.dropout < 1, "0 <= dropout < 1 must hold", dropout=self.dropout)
+
+    @override
+    def build(self, *, shape: tuple[int, ...], n_classes: int, n_tokens: int | None, seed: int) -> nn.Module:
+        def make() -> nn.Module:
+            layers: list[nn.Module] = [nn.Flatten()]
+            width = prod(shape)
+            for hidden in self.hidden:
+                layers += [nn.Linear(width, hidden), nn.ReLU()]
+                layers += [nn.Dropout(self.dropout)] if self.dropout else []
+                width = hidden
+            return nn.Sequential(*layers, nn.Linear(width, n_classes))
+
+        return _seeded(seed, make)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Cnn(Model):
+    """Two convolutions, each with ReLU and 2x2 pooling, and one hidden layer; any image size from 4x4.
+
+    The default on 28x28 is LEAF's FEMNIST model: conv 5x5 32, pool, conv 5x5 64, pool, 3136-512-classes.
+
+    Attributes:
+        channels: of the two convolutions.
+        hidden: width of the hidden layer.
+        kernel: side of the convolution kernels, odd.
+        norm: what follows each convolution.
+        dropout: share of hidden units dropped in training.
+    """
+
+    channels: tuple[int, int] = (32, 64)
+    hidden: int = 512
+    kernel: int = 5
+    norm: Literal["none", "group", "batch"] = "none"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(min(self.channels) >= 1, "channels must be >= 1", channels=self.channels)
+        require(self.hidden >= 1, "hidden must be >= 1", hidden=self.hidden)
+        require(self.kernel >= 1 and self.kernel % 2 == 1, "kernel must be odd", kernel=self.kernel)
+        require(0 <= self.dropout < 1, "0 <= dropout < 1 must hold", dropout=self.dropout)
+
+    @override
+    def build(self, *, shape: tuple[int, ...], n_classes: int, n_tokens: int | None, seed: int) -> nn.Module:
+        if len(shape) != 3 or min(shape[1:]) < 4:  # noqa: PLR2004  channels, height, width; two poolings halve twice
+            raise ModelError(f"cnn: inputs have shape {shape}; expected (channels, height >= 4, width >= 4)")
+
+        def make() -> nn.Module:
+            first, second = self.channels
+            flat = second * (shape[1] // 4) * (shape[2] // 4)
+            return nn.Sequential(
+                *self._block(shape[0], first),
+                *self._block(first, second),
+                nn.Flatten(),
+                nn.Linear(flat, self.hidden),
+                nn.ReLU(),
+                *([nn.Dropout(self.dropout)] if self.dropout else []),
+                nn.Linear(self.hidden, n_classes),
+            )
+
+        return _seeded(seed, make)
+
+    def _block(self, inputs: int, outputs: int) -> list[nn.Module]:
+        convolution = nn.Conv2d(inputs, outputs, self.kernel, padding=self.kernel // 2)
+        return [convolution, *_norm(self.norm, outputs), nn.ReLU(), nn.MaxPool2d(2)]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Gru(Model):
+    """Embedding, one GRU layer and a linear layer on its last state: the next character of a text.
+
+    Attributes:
+        embedding: size of a character's vector.
+        hidden: size of the state.
+    """
+
+    embedding: int = 8
+    hidden: int = 64
+
+    def __post_init__(self) -> None:
+        require(
+            self.embedding >= 1 and self.hidden >= 1, "sizes must be >= 1", embedding=self.embedding, hidden=self.hidden
+        )
+
+    @override
+    def build(self, *, shape: tuple[int, ...], n_classes: int, n_tokens: int | None, seed: int) -> nn.Module:
+        if n_tokens is None or len(shape) != 1:
+            raise ModelError(f"gru: inputs have shape {shape}; expected a sequence of token ids (an integer array)")
+        tokens = n_tokens
+        return _seeded(seed, lambda: _GruClassifier(tokens, self.embedding, self.hidden, n_classes))
+
+
+class _GruClassifier(nn.Module):
+    """The cell is written out (Cho et al. 2014, PyTorch's gates), since nn.GRU cannot be vmapped over clients."""
+
+    def __init__(self, n_tokens: int, embedding: int, hidden: int, n_classes: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(n_tokens, embedding)
+        self.inputs = nn.Linear(embedding, 3 * hidden)
+        self.state = nn.Linear(hidden, 3 * hidden)
+        self.out = nn.Linear(hidden, n_classes)
+
+    @override
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        reset_in, update_in, new_in = self.inputs(self.embedding(x)).chunk(3, -1)  # (batch, time, hidden) each
+        state = torch.zeros_like(new_in[:, 0])
+        for step in range(x.shape[1]):
+            reset_state, update_state, new_state = self.state(state).chunk(3, -1)
+            reset = torch.sigmoid(reset_in[:, step] + reset_state)
+            update = torch.sigmoid(update_in[:, step] + update_state)
+            new = torch.tanh(new_in[:, step] + reset * new_state)
+            state = new + update * (state - new)
+        logits: torch.Tensor = self.out(state)
+        return logits
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Factory(Model):
+    """A model of your own: ``module:function``, called with `options` and returning an `nn.Module`.
+
+    If the function has parameters named shape, n_classes or n_tokens, it gets them too.
+    """
+
+    target: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require(":" in self.target, "target must be 'module:function'", target=self.target)
+
+    @override
+    def build(self, *, shape: tuple[int, ...], n_classes: int, n_tokens: int | None, seed: int) -> nn.Module:
+        import inspect
+
+        make = self._function()
+        known = {"shape": shape, "n_classes": n_classes, "n_tokens": n_tokens}
+        wanted = {name: known[name] for name in inspect.signature(make).parameters if name in known}
+        module = _seeded(seed, lambda: make(**{**wanted, **self.options}))
+        if not isinstance(module, nn.Module):
+            raise ModelError(f"{self.target}: gave {type(module).__name__}; expected a torch.nn.Module")
+        return module
+
+    def _function(self) -> Callable[..., Any]:
+        where, _, name = self.target.partition(":")
+        try:
+            found: Callable[..., Any] = getattr(importlib.import_module(where), name)
+        except (ImportError, AttributeError) as error:
+            raise ModelError(f"model.target: cannot load {self.target!r}: {error}") from error
+        return found
+
+
+def check_model(model: nn.Module, data: FederatedData) -> None:
+    """Run two samples through the model and look at what comes out.
+
+    Raises:
+        ModelError: if the inputs do not fit the model, or its output does not fit the labels.
+    """
+    rows = min(2, len(data.y_test))
+    x = torch.as_tensor(data.x_test[:rows])
+    x = x.float() if x.is_floating_point() else x
+    model.eval()
+    try:
+        with torch.no_grad():
+            logits = model.float()(x)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise ModelError(f"the model cannot take inputs of shape {tuple(x.shape)}: {error}") from error
+    finally:
+        model.train()
+    expected = (rows, data.n_classes)
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:
+        given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ModelError(
+            f"the model's output does not fit the labels of {data.name!r}: for {rows} samples it gave {given}; "
+            f"expected {expected} (batch, classes)"
+        )
+
+
+def _norm(kind: str, channels: int) -> list[nn.Module]:
+    if kind == "group":
+        return [nn.GroupNorm(min(8, channels) if channels % min(8, channels) == 0 else 1, channels)]
+    return [nn.BatchNorm2d(channels)] if kind == "batch" else []
+
+
+def _seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng.key(seed, "model") % 2**63)
+        return make()
