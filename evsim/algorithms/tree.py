@@ -7,7 +7,7 @@ applies one fused kernel per operation instead of one per leaf.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,46 +21,46 @@ Scale = float | torch.Tensor
 
 def add(a: Tree, b: Tree) -> Tree:
     """A + b."""
-    return _tree(a, torch._foreach_add(_leaves(a), _leaves(b)))
+    return _fused(torch._foreach_add, a, _leaves(b, a))
 
 
 def sub(a: Tree, b: Tree) -> Tree:
     """A - b."""
-    return _tree(a, torch._foreach_sub(_leaves(a), _leaves(b)))
+    return _fused(torch._foreach_sub, a, _leaves(b, a))
 
 
 def mul(a: Tree, b: Tree) -> Tree:
     """A * b, element by element."""
-    return _tree(a, torch._foreach_mul(_leaves(a), _leaves(b)))
+    return _fused(torch._foreach_mul, a, _leaves(b, a))
 
 
 def scale(a: Tree, s: Scale) -> Tree:
     """A * s."""
     if isinstance(s, torch.Tensor):
         return {name: leaf * _fit(s, leaf).to(leaf.dtype) for name, leaf in a.items()}
-    return _tree(a, torch._foreach_mul(_leaves(a), s))
+    return _fused(torch._foreach_mul, a, s)
 
 
 def add_scaled(a: Tree, b: Tree, s: Scale) -> Tree:
     """A + s * b."""
     if isinstance(s, torch.Tensor):
         return {name: torch.addcmul(leaf, b[name], _fit(s, leaf).to(leaf.dtype)) for name, leaf in a.items()}
-    return _tree(a, torch._foreach_add(_leaves(a), _leaves(b), alpha=s))
+    return _fused(torch._foreach_add, a, _leaves(b, a), alpha=s)
 
 
 def div(a: Tree, b: Tree) -> Tree:
     """A / b, element by element."""
-    return _tree(a, torch._foreach_div(_leaves(a), _leaves(b)))
+    return _fused(torch._foreach_div, a, _leaves(b, a))
 
 
 def sqrt(a: Tree) -> Tree:
     """Square root, element by element."""
-    return _tree(a, torch._foreach_sqrt(_leaves(a)))
+    return _fused(torch._foreach_sqrt, a)
 
 
 def shift(a: Tree, c: float) -> Tree:
     """A + c, element by element."""
-    return _tree(a, torch._foreach_add(_leaves(a), c))
+    return _fused(torch._foreach_add, a, c)
 
 
 def zeros(a: Tree) -> Tree:
@@ -85,7 +85,7 @@ def double(a: Tree) -> Tree:
 
 def flat(a: Tree) -> torch.Tensor:
     """All leaves of one client as one vector, in the order of the names in the tree."""
-    return torch.cat([leaf.reshape(-1) for leaf in a.values()])
+    return torch.cat([leaf.reshape(-1) for leaf in a.values()]) if a else torch.zeros(0)
 
 
 def unflat(vector: torch.Tensor, like: Tree) -> Tree:
@@ -116,12 +116,13 @@ def is_finite(payload: Payload) -> bool:
     return all(bool(torch.isfinite(leaf).all()) for tree in payload.values() for leaf in tree.values())
 
 
-def _leaves(a: Tree) -> list[torch.Tensor]:
-    return list(a.values())
+def _leaves(a: Tree, order: Tree) -> list[torch.Tensor]:
+    return [a[name] for name in order]  # a tree read from disk may have another order of names
 
 
-def _tree(like: Tree, leaves: tuple[torch.Tensor, ...] | list[torch.Tensor]) -> Tree:
-    return dict(zip(like, leaves, strict=True))
+def _fused(operation: Callable[..., Any], a: Tree, *others: object, **options: object) -> Tree:
+    """One kernel for all leaves; torch refuses empty lists."""
+    return dict(zip(a, operation(list(a.values()), *others, **options), strict=True)) if a else {}
 
 
 def _fit(s: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""Tests of the algorithms against transcriptions of their papers."""
