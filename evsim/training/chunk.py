@@ -1,0 +1,210 @@
+"""Training a chunk of clients at once: stacked parameters, a vmapped gradient, the rule's step on stacked leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import torch
+from torch.func import grad, vmap
+
+from evsim.algorithms.base import Carry, OpeningPass
+from evsim.algorithms.tree import Payload, Tree
+from evsim.training.base import Job, Result, TrainTask
+from evsim.training.batches import BatchPlan, plan_batches
+from evsim.training.functional import Functional
+from evsim.training.opening import mean_loss
+from evsim.training.serial import gained
+from evsim.training.stacking import between, first, split_shared, stack_payloads, take, unstack
+
+if TYPE_CHECKING:
+    from evsim.events import IntArray
+
+
+def train_chunk(job: Job, functional: Functional, tasks: Sequence[TrainTask]) -> list[Result]:
+    """Train tasks, sorted by falling number of steps, all at once; one result each, in that order.
+
+    Everything stays on the device until the end: nothing inside the steps waits for it.
+    """
+    plan = plan_batches(job.rule.schedule, job.data, job.seed, tasks)
+    received = stack_payloads([task.received for task in tasks])
+    state = stack_payloads([task.state for task in tasks])
+    versions = torch.tensor([task.version for task in tasks], device=job.device)
+    carry = _opened(job, functional, tasks, job.rule.begin(received, state, versions))
+    chunk = _Chunk(job, functional, tasks, plan, received, state, carry, received["buffers"])
+    for step in range(plan.rows.shape[1]):
+        chunk.shrink(int((plan.steps > step).sum()))
+        chunk.step(step)
+    chunk.shrink(0)
+    return chunk.results()
+
+
+@final
+@dataclass(eq=False)
+class _Chunk:
+    """The clients of a chunk that still train; those at the end that are done are cut off and finished."""
+
+    job: Job
+    functional: Functional
+    tasks: Sequence[TrainTask]
+    plan: BatchPlan
+    received: Payload
+    state: Payload
+    carry: Carry
+    buffers: Tree
+    sums: torch.Tensor = field(init=False)  # (clients, 2): losses and their squares
+    rows: torch.Tensor = field(init=False)  # (clients, steps, batch)
+    keys: torch.Tensor | None = field(init=False)
+    done: list[tuple[Payload, Payload, Tree]] = field(default_factory=list)  # update, state, metrics; last ones first
+
+    def __post_init__(self) -> None:
+        device = self.job.device
+        self.rows = torch.from_numpy(self.plan.rows).to(device)
+        self.keys = torch.from_numpy(self.plan.keys).to(device) if self.functional.uses_key else None
+        self.sums = torch.zeros(len(self.tasks), 2, dtype=torch.float64, device=device)
+        self.count = len(self.tasks)
+
+    def shrink(self, count: int) -> None:
+        """Finish the clients from `count` on."""
+        if count == self.count:
+            return
+        cut = partial(between, start=count, stop=self.count)
+        steps = torch.from_numpy(self.plan.steps[count : self.count]).to(self.job.device)
+        received = cut(self.received)
+        update = self.job.rule.finish(cut(self.carry), received, cut(self.state), steps)
+        buffers = cut({"": self.buffers})[""]
+        payload = {**update.payload, "buffers": gained(buffers, received["buffers"])}
+        self.done.append((payload, update.state, update.metrics))
+        self.carry, self.state = first(self.carry, count), first(self.state, count)
+        self.received, self.buffers = first(self.received, count), first({"": self.buffers}, count)[""]
+        self.count = count
+
+    def step(self, step: int) -> None:
+        """One step of all clients that still train."""
+        counts = self.plan.counts[: self.count, step]
+        if self.functional.couples_samples and (counts != counts[0]).any():
+            self._step_by_size(step, counts)
+        else:
+            self.carry, self.buffers, sums = self._stepped(step, None, counts)
+            self.sums[: self.count] += sums
+
+    def results(self) -> list[Result]:
+        """One result per task, in the order of the tasks."""
+        samples = np.maximum(self.plan.counts.sum(1), 1)
+        means = self.sums.cpu().numpy() / samples[:, None]
+        means[self.plan.steps == 0] = np.nan
+        found: list[Result] = []
+        for payload, state, metrics in reversed(self.done):
+            count = len(next(iter(payload["model"].values())))
+            numbers = {name: values.tolist() for name, values in metrics.items()}
+            states = unstack(state, count, own=True)
+            for place, (update, own) in enumerate(zip(unstack(payload, count), states, strict=True)):
+                at = len(found)
+                task, mean, square = self.tasks[at], float(means[at, 0]), float(means[at, 1])
+                metric = {name: values[place] for name, values in numbers.items()}
+                found.append(Result(task, update, own, int(self.plan.steps[at]), mean, square, metric))
+        return found
+
+    def _step_by_size(self, step: int, counts: IntArray) -> None:
+        """Take clients with the same batch size together, so that none of them needs a row of padding."""
+        parts: list[tuple[torch.Tensor, Carry, Tree]] = []
+        for size in np.unique(counts):
+            places = torch.from_numpy(np.flatnonzero(counts == size)).to(self.job.device)
+            carry, buffers, sums = self._stepped(step, places, counts[counts == size])
+            self.sums.index_add_(0, places, sums)
+            parts.append((places, carry, buffers))
+        order = torch.argsort(torch.cat([places for places, _, _ in parts]))
+        names = parts[0][1]
+        self.carry = {name: _joined([carry[name] for _, carry, _ in parts], order) for name in names}
+        self.buffers = _joined([buffers for _, _, buffers in parts], order)
+
+    def _stepped(self, step: int, places: torch.Tensor | None, counts: IntArray) -> tuple[Carry, Tree, torch.Tensor]:
+        """Carry, buffers and sums of losses after a step of the clients at these places (None: all)."""
+        of = _everything if places is None else partial(take, places=places)
+        carry, buffers = of(self.carry), of({"": self.buffers})[""]
+        width = int(counts.max())
+        rows, keys = self.rows[: self.count, step, :width], self.keys
+        keys = None if keys is None else keys[: self.count, step]
+        if places is not None:
+            rows, keys = rows.index_select(0, places), None if keys is None else keys.index_select(0, places)
+        weights = _weights(counts, width, self.job)
+        grads, losses, new = gradients(self.job, self.functional, carry, buffers, (rows, keys, weights))
+        stepped = self.job.rule.step(carry, grads, of(self.received), of(self.state))
+        seen = losses.double() * (weights > 0)
+        return stepped, new, torch.stack([seen.sum(1), seen.square().sum(1)], 1)
+
+
+_Batch = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]  # rows, keys of the step, weights of the samples
+
+
+def gradients(
+    job: Job, functional: Functional, carry: Carry, buffers: Tree, batch: _Batch
+) -> tuple[Tree, torch.Tensor, Tree]:
+    """Gradient of each client's weighted loss, per-sample losses (clients, batch), new buffers.
+
+    Leaves that all clients share stay one: the first step of clients of one version is then one large product.
+    """
+    rows, keys, weights = batch
+    values: Carry = {}
+    dims: dict[str, dict[str, int | None]] = {}
+    for name, leaves in carry.items():
+        values[name], dims[name] = split_shared(leaves)
+    train, train_dims = values.pop("train"), dims.pop("train")
+    key_dim = None if keys is None else 0
+    mapped = vmap(
+        grad(partial(_client_loss, job, functional), has_aux=True),
+        in_dims=(train_dims, dims, 0, 0, 0, 0, key_dim),
+        randomness="error",
+    )
+    x, y = _gathered(job.data.x, rows), _gathered(job.data.y, rows)
+    grads, (losses, new) = mapped(train, values, buffers, x, y, weights, keys)
+    return grads, losses, new
+
+
+def _client_loss(
+    job: Job, functional: Functional, train: Tree, values: Carry, buffers: Tree, *batch: Any
+) -> tuple[torch.Tensor, tuple[torch.Tensor, Tree]]:
+    """The weighted loss of one client's mini-batch; what vmap sees."""
+    x, y, weights, key = batch
+    per_sample, new = job.rule.loss(functional.apply(key), {**values, "train": train}, buffers, x, y)
+    return (per_sample * weights).sum(), (per_sample.detach(), new)
+
+
+def _opened(job: Job, functional: Functional, tasks: Sequence[TrainTask], carry: Carry) -> Carry:
+    """The pass before the first step, for rules that ask for one; client by client, since sizes differ most here."""
+    rule = job.rule
+    if not isinstance(rule, OpeningPass) or rule.opening == "none":
+        return carry
+    alone = unstack({"train": carry["train"]}, len(tasks))
+    pairs = [
+        mean_loss(job, task, {**_rest(carry, place), **alone[place]}, functional.evaluating())
+        for place, task in enumerate(tasks)
+    ]
+    gradient = {name: torch.stack([leaves[name] for _, leaves in pairs]) for name in carry["train"]}
+    return rule.opened(carry, torch.stack([loss for loss, _ in pairs]), gradient if rule.opening == "gradient" else {})
+
+
+def _rest(carry: Carry, place: int) -> Carry:
+    return {name: {k: leaf[place] for k, leaf in leaves.items()} for name, leaves in carry.items() if name != "train"}
+
+
+def _gathered(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    return values.index_select(0, rows.reshape(-1)).reshape(*rows.shape, *values.shape[1:])
+
+
+def _weights(counts: IntArray, width: int, job: Job) -> torch.Tensor:
+    """1 / count for the samples of a mini-batch, 0 for its padding; (clients, width)."""
+    own = np.arange(width) < counts[:, None]
+    return torch.from_numpy(own / counts[:, None]).to(job.device, job.dtype)
+
+
+def _joined(parts: list[Tree], order: torch.Tensor) -> Tree:
+    """Leaves of groups of clients as one, in the order of the clients."""
+    return {name: torch.cat([part[name] for part in parts]).index_select(0, order) for name in parts[0]}
+
+
+def _everything(payload: Payload) -> Payload:
+    return payload
