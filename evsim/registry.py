@@ -171,12 +171,17 @@ def entries(slot: str) -> dict[str, Entry]:
     """Every kind of a slot, built in first, then installed plug-ins, then registered ones."""
     if slot not in _BUILT_IN:
         raise ScenarioError(f"{slot!r} is no slot; {suggest(slot, _BUILT_IN)}")
-    found = {kind: Entry(slot, kind, target, summary) for kind, (target, summary) in _BUILT_IN[slot].items()}
+    found = built_in(slot)
     for point in entry_points(group=f"evsim.{slot}"):
         origin = point.dist.name if point.dist else "plug-in"
         found[point.name] = Entry(slot, point.name, point.value, f"from {origin}")
     found.update({entry.kind: entry for (of, _), entry in _registered.items() if of == slot})
     return found
+
+
+def built_in(slot: str) -> dict[str, Entry]:
+    """The kinds of a slot that evsim itself brings."""
+    return {kind: Entry(slot, kind, target, summary) for kind, (target, summary) in _BUILT_IN[slot].items()}
 
 
 def load(slot: str, kind: str, folder: Path | None = None) -> Any:

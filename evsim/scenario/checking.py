@@ -160,9 +160,15 @@ def _below(given: Mapping[str, Any] | list[Any], at: str) -> list[tuple[str, Any
     return [(f"{at}[{place}]", each) for place, each in enumerate(given)]
 
 
+def slots_of(key: str, hint: Any) -> list[str]:
+    """The slots whose policies a field takes, alone or in a list."""
+    found = [item_of(member) or member for member in members(hint)]
+    return [slot_of(key, each) for each in found if is_policy(each)]
+
+
 def _wanted(key: str, hint: Any) -> str:
     """What a missing field takes; for a policy, the kinds there are."""
-    slots = [slot_of(key, member) for member in members(hint) if is_policy(member)]
+    slots = slots_of(key, hint)
     return f"a table with a kind: {', '.join(registry.entries(slots[0]))}" if slots else describe(hint)
 
 

@@ -32,15 +32,16 @@ def _fields(value: object) -> dict[str, Any]:
     for key, field in fields_of(type(value)).items():
         held = getattr(value, field.name)
         if held is not None:
-            found[key] = _write(hints[field.name], held, key)
+            found[key] = write_value(hints[field.name], held, key)
     return found
 
 
-def _write(hint: Any, value: Any, key: str) -> object:
+def write_value(hint: Any, value: Any, key: str) -> object:
+    """A field's value as a scenario file writes it."""
     for member in members(hint):
         item = item_of(member)
         if item is not None and isinstance(value, tuple):
-            return [_write(item, each, key) for each in value]
+            return [write_value(item, each, key) for each in value]
         if is_policy(member) and isinstance(value, plain_class(member) or object):
             return _policy(slot_of(key, member), value)
         if is_table(member) and isinstance(value, plain_class(member) or object):
