@@ -1,0 +1,151 @@
+"""Writes ``docs/scenario_reference.md`` from the classes that scenario files are checked against.
+
+``python -m evsim.scenario.reference docs/scenario_reference.md`` rewrites the page.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import MISSING, Field
+from pathlib import Path
+from typing import Any
+
+from evsim import registry
+from evsim.algorithms.compositions import COMPOSITIONS
+from evsim.scenario import Scenario
+from evsim.scenario.assembling import DEFAULTS
+from evsim.scenario.checking import slots_of
+from evsim.scenario.dumping import write_value
+from evsim.scenario.hints import describe, fields_of, hints_of, is_table, members, plain_class
+
+_HEAD = """# Scenario reference
+
+Every table and key of a scenario file, with type, default and meaning. This page is generated from the code by
+`python -m evsim.scenario.reference docs/scenario_reference.md`.
+
+A scenario is a TOML file. `extends = "other.toml"` (a path relative to the file, or the name of a bundled scenario)
+takes over the tables of another one, all but its name; tables are merged deeply, and a policy whose `kind` changes is
+replaced. Relative paths are looked up beside the file that is run. On the command line `-o section.key=value` sets a
+key (the value is TOML, a bare word is text) and `-o section.key=` returns it to its default. A policy without options
+may be written as its kind alone: `join = "sample"`. Instead of a listed kind, `"module:Class"` or `"file.py:Class"`
+plugs in your own. Durations are a number of seconds or text such as "90s", "10min", "2h", "7d".
+"""
+
+_NO_OPTIONS = "No options."
+
+
+def reference() -> str:
+    """The whole page."""
+    parts = [_HEAD, *_scenario(), *_slots(), *_algorithms()]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+# -- sections --------------------------------------------------------------------------------------------------------
+
+
+def _scenario() -> Iterator[str]:
+    yield "## Top level\n"
+    yield _options(Scenario)
+    hints = hints_of(Scenario)
+    for key, field in fields_of(Scenario).items():
+        for member in members(hints[field.name]):
+            cls = plain_class(member)
+            if cls is not None and is_table(member):
+                yield f"## [{key}]\n\n{_summary(cls)}\n\n{_options(cls)}"
+
+
+def _slots() -> Iterator[str]:
+    for slot in registry.slots():
+        if slot == "trace_format":
+            continue
+        yield f"## Slot `{slot}`\n"
+        for entry in registry.built_in(slot).values():
+            cls = registry.load(slot, entry.kind)
+            yield f"### `{slot}` kind `{entry.kind}`\n\n{_summary(cls)}\n\n{_options(cls)}"
+
+
+def _algorithms() -> Iterator[str]:
+    yield "## Named algorithms\n"
+    yield '`algorithm = "..."` is short for the kinds below; the file\'s own tables lie on top.\n'
+    yield "| algorithm | what it is | tables |\n|---|---|---|"
+    for name, composition in COMPOSITIONS.items():
+        tables = "; ".join(f"{slot}: {_inline(table)}" for slot, table in composition.tables.items())
+        yield f"| `{name}` | {composition.summary} | {tables} |"
+
+
+def _inline(table: Any) -> str:
+    if not isinstance(table, dict):
+        return "`" + repr(table) + "`"
+    return "`" + ", ".join(f"{key} = {_toml(value)}" for key, value in table.items()) + "`"
+
+
+# -- one class -------------------------------------------------------------------------------------------------------
+
+
+def _options(cls: type) -> str:
+    known = fields_of(cls)
+    if not known:
+        return _NO_OPTIONS + "\n"
+    hints, meanings = hints_of(cls), _attributes(cls)
+    rows = [
+        f"| `{key}` | {_type(key, hints[field.name])} | {_default(key, field, hints[field.name])} "
+        f"| {meanings.get(field.name, '')} |"
+        for key, field in known.items()
+    ]
+    return "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *rows, ""])
+
+
+def _type(key: str, hint: Any) -> str:
+    if any(is_table(member) for member in members(hint)):
+        return f"table [[{key}]](#{key})" if not key.startswith("_") else "table"
+    slots = slots_of(key, hint)
+    return f"slot `{slots[0]}`" if slots else _escaped(describe(hint))
+
+
+def _default(key: str, field: Field[Any], hint: Any) -> str:
+    if field.default is None:
+        return "none"
+    if field.default is not MISSING:
+        return f"`{_toml(write_value(hint, field.default, key))}`"
+    if key in DEFAULTS:
+        return f"`{DEFAULTS[key]['kind']}`"
+    if field.default_factory is MISSING:
+        return "required"
+    return "its defaults" if is_table(hint) else f"`{_toml(write_value(hint, field.default_factory(), key))}`"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(each) for each in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
+    return str(value)
+
+
+def _summary(cls: type) -> str:
+    """The docstring up to its first section."""
+    text = inspect.getdoc(cls) or ""
+    return re.split(r"\n\n(?:Attributes|Args|Example|>>>)", text, maxsplit=1)[0].strip()
+
+
+def _attributes(cls: type) -> dict[str, str]:
+    """The meaning of each attribute, from the section "Attributes" of the docstring."""
+    text = inspect.getdoc(cls) or ""
+    section = re.search(r"^Attributes:\n(.*?)(?=\n\S|\Z)", text, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^    (\w+): (.*(?:\n {8,}.*)*)", section[1], re.MULTILINE) if section else []
+    return {name: _escaped(" ".join(meaning.split())) for name, meaning in found}
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(reference(), encoding="utf-8")
