@@ -1,0 +1,63 @@
+# What can be done here. `make help` explains every target.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN := OMP_NUM_THREADS=2
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check fix test-all test-gpu bench bench-training bench-selection golden docs notebooks clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## make .venv and install evsim with its pinned tools
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP) ## run the quickstart: a week of phones, a table, a plot, a run folder
+	$(BIN)/evsim run quickstart
+
+test: $(STAMP) ## run the tests that every change must pass
+	$(RUN) $(BIN)/python -m pytest
+
+check: $(STAMP) ## format, lint, types, architecture
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(STAMP) ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test-all: $(STAMP) ## also the slow tests
+	$(RUN) $(BIN)/python -m pytest -m 'not gpu and not benchmark'
+
+test-gpu: $(STAMP) ## tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+bench: $(STAMP) ## timeline benchmarks: replay, synchronous rounds, buffered aggregation
+	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks/test_timeline.py
+
+bench-training: $(STAMP) ## training benchmarks: every executor against the bare loop
+	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks/test_training.py
+
+bench-selection: $(STAMP) ## selection benchmarks: up to a million clients
+	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks/test_selection.py
+
+golden: $(STAMP) ## rewrite the golden timelines; the diff is a change in behaviour
+	EVSIM_REWRITE_GOLDEN=1 $(BIN)/python -m pytest tests/golden
+
+docs: $(STAMP) ## rewrite the generated pages
+	$(BIN)/python -m evsim.scenario.reference
+
+notebooks: $(STAMP) ## install the notebook tools and execute the notebooks of analysis/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,analysis]'
+	$(RUN) $(BIN)/python -m pytest -m slow tests/analysis
+
+clean: ## remove what was built and what was run
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
