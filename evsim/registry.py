@@ -16,6 +16,9 @@ from typing import Any
 
 from evsim.errors import ScenarioError, suggest
 
+#: What the names of modules begin with that were loaded from a file beside a scenario.
+FILE_MODULE = "evsim_plugin_"
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -209,7 +212,7 @@ def _resolve(target: str, folder: Path | None) -> Any:
 
 def _load_file(where: str, folder: Path | None) -> Any:
     path = ((folder or Path()) / where).resolve()
-    name = f"evsim_plugin_{path.stem}"
+    name = f"{FILE_MODULE}{path.stem}"
     if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

@@ -26,7 +26,7 @@ DEFAULTS: Tables = {
     "executor": {"kind": "serial"},
 }
 #: A dry run needs a client rule only to price its work.
-DRY_DEFAULTS: Tables = {"client_rule": {"kind": "sgd", "learning_rate": 0.1, "batch_size": 20, "epochs": 1}}
+DRY_DEFAULTS: Tables = {"client_rule": {"kind": "sgd", "learning_rate": 0.1, "batch_size": 20}}
 
 
 def assemble(cls: type, layers: Sequence[Layer], *, name: str, folder: Path) -> Tables:
@@ -78,7 +78,8 @@ def _stack(layers: Sequence[Layer], folder: Path) -> Tables:
 def _composition(layer: Layer) -> Mapping[str, Any]:
     name = layer.tables["algorithm"]
     if name not in COMPOSITIONS:
-        where = f"{layer.origin}: algorithm" if layer.origin else "algorithm"
+        overridden = layer.origin.startswith("-o ")
+        where = f"{layer.origin}: algorithm" if layer.origin and not overridden else layer.origin or "algorithm"
         raise fail(where, f"unknown algorithm {name!r}", "", suggest(name, COMPOSITIONS))
     return COMPOSITIONS[name].tables
 

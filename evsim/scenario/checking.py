@@ -31,6 +31,7 @@ Tables = dict[str, Any]
 FAILED: Final = object()
 
 _JSON = (str, int, float, bool)
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _LONGEST = 80  # characters of a value in a message
 
 
@@ -94,19 +95,27 @@ class Checker:
         except ScenarioError as error:
             return self.add(_join(at, "kind"), str(error).rstrip("; "))
         options = {key: value for key, value in table.items() if key != "kind"}
-        if slot == "model" and callable(cls) and not inspect.isclass(cls):
-            return self._factory(kind, options, at)
+        if slot == "model" and callable(cls) and not _fits(cls, base):
+            return self._factory(kind, cls, options, at)
         if not _fits(cls, base):
             return self.add(_join(at, "kind"), repr(kind), f"a frozen dataclass derived from {base and base.__name__}")
         return self.table(cls, options, at)
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _factory(self, kind: str, options: Tables, at: str) -> Any:
+    def _factory(self, kind: str, make: Callable[..., Any], options: Tables, at: str) -> Any:
         """Any ``module:factory`` that returns a torch module serves as a model."""
         from evsim.training.models import Factory
 
-        return self.table(Factory, {"target": kind, "options": options}, at)
+        parameters = inspect.signature(make).parameters.values()
+        names = [each.name for each in parameters if each.kind in _NAMED]
+        for key in options:
+            if key not in names and not any(each.kind is each.VAR_KEYWORD for each in parameters):
+                self.add(_join(at, key), f"unknown key, given {_show(options[key])}", "", suggest(key, names))
+        target = kind
+        if kind.partition(":")[0].endswith(".py"):
+            target = str((self._folder / kind).resolve())
+        return self.table(Factory, {"target": target, "options": options}, at)
 
     def _field(self, key: str, field: Field[Any], hint: Any, table: Mapping[str, Any], at: str) -> Any:
         if key in table:
@@ -128,7 +137,7 @@ class Checker:
 
     def _plain(self, hint: Any, given: object, at: str) -> Any:
         for member in members(hint):
-            if not is_policy(member) and not is_table(member):
+            if not is_policy(item_of(member) or member) and not is_table(item_of(member) or member):
                 try:
                     return parse(member, given)
                 except MismatchError:

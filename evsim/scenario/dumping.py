@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import tomli_w
@@ -14,7 +15,6 @@ from evsim.scenario.hints import (
     is_table,
     item_of,
     members,
-    plain,
     plain_class,
     slot_of,
     unparse,
@@ -57,9 +57,11 @@ def _policy(slot: str, policy: object) -> dict[str, Any]:
 
 
 def kind_of(slot: str, cls: type) -> str:
-    """The kind under which a class is known in a slot, or its import path."""
+    """The kind under which a class is known in a slot, or where it is imported from."""
     target = f"{cls.__module__}:{cls.__qualname__}"
     for kind, entry in registry.entries(slot).items():
         if entry.target == target:
             return kind
-    return str(plain(target))
+    if cls.__module__.startswith(registry.FILE_MODULE):
+        return f"{inspect.getfile(cls)}:{cls.__qualname__}"  # absolute: the text may be loaded from anywhere
+    return target

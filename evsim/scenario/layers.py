@@ -127,7 +127,7 @@ def override(text: str) -> Layer:
         ScenarioError: if it is not of that form.
     """
     key, equals, value = (part.strip() for part in text.partition("="))
-    where = f"-o {text}"
+    where = "-o " + text.replace("\n", "\\n")
     if not equals or not _KEY.fullmatch(key):
         raise fail(where, "not an override", "section.key=value, such as client_rule.learning_rate=0.05")
     if not value:
@@ -167,12 +167,11 @@ def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> Tables:
     merged = dict(base)
     for key, value in top.items():
         old = _as_table(key, merged.get(key))
-        new = _as_table(key, value)
         if value is _UNSET:
             merged.pop(key, None)
-        elif isinstance(new, Mapping):
-            merged[key] = merge(old if isinstance(old, Mapping) and not _changes_kind(old, new) else {}, new)
-        else:
+        elif isinstance(value, Mapping):
+            merged[key] = merge(old if isinstance(old, Mapping) and not _changes_kind(old, value) else {}, value)
+        elif not (isinstance(old, Mapping) and old.get("kind") == value):  # the same kind again changes nothing
             merged[key] = value
     return merged
 

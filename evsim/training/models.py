@@ -6,7 +6,6 @@ in float32 without touching the global generator, so a float64 run starts from t
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,8 +16,8 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from evsim import rng
-from evsim.errors import ModelError, require
+from evsim import registry, rng
+from evsim.errors import ModelError, ScenarioError, require
 
 if TYPE_CHECKING:
     from evsim.training.data.base import FederatedData
@@ -206,11 +205,10 @@ class Factory(Model):
         return module
 
     def _function(self) -> Callable[..., Any]:
-        where, _, name = self.target.partition(":")
         try:
-            found: Callable[..., Any] = getattr(importlib.import_module(where), name)
-        except (ImportError, AttributeError) as error:
-            raise ModelError(f"model.target: cannot load {self.target!r}: {error}") from error
+            found: Callable[..., Any] = registry.load("model", self.target)
+        except ScenarioError as error:
+            raise ModelError(f"model.target: {error}") from error
         return found
 
 
