@@ -1,0 +1,284 @@
+"""What every executor must do, as tests to inherit: give `make`, get the rest.
+
+class TestMyExecutor(ExecutorContract):
+    def make(self):
+        return MyExecutor()
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, fields
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typing_extensions import override
+
+from evsim import registry, rng
+from evsim.algorithms.base import ClientRule, State
+from evsim.algorithms.sgd import Sgd
+from evsim.algorithms.tree import Payload
+from evsim.training.agreement import largest_difference, tolerance
+from evsim.training.base import Executor, Job, Result, TrainingData, TrainTask
+from evsim.training.serial import Serial
+
+SIDE = 8
+N_CLASSES = 5
+#: Samples per client: none, one, less than a batch, a partial last batch, whole batches.
+SIZES = (7, 0, 1, 13, 20, 3, 8, 13)
+
+
+class ExecutorContract(ABC):
+    """Results equal those of `Serial` to rounding, come in order, and depend on nothing but the task."""
+
+    @abstractmethod
+    def make(self) -> Executor:
+        """The executor."""
+
+    @pytest.mark.parametrize("name", sorted(registry.entries("client_rule")))
+    def test_every_client_rule_trains_as_serially(self, name: str) -> None:
+        rule = make_rule(name)
+        self._compare(make_job(mlp(), rule), make_tasks)
+
+    @pytest.mark.parametrize("kind", ["epochs", "steps"])
+    def test_rules_that_keep_state_and_look_first_train_as_serially(self, kind: str) -> None:
+        rule = make_rule("scaffold", option=1, **{kind: 3})
+        self._compare(make_job(mlp(), rule), make_tasks)
+
+    @pytest.mark.parametrize("model", ["mlp", "dropout", "group_norm", "batch_norm", "shared", "cell"])
+    def test_every_model_trains_as_serially(self, model: str) -> None:
+        sizes = tuple(2 * size for size in SIZES) if model == "batch_norm" else SIZES
+        self._compare(make_job(MODELS[model](), sizes=sizes), make_tasks)
+
+    @pytest.mark.parametrize("model", ["gru", "gru_dropout"])
+    @pytest.mark.filterwarnings("ignore:the model cannot be trained in batches")
+    def test_models_that_may_not_be_batched_train_as_serially(self, model: str) -> None:
+        self._compare(make_job(MODELS[model]()), make_tasks)
+
+    def test_single_precision_agrees_to_the_stated_tolerance(self) -> None:
+        self._compare(make_job(mlp(), dtype=torch.float32), make_tasks)
+
+    def test_half_precision_forward_passes_agree_to_the_stated_tolerance(self) -> None:
+        self._compare(make_job(mlp(), dtype=torch.float32, autocast=True), make_tasks)
+
+    def test_tasks_of_different_versions_train_together(self) -> None:
+        self._compare(make_job(mlp()), lambda job: make_tasks(job, versions=3))
+
+    def test_a_result_depends_on_its_task_alone(self) -> None:
+        job = make_job(MODELS["dropout"]())
+        tasks = make_tasks(job)
+        with opened(self.make(), job) as run:
+            together = run(tasks)
+            backwards = run(tasks[::-1])[::-1]
+            alone = [run([task])[0] for task in tasks]
+        for one, two, three in zip(together, backwards, alone, strict=True):
+            assert largest_difference(one, two) < 1e-9
+            assert largest_difference(one, three) < 1e-9
+
+    def test_results_come_in_the_order_of_the_tasks_however_many(self) -> None:
+        job = make_job(mlp())
+        tasks = [task for k in range(30) for task in make_tasks(job, nth=k)]
+        with opened(self.make(), job) as run:
+            assert [(r.task.client, r.task.nth) for r in run(tasks)] == [(t.client, t.nth) for t in tasks]
+            assert run([]) == []
+
+    def test_nobody_but_empty_clients_leaves_the_model_as_it_was(self) -> None:
+        job = make_job(mlp())
+        tasks = [task for task in make_tasks(job) if job.data.size(task.client) == 0]
+        with opened(self.make(), job) as run:
+            (result,) = run(tasks)
+        assert result.steps == 0
+        assert np.isnan(result.mean_loss)
+        assert all(float(leaf.abs().max()) == 0.0 for leaf in result.update["model"].values())
+
+    def test_a_diverging_client_spoils_no_other(self) -> None:
+        job = make_job(mlp(), Sgd(learning_rate=0.1, batch_size=4))
+        job.data.x[job.data.of_client(4)] = float("inf")
+        with opened(self.make(), job) as run:
+            finite = [bool(torch.isfinite(r.update["model"]["1.weight"]).all()) for r in run(make_tasks(job))]
+        assert finite == [client != 4 for client in range(len(SIZES))]
+
+    def _compare(self, job: Job, tasks_of: Callable[[Job], list[TrainTask]]) -> None:
+        tasks = tasks_of(job)
+        with opened(Serial(), job) as run:
+            expected = run(tasks)
+        assert any(float(leaf.abs().max()) > 0 for leaf in expected[0].update["model"].values())
+        with opened(self.make(), job) as run:
+            assert_agree(job, expected, run(tasks))
+
+
+def assert_agree(job: Job, expected: Sequence[Result], found: Sequence[Result]) -> None:
+    """Every part of the results is the same to rounding."""
+    allowed = tolerance(job)
+    assert [r.task.task for r in found] == [r.task.task for r in expected]
+    for right, other in zip(expected, found, strict=True):
+        assert other.steps == right.steps
+        assert set(other.update) == set(right.update)
+        assert largest_difference(right, other) <= allowed
+        assert _state_gap(right.state, other.state) <= allowed
+        assert other.mean_loss == pytest.approx(right.mean_loss, rel=allowed, nan_ok=True)
+        assert other.mean_square_loss == pytest.approx(right.mean_square_loss, rel=2 * allowed, nan_ok=True)
+        assert dict(other.metrics) == pytest.approx(dict(right.metrics), rel=allowed, abs=allowed, nan_ok=True)
+
+
+@contextmanager
+def opened(executor: Executor, job: Job) -> Iterator[Callable[[Sequence[TrainTask]], list[Result]]]:
+    """An executor's runner as a function from tasks to a list of results; closed at the end."""
+    runner = executor.open(job)
+    try:
+        yield lambda tasks: list(runner.run(tasks))
+    finally:
+        runner.close()
+
+
+def make_rule(kind: str, **options: Any) -> ClientRule:
+    """A client rule of the registry: batch size 4 and two passes where it has them, 0.1 for every required number."""
+    rule = registry.load("client_rule", kind)
+    usual: dict[str, Any] = {"batch_size": 4} | ({} if "epochs" in options or "steps" in options else {"epochs": 2})
+    usual |= {each.name: 0.1 for each in fields(rule) if each.default is MISSING and each.default_factory is MISSING}
+    known = {each.name for each in fields(rule)}
+    made: ClientRule = rule(**{name: value for name, value in (usual | options).items() if name in known})
+    return made
+
+
+def make_job(
+    model: nn.Module,
+    rule: ClientRule | None = None,
+    *,
+    sizes: Sequence[int] = SIZES,
+    dtype: torch.dtype = torch.float64,
+    autocast: bool = False,
+) -> Job:
+    """A job on random 8x8 images; the rows of a client are spread over the data set."""
+    total = sum(sizes)
+    key = rng.key(0, "executor contract")
+    x = torch.from_numpy(rng.normal(key, np.arange(total * SIDE * SIDE)).reshape(total, 1, SIDE, SIDE)).to(dtype)
+    y = torch.from_numpy((rng.hash64(key, 1, np.arange(total)) % np.uint64(N_CLASSES)).astype(np.int64))
+    index = np.argsort(rng.hash64(key, 2, np.arange(total)))
+    data = TrainingData(x, y, index, np.concatenate([[0], np.cumsum(sizes)]))
+    rule = rule or Sgd(learning_rate=0.1, batch_size=4, epochs=2)
+    return Job(model.to(dtype), rule, data, dtype, autocast, torch.device("cpu"), seed=7)
+
+
+def make_tasks(job: Job, *, versions: int = 1, nth: int = 0) -> list[TrainTask]:
+    """One task per client, from states that a first task left; clients take turns with the versions."""
+    messages = [_message(job, version) for version in range(versions)]
+    tasks = []
+    for client in range(len(job.data.offsets) - 1):
+        version = client % versions
+        state = _used_state(job, client, messages[version])
+        tasks.append(TrainTask(100 + client, client, nth, version, messages[version], state))
+    return tasks
+
+
+def mlp(dropout: float = 0.0) -> nn.Module:
+    """Flatten, 8 hidden units, classes."""
+
+    def make() -> nn.Module:
+        hidden = [nn.Linear(SIDE * SIDE, 8), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
+        return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(8, N_CLASSES))
+
+    return _seeded(make)
+
+
+def _message(job: Job, version: int) -> Payload:
+    """What a server might send: the model moved a little by version, and what else the rule reads."""
+    extra = job.rule.receives - {"model", "buffers"}
+    params = {name: leaf.detach().clone() for name, leaf in job.model.named_parameters()}
+    buffers = {name: leaf.detach().clone() for name, leaf in job.model.named_buffers()}
+    model = {name: leaf + 0.05 * version for name, leaf in params.items()}
+    return {"model": model, "buffers": buffers, **{name: {k: 0.01 * v for k, v in params.items()} for name in extra}}
+
+
+def _used_state(job: Job, client: int, received: Payload) -> State:
+    state = job.rule.init_client(received)
+    if not state:
+        return state
+    runner = Serial().open(job)
+    (result,) = runner.run([TrainTask(0, client, 99, 0, received, state)])
+    return result.state
+
+
+def _state_gap(a: State, b: State) -> float:
+    assert {name: set(leaves) for name, leaves in a.items()} == {name: set(leaves) for name, leaves in b.items()}
+    gaps = [float((leaf - b[name][k]).abs().max()) for name, leaves in a.items() for k, leaf in leaves.items()]
+    return max(gaps, default=0.0)
+
+
+def _seeded(make: Callable[[], nn.Module]) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return make()
+
+
+def _convolutional(norm: Callable[[int], nn.Module]) -> nn.Module:
+    def make() -> nn.Module:
+        block = [nn.Conv2d(1, 4, 3, padding=1), norm(4), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout2d(0.2)]
+        return nn.Sequential(*block, nn.Flatten(), nn.Linear(4 * 16, N_CLASSES))
+
+    return _seeded(make)
+
+
+class _Recurrent(nn.Module):
+    """Reads an image as a sequence of rows."""
+
+    def __init__(self, layers: int = 1, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.gru = nn.GRU(SIDE, 6, num_layers=layers, dropout=dropout, batch_first=True)
+        self.out = nn.Linear(6, N_CLASSES)
+
+    @override
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        states, _ = self.gru(x.squeeze(1))
+        logits: torch.Tensor = self.out(states[:, -1])
+        return logits
+
+
+class _Cell(nn.Module):
+    """A recurrent cell written out, used at every row of an image; dropout is used at every row too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs, self.state = nn.Linear(SIDE, 6), nn.Linear(6, 6)
+        self.dropout, self.out = nn.Dropout(0.3), nn.Linear(6, N_CLASSES)
+
+    @override
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state = x.new_zeros(x.shape[0], 6)
+        for row in x.squeeze(1).unbind(1):
+            state = self.dropout(torch.tanh(self.inputs(row) + self.state(state)))
+        logits: torch.Tensor = self.out(state)
+        return logits
+
+
+class _Shared(nn.Module):
+    """One linear layer used under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(SIDE * SIDE, SIDE * SIDE)
+        self.second = self.first
+        self.out = nn.Linear(SIDE * SIDE, N_CLASSES)
+
+    @override
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.out(torch.tanh(self.second(torch.tanh(self.first(x.flatten(1))))))
+        return logits
+
+
+#: Models by name, for executors' tests.
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "mlp": mlp,
+    "dropout": lambda: mlp(0.4),
+    "group_norm": lambda: _convolutional(lambda channels: nn.GroupNorm(2, channels)),
+    "batch_norm": lambda: _convolutional(nn.BatchNorm2d),
+    "shared": lambda: _seeded(_Shared),
+    "cell": lambda: _seeded(_Cell),
+    "gru": lambda: _seeded(_Recurrent),
+    "gru_dropout": lambda: _seeded(lambda: _Recurrent(2, 0.3)),
+}

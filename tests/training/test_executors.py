@@ -1,0 +1,33 @@
+"""Every executor passes the contract."""
+
+from __future__ import annotations
+
+from evsim.testing.executors import ExecutorContract
+from evsim.training.base import Executor
+from evsim.training.batched import Batched
+from evsim.training.serial import Serial
+
+
+class TestSerial(ExecutorContract):
+    def make(self) -> Executor:
+        return Serial(threads=1)
+
+
+class TestSerialChannelsLast(ExecutorContract):
+    def make(self) -> Executor:
+        return Serial(channels_last=True)
+
+
+class TestBatched(ExecutorContract):
+    def make(self) -> Executor:
+        return Batched(chunk=4)
+
+
+class TestBatchedOneByOne(ExecutorContract):
+    def make(self) -> Executor:
+        return Batched(chunk=1)
+
+
+class TestBatchedAllAtOnce(ExecutorContract):
+    def make(self) -> Executor:
+        return Batched(threads=1)
