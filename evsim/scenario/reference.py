@@ -20,6 +20,7 @@ from evsim.scenario.assembling import DEFAULTS
 from evsim.scenario.checking import slots_of
 from evsim.scenario.dumping import write_value
 from evsim.scenario.hints import describe, fields_of, hints_of, is_table, members, plain_class
+from evsim.traces.synthetic import SyntheticAvailability, SyntheticSpeed
 
 _HEAD = """# Scenario reference
 
@@ -34,12 +35,21 @@ may be written as its kind alone: `join = "sample"`. Instead of a listed kind, `
 plugs in your own. Durations are a number of seconds or text such as "90s", "10min", "2h", "7d".
 """
 
+_GENERATED = """## Generated devices
+
+`[population] availability = { ... }` and `speed = { ... }` describe devices to generate. `devices` says how many
+(default: one for each client), `seed` with which draws (default: the scenario's), and for availability `preset` where
+to start from: "phones" or "charging_only".
+"""
+
 _NO_OPTIONS = "No options."
+_WHOLE = re.MULTILINE | re.DOTALL
+_MANY = 8  # values of a list that are shown
 
 
 def reference() -> str:
     """The whole page."""
-    parts = [_HEAD, *_scenario(), *_slots(), *_algorithms()]
+    parts = [_HEAD, *_scenario(), *_generated(), *_slots(), *_algorithms()]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -55,6 +65,12 @@ def _scenario() -> Iterator[str]:
             cls = plain_class(member)
             if cls is not None and is_table(member):
                 yield f"## [{key}]\n\n{_summary(cls)}\n\n{_options(cls)}"
+
+
+def _generated() -> Iterator[str]:
+    yield _GENERATED
+    for axis, cls in (("availability", SyntheticAvailability), ("speed", SyntheticSpeed)):
+        yield f"### Generator of `{axis}`\n\n{_summary(cls)}\n\n{_options(cls)}"
 
 
 def _slots() -> Iterator[str]:
@@ -86,26 +102,36 @@ def _inline(table: Any) -> str:
 
 
 def _options(cls: type) -> str:
-    known = fields_of(cls)
-    if not known:
-        return _NO_OPTIONS + "\n"
+    rows = list(_rows(cls, ""))
+    return (
+        "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *rows, ""])
+        if rows
+        else _NO_OPTIONS + "\n"
+    )
+
+
+def _rows(cls: type, prefix: str) -> Iterator[str]:
+    """A row per key, and below the key of a table in a policy the keys of that table."""
     hints, meanings = hints_of(cls), _attributes(cls)
-    rows = [
-        f"| `{key}` | {_type(key, hints[field.name])} | {_default(key, field, hints[field.name])} "
-        f"| {meanings.get(field.name, '')} |"
-        for key, field in known.items()
-    ]
-    return "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *rows, ""])
+    for key, field in fields_of(cls).items():
+        hint = hints[field.name]
+        meaning = meanings.get(field.name, "")
+        yield f"| `{prefix}{key}` | {_type(cls, key, hint)} | {_default(key, field, hint)} | {meaning} |"
+        for member in members(hint) if cls is not Scenario else ():
+            if is_table(member):
+                yield from _rows(plain_class(member) or object, f"{prefix}{key}.")
 
 
-def _type(key: str, hint: Any) -> str:
+def _type(cls: type, key: str, hint: Any) -> str:
     if any(is_table(member) for member in members(hint)):
-        return f"table [[{key}]](#{key})" if not key.startswith("_") else "table"
+        return f"table [[{key}]](#{key})" if cls is Scenario else "a table"
     slots = slots_of(key, hint)
-    return f"slot `{slots[0]}`" if slots else _escaped(describe(hint))
+    return f"slot `{slots[0]}`" if slots else _escaped(describe(hint).split(": ")[0])  # the page's head says the rest
 
 
 def _default(key: str, field: Field[Any], hint: Any) -> str:
+    if key == "name":
+        return "the file's name"
     if field.default is None:
         return "none"
     if field.default is not MISSING:
@@ -122,6 +148,8 @@ def _toml(value: object) -> str:
         return str(value).lower()
     if isinstance(value, str):
         return f'"{value}"'
+    if isinstance(value, list | tuple) and len(value) > _MANY:
+        return f"[{len(value)} values]"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(each) for each in value) + "]"
     if isinstance(value, dict):
@@ -136,11 +164,13 @@ def _summary(cls: type) -> str:
 
 
 def _attributes(cls: type) -> dict[str, str]:
-    """The meaning of each attribute, from the section "Attributes" of the docstring."""
-    text = inspect.getdoc(cls) or ""
-    section = re.search(r"^Attributes:\n(.*?)(?=\n\S|\Z)", text, re.MULTILINE | re.DOTALL)
-    found = re.findall(r"^    (\w+): (.*(?:\n {8,}.*)*)", section[1], re.MULTILINE) if section else []
-    return {name: _escaped(" ".join(meaning.split())) for name, meaning in found}
+    """The meaning of each attribute, from the section "Attributes" of the docstrings of a class and its bases."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        section = re.search(r"^Attributes:\n(.*?)(?=\n\S|\Z)", inspect.cleandoc(base.__doc__ or ""), _WHOLE)
+        if section is not None:
+            found |= dict(re.findall(r"^    (\w+): (.*(?:\n {8,}.*)*)", section[1], re.MULTILINE))
+    return {name: _escaped(" ".join(meaning.split())) for name, meaning in found.items()}
 
 
 def _escaped(text: str) -> str:
