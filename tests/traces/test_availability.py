@@ -216,6 +216,13 @@ def test_constructor_refuses_offsets_that_do_not_fit():
         AvailabilityTrace(np.array([0, 3]), np.array([1]), np.array([2]), np.array([10]))
 
 
+def test_constructor_refuses_impossible_periods():
+    with pytest.raises(TraceError, match="device 0: the period must be more than 0 ms"):
+        AvailabilityTrace(np.array([0, 0]), np.empty(0), np.empty(0), np.array([0]))
+    with pytest.raises(TraceError, match="periods of all devices add up to"):
+        AvailabilityTrace(np.array([0, 0, 0]), np.empty(0), np.empty(0), np.array([2**61, 2**61]))
+
+
 def test_arrays_are_read_only_and_the_callers_stay_writable():
     starts = np.array([1])
     trace = AvailabilityTrace(np.array([0, 1]), starts, np.array([2]), np.array([10]))

@@ -89,6 +89,16 @@ def test_a_population_says_how_many_devices_stand_behind_it():
     assert "6 of 10 clients are clones" in facts["notes"]
 
 
+def test_devices_that_never_change_have_no_sessions_to_describe():
+    assert list(describe_trace(AvailabilityTrace.always(2), None))[-1] == "online, device quantiles"
+
+
+def test_sessions_under_a_second_can_be_plotted(tmp_path):
+    blinking = AvailabilityTrace.from_intervals([0], [1], [9], n_devices=1, period=20)
+    plot_trace(blinking, tmp_path / "trace.png")
+    assert (tmp_path / "trace.png").stat().st_size > 10_000
+
+
 def test_plot_is_a_png_of_two_panels(tmp_path):
     plot_trace(SyntheticAvailability(days=2).generate(50, seed=0), tmp_path / "trace.png", title="fifty phones")
     content = (tmp_path / "trace.png").read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
 import json
@@ -10,6 +11,8 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from evsim.errors import TraceError
@@ -130,7 +133,39 @@ def test_a_manifest_that_cannot_be_trusted_is_refused(folder, change, message):
         columnar.read_speed(folder)
 
 
+def replace_devices(folder, table):
+    """Put another table and its true checksum in the place of the devices'."""
+    pq.write_table(table, folder / "devices.parquet")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    digest = hashlib.sha256((folder / "devices.parquet").read_bytes()).hexdigest()
+    manifest["files"]["devices.parquet"]["sha256"] = digest
+    write_json(folder / "manifest.json", manifest)
+
+
+def test_tables_with_holes_or_devices_out_of_order_are_refused(folder):
+    devices = pq.read_table(folder / "devices.parquet")
+    replace_devices(folder, devices.take(list(range(29, -1, -1))))
+    with pytest.raises(TraceError, match=r"devices are not numbered 0, 1, 2, \.\.\. in order"):
+        columnar.read_speed(folder)
+    holes = pa.array([None] + [1.0] * 29)
+    replace_devices(folder, devices.set_column(devices.schema.get_field_index("upload_kbps"), "upload_kbps", holes))
+    with pytest.raises(TraceError, match="empty cells in upload_kbps"):
+        columnar.read_speed(folder)
+    (folder / "devices.parquet").unlink()
+    with pytest.raises(TraceError, match=r"devices\.parquet: cannot be read"):
+        columnar.read_speed(folder)
+
+
+def test_a_trace_cannot_be_written_where_a_file_is(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TraceError, match="cannot be written"):
+        columnar.write(tmp_path / "file", availability=AvailabilityTrace.always(2))
+
+
 def test_missing_and_malformed_manifests_are_refused(folder):
+    (folder / "manifest.json").write_text("[]")
+    with pytest.raises(TraceError, match="a JSON list; expected an object"):
+        columnar.read_speed(folder)
     (folder / "manifest.json").write_text("{")
     with pytest.raises(TraceError, match="not valid JSON"):
         columnar.read_speed(folder)
@@ -194,6 +229,8 @@ def test_csv_of_speeds(tmp_path):
         (["device,start_s,stop_s", "a,1,2", "a,x,9"], "row 3: start_s is not a number"),
         (["device,start_s,stop_s", "a,1,"], "row 2: one of start and stop is empty"),
         (["device,start_s", "a,1"], "no column 'stop_ms'"),
+        (["device,start_s,stop_s", "a,,", "a,true,9"], "row 3: start_s is not a number"),
+        (["device,start_s,stop_s", "a,1,2", ",3,4"], r"row 3: no device; expected a name or number"),
         (["start_s,stop_s", "1,2"], "no column 'device'"),
         (["device,start_s,stop_s,colour", "a,1,2,red"], "unknown column 'colour'"),
         (["device,start_s,stop_s", "a,1,2,3"], "not readable as CSV"),
@@ -330,6 +367,10 @@ class Calls:
     def __init__(self, function, *arguments):
         self.call = (function, arguments)
 
+    def with_state(self, state):
+        self.call = (*self.call, state)
+        return self
+
     def __reduce__(self):
         return self.call
 
@@ -372,6 +413,18 @@ def test_plain_data_and_arrays_come_back_equal(protocol):
         else:
             assert found[name] == value
             assert type(found[name]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (Calls(np.dtype, "f8", False, True).with_state((3, "<", ("a",), None, {}, -1, -1, 0)), "structured NumPy type"),
+        (Calls(codecs.encode, "text", "rot13"), "bytes encoded as 'rot13'"),
+    ],
+)
+def test_known_names_are_not_a_way_around(made, message):
+    with pytest.raises(TraceError, match=message):
+        loads_plain(pickle.dumps(made))
 
 
 def test_arrays_under_numpy_1_names_are_read():
@@ -488,9 +541,9 @@ def test_flash_open_interval_lasts_until_the_log_ends_and_wraps_at_local_midnigh
 
 def test_flash_unreadable_short_and_never_ready_logs_are_never_online_or_dropped(tmp_path):
     short = log(("01:00:00", "battery_charged_on"), end="2020-02-02 09:00:00")
-    path = raw(tmp_path, NIGHT, "garbage", short, log(("01:00:00", "dancing")), log(), "")
+    path = raw(tmp_path, NIGHT, "garbage", short, log(("01:00:00", "dancing")), log(), "", log(("25:61:00", "wifi")))
     kept = flash.read_availability(path)
-    assert np.diff(kept.offsets).tolist() == [1, 0, 0, 0, 0, 0]
+    assert np.diff(kept.offsets).tolist() == [1, 0, 0, 0, 0, 0, 0]
     assert flash.read_availability(path, never_ready="drop").n_devices == 1
 
 
@@ -581,6 +634,9 @@ def test_real_phones_stay_as_long_as_published(real_phones):
 def test_recognize_refuses_what_no_format_claims(tmp_path):
     with pytest.raises(TraceError, match="no such file"):
         recognize(tmp_path / "nothing")
+    (tmp_path / "broken.csv.gz").write_bytes(gzip.compress(b"device,start_s,stop_s")[:15])
+    with pytest.raises(TraceError, match="not a trace of a known format"):
+        recognize(tmp_path / "broken.csv.gz")
     (tmp_path / "noise").write_bytes(b"\x00\x01")
     with pytest.raises(TraceError, match="not a trace of a known format"):
         recognize(tmp_path / "noise")

@@ -104,9 +104,11 @@ def _devices(path: Path, columns: dict[str, Any]) -> tuple[list[str], IntArray]:
     if "device" not in columns:
         raise TraceError(f"{path}: no column 'device'; it has {', '.join(columns)}")
     coded = columns["device"].combine_chunks().dictionary_encode()
-    if coded.null_count:
-        raise TraceError(f"{path}: a row without a device; expected a name or number in each row")
-    return [str(name) for name in coded.dictionary.to_pylist()], coded.indices.to_numpy().astype(np.int64)
+    names = [str(name) for name in coded.dictionary.to_pylist()]
+    if "" in names:  # Arrow reads an empty cell of text as empty text
+        row = coded.indices.to_pylist().index(names.index(""))
+        raise TraceError(f"{path}: row {row + 2}: no device; expected a name or number")
+    return names, coded.indices.to_numpy().astype(np.int64)
 
 
 def _numbers(path: Path, columns: dict[str, Any], name: str) -> FloatArray:
@@ -124,13 +126,17 @@ def _numbers(path: Path, columns: dict[str, Any], name: str) -> FloatArray:
 
 
 def _first_text(column: Any) -> int:
-    for row, cell in enumerate(column.to_pylist()):
-        try:
-            float(cell)
-        except (TypeError, ValueError):
-            if cell not in (None, ""):
-                return row
-    return 0
+    """The first row that is not a number, in a column that Arrow took for text, dates or truth values."""
+    cells = column.to_pylist()
+    return next(row for row, cell in enumerate(cells) if cell not in (None, "") and not _is_number(cell))
+
+
+def _is_number(cell: Any) -> bool:
+    try:
+        float(cell if isinstance(cell, str) else "none")
+    except ValueError:
+        return False
+    return True
 
 
 def _milliseconds(path: Path, columns: dict[str, Any], name: str) -> FloatArray:
