@@ -310,7 +310,7 @@ class Merge(ABC, Generic[A]):
             whole reports; "model": only model and buffers are understood.
     """
 
-    style: ClassVar[Literal["mean", "coordinate", "whole", "model"]]
+    style: ClassVar[Literal["mean", "coordinate", "whole", "model"]] = "model"
 
     @property
     @abstractmethod

@@ -29,10 +29,59 @@ _FEDAVG: dict[str, dict[str, Any]] = {
     "server_optimizer": {"kind": "sgd", "learning_rate": 1.0},
 }
 
+
+def _fedavg_but(**slots: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {**_FEDAVG, **slots}
+
+
 COMPOSITIONS: dict[str, Composition] = {
     "fedavg": Composition("the weighted mean of local SGD (McMahan et al. 2017)", _FEDAVG),
     "fedprox": Composition(
         "FedAvg with a proximal pull to the global model (Li et al. 2020)",
-        {**_FEDAVG, "client_rule": {"kind": "fedprox"}},
+        _fedavg_but(client_rule={"kind": "fedprox", "mu": 0.01}),
+    ),
+    "fedavgm": Composition(
+        "FedAvg with momentum on the server (Hsu et al. 2019)",
+        _fedavg_but(server_optimizer={"kind": "fedavgm"}),
+    ),
+    "fedadagrad": Composition(
+        "FedAvg with Adagrad on the server (Reddi et al. 2021)",
+        _fedavg_but(server_optimizer={"kind": "fedadagrad"}),
+    ),
+    "fedadam": Composition(
+        "FedAvg with Adam on the server (Reddi et al. 2021)",
+        _fedavg_but(server_optimizer={"kind": "fedadam"}),
+    ),
+    "fedyogi": Composition(
+        "FedAvg with Yogi on the server (Reddi et al. 2021)",
+        _fedavg_but(server_optimizer={"kind": "fedyogi"}),
+    ),
+    "fednova": Composition(
+        "FedAvg with updates normalized by their work (Wang et al. 2020)",
+        _fedavg_but(client_rule={"kind": "fednova"}, server_optimizer={"kind": "fednova"}),
+    ),
+    "qfedavg": Composition(
+        "clients with a high loss count more (Li et al. 2020)",
+        _fedavg_but(
+            client_rule={"kind": "qfedavg", "q": 1.0},
+            weighting={"kind": "uniform"},
+            server_optimizer={"kind": "qfedavg"},
+        ),
+    ),
+    "scaffold": Composition(
+        "control variates against client drift (Karimireddy et al. 2020)",
+        _fedavg_but(
+            broadcast={"kind": "scaffold"},
+            client_rule={"kind": "scaffold"},
+            weighting={"kind": "uniform"},
+            server_optimizer={"kind": "scaffold"},
+        ),
+    ),
+    "dp_fedavg": Composition(
+        "FedAvg with central differential privacy (McMahan et al. 2018)",
+        _fedavg_but(
+            weighting={"kind": "uniform"},
+            merge={"kind": "dp", "max_norm": 1.0, "noise_multiplier": 1.0},
+        ),
     ),
 }

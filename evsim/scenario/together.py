@@ -71,4 +71,15 @@ def _cohort(values: Values) -> Iterator[Problem]:
         yield Problem("population.clients", str(population.clients), needed)
 
 
-_CHECKS: tuple[Callable[[Values], Iterator[Problem]], ...] = (_simple, _training, _dry, _data, _cohort)
+def _method(values: Values) -> Iterator[Problem]:
+    if any(slot not in values for slot in (*_METHOD, "aggregation")):
+        return
+    from evsim.algorithms.base import Method
+    from evsim.algorithms.checks import check_method
+
+    method = Method(**{slot: values[slot] for slot in _METHOD})
+    yield from check_method(method, values["aggregation"].reports_per_step)
+
+
+_METHOD = ("broadcast", "client_rule", "upload", "weighting", "merge", "server_optimizer")
+_CHECKS: tuple[Callable[[Values], Iterator[Problem]], ...] = (_simple, _training, _dry, _data, _cohort, _method)
