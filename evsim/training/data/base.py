@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evsim import rng
 from evsim.errors import DataError, require
-from evsim.events import IntArray
+from evsim.events import BoolArray, IntArray
 
 
 @final
@@ -27,6 +27,7 @@ class Samples:
         groups: (N,) natural client of each sample, -1 for none; None if the data set has no natural clients.
         name: for messages.
         n_tokens: size of the vocabulary if x holds token ids.
+        is_test: (N,) samples of the data set's own test set; None if it has none.
     """
 
     x: NDArray[Any]
@@ -35,6 +36,7 @@ class Samples:
     groups: IntArray | None
     name: str
     n_tokens: int | None = None
+    is_test: BoolArray | None = None
 
     def __post_init__(self) -> None:
         if not len(self.x) == len(self.y) > 0:
@@ -61,7 +63,13 @@ class DataSet(ABC):
 
 
 class Partition(ABC):
-    """How samples are dealt to clients."""
+    """How samples are dealt to clients.
+
+    Attributes:
+        by_groups: the clients are the data set's own; without, the scenario says how many there are.
+    """
+
+    by_groups: ClassVar[bool] = False
 
     @abstractmethod
     def split(
@@ -124,12 +132,16 @@ def federate(
 ) -> FederatedData:
     """Split off the test set first (stratified by label), then deal the rest to clients.
 
+    A data set with a test set of its own keeps it, and `test_fraction` has no effect. Without `n_clients` there are as
+    many clients as the data set has natural ones.
+
     Raises:
         DataError: if the data cannot be read or dealt, or no client gets any.
     """
     require(0 < test_fraction < 1, "0 < test_fraction < 1 must hold", test_fraction=test_fraction)
     samples = dataset.load(n_clients=n_clients, seed=seed, folder=folder)
-    train, test = _split(samples.y, test_fraction, seed)
+    n_clients = _count(samples, partition, n_clients)
+    train, test = _split(samples, test_fraction, seed)
     if len(train) == 0 or len(test) == 0:
         raise DataError(f"{samples.name}: {len(samples.y)} samples are too few for test_fraction {test_fraction}")
     groups = None if samples.groups is None else samples.groups[train]
@@ -150,8 +162,25 @@ def federate(
     )
 
 
-def _split(y: IntArray, fraction: float, seed: int) -> tuple[IntArray, IntArray]:
-    """Rows of the train pool and of the test set: the same share of every label, drawn by the seed."""
+def _count(samples: Samples, partition: Partition, asked: int | None) -> int:
+    """How many clients there are: as many as asked for, by default as many as the data set has of its own."""
+    require(asked is None or asked >= 1, "clients must be >= 1", clients=asked)
+    own = None if samples.groups is None else int(samples.groups.max(initial=-1)) + 1
+    if partition.by_groups and own is None:
+        raise DataError(f"{samples.name} has no natural clients; use another partition")
+    if partition.by_groups and asked is not None and own is not None and asked > own:
+        raise DataError(f"population.clients: {asked}; expected at most {own}, the natural clients of {samples.name}")
+    count = own if asked is None else asked
+    if count is None:
+        raise DataError(f"population.clients: missing; {samples.name} has no natural clients to count")
+    return count
+
+
+def _split(samples: Samples, fraction: float, seed: int) -> tuple[IntArray, IntArray]:
+    """Rows of the train pool and of the test set: the data set's own, or a share of every label, drawn by the seed."""
+    if samples.is_test is not None:
+        return np.flatnonzero(~samples.is_test), np.flatnonzero(samples.is_test)
+    y = samples.y
     shuffled = rng.stream(seed, "data", "test").permutation(len(y))
     ordered = shuffled[np.argsort(y[shuffled], kind="stable")]
     counts = np.bincount(y)

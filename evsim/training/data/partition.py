@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 from typing_extensions import override
@@ -47,18 +47,16 @@ class Iid(Partition):
 class Natural(Partition):
     """The data set's own clients, in order of their ids; `population.clients` may ask for the first so many."""
 
+    by_groups: ClassVar[bool] = True
+
     @override
     def split(
         self, y: IntArray, groups: IntArray | None, n_classes: int, n_clients: int | None, rng: np.random.Generator
     ) -> Split:
         if groups is None:
             raise DataError("partition natural: this data set has no natural clients; use another partition")
-        ids = np.unique(groups[groups >= 0])
-        n = len(ids) if n_clients is None else n_clients
-        if n > len(ids):
-            raise DataError(f"population.clients: {n} clients; the data set has {len(ids)} natural ones")
-        owner = np.where(groups >= 0, np.searchsorted(ids, groups), n)
-        return _by_owner(owner, n)
+        n = int(groups.max(initial=-1)) + 1 if n_clients is None else n_clients
+        return _by_owner(np.where((groups >= 0) & (groups < n), groups, n), n)
 
 
 @final
@@ -236,7 +234,9 @@ def _draw(y: IntArray, shares: FloatArray, sizes: IntArray, rng: np.random.Gener
     owner = np.repeat(np.arange(len(sizes)), sizes)
     cuts = np.cumsum(shares, axis=1)
     draws = rng.random(len(owner)) * cuts[owner, -1]
-    label = (draws[:, None] >= cuts[owner]).sum(axis=1).clip(max=shares.shape[1] - 1)
+    label = np.zeros(len(owner), np.int64)
+    for cut in cuts.T[:-1]:  # a loop over labels: all at once would need labels x samples numbers
+        label += draws >= cut[owner]
     by_label = np.argsort(y, kind="stable")
     counts = np.bincount(y, minlength=shares.shape[1])
     first = np.cumsum(counts) - counts
