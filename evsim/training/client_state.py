@@ -42,6 +42,11 @@ class ClientStates:
         self._pinned: frozenset[Version] = frozenset()
         self.bytes_in_memory = 0
 
+    @property
+    def folder(self) -> Path | None:
+        """Where states lie that do not fit in memory; None if none was needed yet."""
+        return self._folder
+
     def __len__(self) -> int:
         return len(self._current)
 

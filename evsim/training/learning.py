@@ -103,7 +103,7 @@ class Learning:
         self._runner = executor.open(job)
         self._waiting: dict[int, _Waiting] = {}
         self._early: dict[int, _Resolved] = {}  # trained before the server step that uses them
-        self._states = ClientStates(setting.state_budget, setting.state_folder)
+        self.client_states = ClientStates(setting.state_budget, setting.state_folder)
         self._sent: tuple[int, Payload] | None = None
         self.version = 0
 
@@ -173,7 +173,7 @@ class Learning:
     def close(self) -> None:
         """Release the executor and the client states."""
         self._runner.close()
-        self._states.close()
+        self.client_states.close()
 
     # -- the server's state -----------------------------------------------------------------------------------------
 
@@ -260,7 +260,7 @@ class Learning:
         if self._method.upload and not tree.is_finite(update):
             return _Resolved(None, utility)
         if any(states.values()):
-            self._states.put(result.task.client, states)
+            self.client_states.put(result.task.client, states)
         return _Resolved(update, utility)
 
     def _encode(self, result: Result) -> tuple[Payload, States]:
@@ -279,7 +279,7 @@ class Learning:
         """A client's states on the device."""
         return {
             place: {name: tree.apply(lambda leaf: leaf.to(self._device), leaves) for name, leaves in state.items()}
-            for place, state in self._states.get(client).items()
+            for place, state in self.client_states.get(client).items()
         }
 
 
