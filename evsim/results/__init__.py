@@ -1,1 +1,11 @@
-"""Runs as tidy tables."""
+"""Runs as tidy tables, their metrics, plots and reports.
+
+Columns ending in ``_at`` (and ``at``) are instants in ms since virtual time 0, ``_ms`` durations, ``bytes_`` bytes,
+``_kbps`` kbit/s; ``docs/data_dictionary.md`` explains each.
+"""
+
+from __future__ import annotations
+
+from evsim.results.run import Run, load_run, load_runs, stack
+
+__all__ = ["Run", "load_run", "load_runs", "stack"]

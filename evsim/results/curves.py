@@ -1,0 +1,74 @@
+"""A metric over virtual time, and when it first reaches a target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from evsim.errors import require
+from evsim.events import FloatArray, IntArray
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A metric at the evaluations of one run, in order of virtual time.
+
+    Attributes:
+        at: instants, ms.
+        value: the metric.
+        version: the model version that was evaluated.
+    """
+
+    at: IntArray
+    value: FloatArray
+    version: IntArray
+
+    def smooth(self, window: int) -> Curve:
+        """The running mean of the newest `window` evaluations; instants with fewer are left out.
+
+        Raises:
+            PolicyError: if the window is not positive.
+        """
+        require(window >= 1, "running_mean must be >= 1", running_mean=window)
+        if window == 1:
+            return self
+        sums = np.cumsum(np.concatenate([[0.0], self.value]))
+        means = (sums[window:] - sums[:-window]) / window if len(self.value) >= window else np.empty(0)
+        return Curve(self.at[window - 1 :], means, self.version[window - 1 :])
+
+    def value_at(self, at: int) -> float:
+        """The newest value known at an instant; NaN before the first evaluation."""
+        index = int(np.searchsorted(self.at, at, side="right")) - 1
+        return float(self.value[index]) if index >= 0 else float("nan")
+
+
+def first_crossing(curve: Curve, target: float, *, interpolate: bool = False) -> float | None:
+    """When a curve first is at least the target, ms since virtual time 0; None when it never is.
+
+    Args:
+        curve: the metric.
+        target: reached from below; a first value at or above it crosses at its own instant.
+        interpolate: on the line between the value before the crossing and the crossing.
+    """
+    index = _first_index(curve, target)
+    if index is None:
+        return None
+    if not interpolate or index == 0:
+        return float(curve.at[index])
+    below, above = curve.value[index - 1], curve.value[index]
+    share = (target - below) / (above - below)
+    return float(curve.at[index - 1] + share * (curve.at[index] - curve.at[index - 1]))
+
+
+def version_at_crossing(curve: Curve, target: float) -> int | None:
+    """The number of server steps after which a curve first is at least the target; None when it never is."""
+    index = _first_index(curve, target)
+    return None if index is None else int(curve.version[index])
+
+
+def _first_index(curve: Curve, target: float) -> int | None:
+    reached = np.flatnonzero(curve.value >= target)
+    return int(reached[0]) if len(reached) else None

@@ -1,0 +1,234 @@
+"""One run folder as tidy tables, read when first asked for."""
+
+from __future__ import annotations
+
+import glob as globbing
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+import pandas as pd
+from typing_extensions import override
+
+from evsim.errors import Problem, RunFolderError, report, suggest
+from evsim.events import TABLES
+from evsim.recorder import is_unfinished
+from evsim.results.curves import Curve, first_crossing
+from evsim.results.reading import journal_rows, read_table
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run folder; each table is read from its Parquet file when first used.
+
+    Integer columns that may be null are ``Int64``, text columns ``category``.
+
+    Attributes:
+        folder: where the run lies.
+        partial: read from the journal of a run that was killed.
+    """
+
+    folder: Path
+    partial: bool = False
+
+    @override
+    def __repr__(self) -> str:
+        return f"Run({self.name!r}, seed={self.seed}, folder={str(self.folder)!r})"
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What produced the run and why it ended; of a killed run what its journal tells."""
+        path = self.folder / "manifest.json"
+        if self.partial and not path.is_file():
+            return {"name": self.folder.name, "start_ms": 0, "end": {"at": self._last_instant(), "reason": "killed"}}
+        return _manifest(path)
+
+    @cached_property
+    def scenario_toml(self) -> str:
+        """The resolved scenario; empty for a killed run that had not written it."""
+        path = self.folder / "scenario.toml"
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+    @property
+    def name(self) -> str:
+        """The scenario's name."""
+        return str(self.manifest["name"])
+
+    @property
+    def seed(self) -> int | None:
+        """The seed; None where a killed run did not say."""
+        return self.manifest.get("seed")
+
+    @property
+    def start_ms(self) -> int:
+        """Time of day at which virtual time 0 falls, ms since midnight."""
+        return int(self.manifest["start_ms"])
+
+    @property
+    def end_ms(self) -> int:
+        """Virtual time at which the run ended, ms."""
+        return int(self.manifest["end"]["at"])
+
+    @cached_property
+    def tasks(self) -> pd.DataFrame:
+        """One row per task."""
+        return self._table("tasks")
+
+    @cached_property
+    def server_steps(self) -> pd.DataFrame:
+        """One row per attempt of the server to improve the model, failed ones included."""
+        return self._table("server_steps")
+
+    @cached_property
+    def evaluations(self) -> pd.DataFrame:
+        """One row per metric of an evaluation (long form)."""
+        return self._table("evaluations")
+
+    @cached_property
+    def clients(self) -> pd.DataFrame:
+        """One row per client."""
+        return self._table("clients")
+
+    @cached_property
+    def availability(self) -> pd.DataFrame:
+        """How many clients were online, on a regular grid."""
+        return self._table("availability")
+
+    def _table(self, name: str) -> pd.DataFrame:
+        return read_table(self.folder, name, partial=self.partial)
+
+    def _last_instant(self) -> int:
+        columns = (self.tasks["dispatched_at"], self.tasks["ended_at"], self.evaluations["at"])
+        return max((int(column.max()) for column in columns if column.notna().any()), default=0)
+
+    # -- the learning curve -----------------------------------------------------------------------------------------
+
+    def curve(self, metric: str = "accuracy", *, split: str = "test", final: bool = False) -> Curve:
+        """A metric over virtual time.
+
+        Args:
+            metric: such as "accuracy" or "loss".
+            split: "test", or "clients" for the spread over clients.
+            final: keep the evaluation at the run's end, which is off the grid.
+
+        Raises:
+            RunFolderError: if the run has no such metric.
+        """
+        rows = self.evaluations
+        chosen = rows[(rows["metric"] == metric) & (rows["split"] == split)]
+        if chosen.empty:
+            raise self._no_metric(metric, split)
+        if not final:
+            chosen = chosen[chosen["trigger"] != "final"]
+        return Curve(chosen["at"].to_numpy(), chosen["value"].to_numpy(), chosen["version"].to_numpy())
+
+    def _no_metric(self, metric: str, split: str) -> RunFolderError:
+        rows = self.evaluations
+        known = rows.loc[rows["split"] == split, "metric"].astype(str).unique()
+        why = suggest(metric, known) if len(known) else "the run has no evaluations: was it a dry run?"
+        problem = Problem(f"{self.folder}: evaluations", f"no metric {metric!r} of split {split!r}", "", why)
+        return RunFolderError(report([problem]))
+
+    def time_to_accuracy(
+        self, target: float, *, metric: str = "accuracy", interpolate: bool = False, running_mean: int = 1
+    ) -> pd.Timedelta | None:
+        """Virtual time until a metric first reaches a target; None when it never does.
+
+        The evaluation at the run's end does not count: it is off the grid, so it would favor runs that end early.
+
+        Args:
+            target: reached when the value is at least this.
+            metric: of the test split; larger must be better.
+            interpolate: linearly between the evaluation before the crossing and the crossing; never later than it.
+            running_mean: average this many evaluations, the newest included; a crossing needs that many.
+
+        Raises:
+            RunFolderError: if the run has no such metric.
+        """
+        found = first_crossing(self.curve(metric).smooth(running_mean), target, interpolate=interpolate)
+        return None if found is None else pd.Timedelta(milliseconds=found)
+
+
+def load_run(path: str | Path, *, partial: bool = False) -> Run:
+    """A run folder.
+
+    Args:
+        path: of the folder.
+        partial: accept a run that was killed: what its journal holds up to the last whole batch.
+
+    Raises:
+        RunFolderError: if the folder is no run, or was killed and `partial` was not asked for.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        given = "a file" if folder.exists() else "no such folder"
+        raise _refused(folder, given, "the folder of a run")
+    if is_unfinished(folder):
+        return Run(folder, partial=True) if partial else _raise_killed(folder)
+    missing = [name for name in _files() if not (folder / name).is_file()]
+    if missing:
+        raise _refused(folder, f"no {missing[0]}", "the folder of a run", "evsim run SCENARIO --out DIR makes one")
+    found = Run(folder)
+    found.manifest  # noqa: B018  a broken manifest is reported here
+    return found
+
+
+def load_runs(pattern: str | Path) -> list[Run]:
+    """All finished runs whose folder matches a pattern such as ``"runs/*"``, in order of their paths.
+
+    Folders that hold no manifest are passed over.
+
+    Raises:
+        RunFolderError: if no run matches.
+    """
+    folders = [Path(each) for each in sorted(globbing.glob(str(pattern), recursive=True))]  # noqa: PTH207  Path.glob takes no absolute pattern
+    found = [load_run(each) for each in folders if (each / "manifest.json").is_file() and not is_unfinished(each)]
+    if not found:
+        raise _refused(Path(pattern), "no finished run matches", "a pattern such as 'runs/*'")
+    return found
+
+
+def stack(runs: Sequence[Run], table: str) -> pd.DataFrame:
+    """One table of many runs below each other, with the columns `run` (the folder's name) and `seed` in front.
+
+    Raises:
+        RunFolderError: if there is no such table.
+    """
+    if table not in TABLES:
+        raise _refused(Path(table), "no such table", "a table of a run folder", suggest(table, TABLES))
+    frames = []
+    for run in runs:
+        frame: pd.DataFrame = getattr(run, table).copy()
+        frame.insert(0, "run", run.folder.name)
+        frame.insert(1, "seed", run.seed)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True).astype({"run": "category"})
+
+
+def _files() -> list[str]:
+    return ["manifest.json", *(f"{name}.parquet" for name in TABLES if name != "availability")]
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _refused(path, str(error), "the manifest of a run") from error
+    if not isinstance(found, dict) or not {"name", "seed", "start_ms", "end"} <= set(found):
+        raise _refused(path, "keys are missing", "the manifest of a run")
+    return found
+
+
+def _raise_killed(folder: Path) -> Run:
+    rows = journal_rows(folder)
+    counted = ", ".join(f"{count:,} {name}" for name, count in rows.items() if count) or "no rows"
+    hint = f"load_run({str(folder)!r}, partial=True) reads them"
+    raise _refused(folder, f"the run was killed; its journal holds {counted}", "a finished run", hint)
+
+
+def _refused(where: Path, given: str, expected: str, hint: str = "") -> RunFolderError:
+    return RunFolderError(report([Problem(str(where), given, expected, hint)]))

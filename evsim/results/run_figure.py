@@ -1,0 +1,146 @@
+"""The picture of one run: accuracy over virtual time above what the devices did."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from evsim.events import IntArray
+from evsim.results.canvas import BLUE, GRAY, GREEN, LIGHT, ORANGE, VERMILION, new_figure, shade_nights, tidy, time_axis
+from evsim.results.run import Run
+from evsim.units import format_duration
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_BINS = 120
+_MOST_MARKED = 600
+_ENDS = (  # how rounds end: label, color, row
+    ("goal or buffer full", BLUE, 2),
+    ("deadline", ORANGE, 1),
+    ("failed", VERMILION, 0),
+)
+
+
+def run_figure(run: Run) -> Figure:
+    """Accuracy, round ends, devices online and tasks in flight, and tasks lost, over one axis of virtual time."""
+    figure = new_figure(10, 7.6)
+    learns = bool((run.evaluations["metric"] == "accuracy").any())
+    heights = ([4.2] if learns else []) + [0.9, 2.4, 1.2]
+    panels = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0])
+    draws = ([_accuracy] if learns else []) + [_round_ends, _devices, _lost]
+    end = max(run.end_ms, 1)
+    for axes, draw in zip(panels, draws, strict=True):
+        tidy(axes)
+        shade_nights(axes, 0, end, run.start_ms)
+        draw(axes, run)
+    time_axis(panels[-1], 0, end, run.start_ms)
+    figure.align_ylabels(panels)
+    figure.suptitle(_title(run), x=0.01, ha="left", fontsize=12)
+    return figure
+
+
+def _title(run: Run) -> str:
+    seed = "" if run.seed is None else f", seed {run.seed}"
+    reason = str(run.manifest["end"]["reason"]).replace("_", " ")
+    return f"{run.name}{seed}: {format_duration(run.end_ms)} of virtual time, ended by {reason}"
+
+
+def _accuracy(axes: Axes, run: Run) -> None:
+    curve = run.curve(final=True)
+    dense = len(curve.at) > _MOST_MARKED
+    axes.plot(curve.at, curve.value, color=BLUE, linewidth=2, marker="" if dense else "o", markersize=3, clip_on=False)
+    axes.set_ylabel("test accuracy")
+    axes.set_ylim(0, 1)
+    target = run.manifest.get("target_accuracy")
+    if target is not None:
+        _target(axes, run, float(target))
+
+
+def _target(axes: Axes, run: Run, target: float) -> None:
+    axes.axhline(target, color=GREEN, linewidth=1.2, linestyle="--")
+    axes.annotate(
+        f"target {target:g}", (0, target), (6, 3), textcoords="offset points", color=GREEN, va="bottom", fontsize=9
+    )
+    found = run.time_to_accuracy(target)
+    if found is None:
+        return
+    at = found.total_seconds() * 1000
+    axes.plot([at], [target], marker="o", markersize=9, markerfacecolor="none", color=GREEN, clip_on=False)
+    side = "right" if at > run.end_ms / 2 else "left"
+    text = f"first reached after {format_duration(at)}"
+    offset = (-10 if side == "right" else 10, -14)
+    axes.annotate(text, (at, target), offset, textcoords="offset points", ha=side, va="top", color=GREEN, fontsize=9)
+
+
+def _round_ends(axes: Axes, run: Run) -> None:
+    steps = run.server_steps
+    failed = ~steps["applied"].to_numpy()
+    late = (steps["reason"].isin(["deadline", "exhausted"])).to_numpy() & ~failed
+    masks = {2: ~failed & ~late, 1: late, 0: failed}
+    names = []
+    for label, color, row in _ENDS:
+        at = steps["closed_at"].to_numpy()[masks[row]]
+        width = float(np.clip(300 / max(len(steps), 1), 0.4, 1.5))
+        axes.vlines(at, row - 0.38, row + 0.38, color=color, linewidth=width)
+        names.append((row, f"{label}: {len(at):,}"))
+    axes.grid(visible=False)
+    axes.set_ylim(-0.6, 2.6)
+    axes.set_yticks([row for row, _ in names], [name for _, name in names], fontsize=8)
+    axes.set_ylabel("rounds end")
+
+
+def _devices(axes: Axes, run: Run) -> None:
+    online = run.availability
+    if len(online):
+        at, count = online["at"].to_numpy(), online["online"].to_numpy()
+        axes.fill_between(at, count, step="post", color="#BFDDF0", linewidth=0, label="clients online")
+        axes.step(at, count, where="post", color="#56B4E9", linewidth=1)
+    at, flying = _thin(*in_flight(run), run.end_ms)
+    axes.step(at, flying, where="post", color=VERMILION, linewidth=1.1, label="tasks in flight")
+    axes.set_ylabel("clients")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, loc="upper left", ncols=2, fontsize=9, borderaxespad=0.1)
+
+
+def in_flight(run: Run) -> tuple[IntArray, IntArray]:
+    """Instants (ms) at which the number of running tasks changes, and the number from then on."""
+    begins = run.tasks["dispatched_at"].to_numpy()
+    ends = run.tasks["ended_at"].dropna().to_numpy(np.int64)
+    at, inverse = np.unique(np.concatenate([begins, ends]), return_inverse=True)
+    change = np.zeros(len(at), np.int64)
+    np.add.at(change, inverse, np.repeat([1, -1], [len(begins), len(ends)]))
+    return at, np.cumsum(change)
+
+
+def _thin(at: IntArray, value: IntArray, end_ms: int, most: int = 4_000) -> tuple[IntArray, IntArray]:
+    """At most so many instants of a step function, evenly spread."""
+    if len(at) <= most:
+        return np.append(at, end_ms), np.append(value, value[-1:] if len(value) else 0)
+    grid = np.linspace(0, end_ms, most).astype(np.int64)
+    where = np.searchsorted(at, grid, side="right") - 1
+    return grid, np.where(where >= 0, value[np.maximum(where, 0)], 0)
+
+
+def _lost(axes: Axes, run: Run) -> None:
+    """Tasks lost per bin of time, by cause."""
+    edges = np.linspace(0, max(run.end_ms, 1), _BINS + 1)
+    bottom = np.zeros(_BINS)
+    ended = run.tasks.dropna(subset=["ended_at"])
+    for outcome, color in (("dropped", VERMILION), ("late", ORANGE), ("stale", "#CC79A7"), ("round_failed", "#000000")):
+        at = ended.loc[ended["outcome"] == outcome, "ended_at"].to_numpy(np.int64)
+        if not len(at):
+            continue
+        count, _ = np.histogram(at, edges)
+        label = f"{outcome.replace('_', ' ')}: {len(at):,}"
+        axes.bar(edges[:-1], count, np.diff(edges), bottom, align="edge", color=color, linewidth=0, label=label)
+        bottom += count
+    axes.set_ylabel(f"tasks lost\nper {format_duration(edges[1])}")
+    axes.set_ylim(0, max(1.0, float(bottom.max()) * 1.35))
+    if bottom.any():
+        axes.legend(frameon=False, loc="upper left", ncols=4, fontsize=9, borderaxespad=0.1)
+    else:
+        axes.text(0.01, 0.8, "none", transform=axes.transAxes, color=GRAY, fontsize=9)
+    axes.spines["bottom"].set_color(LIGHT)
