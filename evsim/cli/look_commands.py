@@ -45,9 +45,10 @@ def describe(
 
 def _describe_scenario(path: str) -> None:
     from evsim.scenario import Scenario
-    from evsim.scenario.words import in_words
+    from evsim.scenario.words import devices_in_words, in_words
 
-    say_table(in_words(Scenario.load(path)))
+    found = Scenario.load(path)
+    say_table([*in_words(found), ("", ""), *devices_in_words(found)])
 
 
 def _describe_run(path: str) -> None:

@@ -71,7 +71,7 @@ def plot(trace: Trace, out: Annotated[Path, typer.Argument(help="The PNG to writ
     availability, _ = load(trace)
     if availability is None:
         raise TraceError(f"{trace}: holds device speeds only; expected availability to draw")
-    plot_trace(availability, out)
+    plot_trace(availability, out, title=Path(trace).name)
     say(str(out))
 
 
@@ -101,7 +101,7 @@ def show(trace: str) -> None:
     """A trace in words and numbers."""
     from evsim.traces.describe import describe_trace
 
-    say_table([(str(name), str(value)) for name, value in describe_trace(*load(trace)).items()])
+    say_table(list(describe_trace(*load(trace)).items()))
 
 
 def _tables(options: list[str] | None, allowed: tuple[str, ...] | None = None) -> dict[str, Any]:

@@ -43,13 +43,14 @@ def write_value(hint: Any, value: Any, key: str) -> object:
         if item is not None and isinstance(value, tuple):
             return [write_value(item, each, key) for each in value]
         if is_policy(member) and isinstance(value, plain_class(member) or object):
-            return _policy(slot_of(key, member), value)
+            return policy_table(slot_of(key, member), value)
         if is_table(member) and isinstance(value, plain_class(member) or object):
             return _fields(value)
     return unparse(hint, value)
 
 
-def _policy(slot: str, policy: object) -> dict[str, Any]:
+def policy_table(slot: str, policy: object) -> dict[str, Any]:
+    """A policy as the table a scenario file writes."""
     fields = _fields(policy)
     if slot == "model" and set(fields) == {"target", "options"}:  # a factory of the user's
         return {"kind": fields["target"], **fields["options"]}

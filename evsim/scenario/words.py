@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from evsim.events import IntArray
+from evsim.scenario.dumping import policy_table
+from evsim.traces.describe import describe_population
+from evsim.traces.population import populate
+from evsim.traces.sources import load_availability, load_speed
+from evsim.training.data.base import federate
 from evsim.units import format_bytes, format_clock, format_duration
 
 if TYPE_CHECKING:
@@ -11,28 +20,66 @@ if TYPE_CHECKING:
     from evsim.scenario.tables import Stop
 
 
+_SLOTS = ("aggregation", "selection", "broadcast", "client_rule", "weighting", "merge", "server_optimizer", "executor")
+
+
 def in_words(scenario: Scenario) -> list[tuple[str, str]]:
     """What and how, a line each."""
-    slots = ("selection", "broadcast", "client_rule", "weighting", "merge", "server_optimizer", "executor")
+    data, model = scenario.data, scenario.model
     return [
         ("scenario", scenario.name),
         ("training", _training(scenario)),
-        ("starts", f"{format_clock(0, scenario.start).split()[-1]}, seed {scenario.seed}"),
+        ("starts", f"at {format_clock(0, scenario.start).split()[-1]}, seed {scenario.seed}"),
         ("stops", stops(scenario.stop)),
         ("clients", _clients(scenario)),
-        *([("data", f"{policy(scenario.data.dataset)}, {policy(scenario.data.partition)}")] if scenario.data else []),
-        *([("model", policy(scenario.model))] if scenario.model else []),
+        *([("data", f"{policy('dataset', data.dataset)}; {policy('partition', data.partition)}")] if data else []),
+        *([("model", policy("model", model))] if model else []),
         ("cost", _cost(scenario)),
-        ("aggregation", policy(scenario.aggregation)),
-        *((slot.replace("_", " "), policy(getattr(scenario, slot))) for slot in slots),
-        *([("upload", " then ".join(policy(each) for each in scenario.upload))] if scenario.upload else []),
+        *((slot.replace("_", " "), policy(slot, getattr(scenario, slot))) for slot in _SLOTS),
+        *(("upload", policy("upload", each)) for each in scenario.upload),
         ("evaluation", _evaluation(scenario)),
     ]
 
 
-def policy(value: object) -> str:
-    """A frozen policy as its class and its fields."""
-    return repr(value)
+def devices_in_words(scenario: Scenario) -> list[tuple[str, str]]:
+    """The clients' devices: how many are distinct, when they are online, how fast they are. Loads traces and data."""
+    table = scenario.population
+    sizes = _sizes(scenario)
+    options: dict[str, Any] = {"n_devices": len(sizes), "seed": scenario.seed, "folder": scenario.folder}
+    population = populate(
+        n_clients=len(sizes),
+        availability=load_availability(table.availability, **options),
+        speed=load_speed(table.speed, **options),
+        join=table.join,
+        sizes=sizes,
+        seed=scenario.seed,
+        start_ms=scenario.start,
+    )
+    everyone = np.arange(len(sizes))
+    by_the_clock = population.availability.take(everyone, scenario.start)  # its hours are then hours of the day
+    return list(describe_population(replace(population, availability=by_the_clock)).items())
+
+
+def _sizes(scenario: Scenario) -> IntArray:
+    table = scenario.data
+    if table is None:
+        return np.full(scenario.population.clients or 0, scenario.cost.samples_per_client or 1, np.int64)
+    data = federate(
+        table.dataset,
+        table.partition,
+        test_fraction=table.test_fraction,
+        n_clients=scenario.population.clients,
+        seed=scenario.seed,
+        folder=scenario.folder,
+    )
+    return np.asarray(data.sizes, np.int64)
+
+
+def policy(slot: str, value: object) -> str:
+    """A policy as its kind and its options, as a scenario file writes them."""
+    table = policy_table(slot, value)
+    options = ", ".join(f"{key} {each}" for key, each in table.items() if key != "kind")
+    return f"{table['kind']}: {options}" if options else str(table["kind"])
 
 
 def stops(stop: Stop) -> str:
@@ -54,7 +101,8 @@ def _training(scenario: Scenario) -> str:
 def _clients(scenario: Scenario) -> str:
     table = scenario.population
     count = "as many as the data has" if table.clients is None else f"{table.clients:,}"
-    return f"{count}; availability {_source(table.availability)}, speed {_source(table.speed)}, {policy(table.join)}"
+    sources = f"availability {_source(table.availability)}, speed {_source(table.speed)}"
+    return f"{count}; {sources}, join {policy('join', table.join)}"
 
 
 def _source(source: str | dict[str, Any]) -> str:
