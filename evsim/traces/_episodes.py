@@ -22,19 +22,19 @@ class Episodes:
     length: FloatArray  # s
 
 
-def poisson_process(expected: FloatArray, key: int) -> tuple[IntArray, IntArray, FloatArray]:
-    """Arrivals at rate 1 on [0, expected) per device: device, ordinal, time; one step per arrival of all devices."""
-    device = np.arange(len(expected), dtype=np.int64)
-    elapsed = np.zeros(len(expected))
-    found: list[tuple[IntArray, IntArray, FloatArray]] = []
+def poisson_process(device: IntArray, expected: FloatArray, key: int) -> tuple[IntArray, IntArray, FloatArray]:
+    """Arrivals of a Poisson process per device: device, ordinal, and when as a share of the time, in (0, 1).
+
+    One step per arrival, all devices at once; `expected` is the mean number of arrivals of each device.
+    """
+    elapsed = np.zeros(len(device))
+    found = [(device[:0], device[:0], elapsed[:0])]
     step = 0
     while len(device):
         elapsed = elapsed - np.log(rng.uniform(key, device, step))
-        going: BoolArray = elapsed < expected[device]
-        device, elapsed = device[going], elapsed[going]
-        found.append((device, np.full(len(device), step, np.int64), elapsed))
+        going: BoolArray = elapsed < expected
+        device, elapsed, expected = device[going], elapsed[going], expected[going]
+        found.append((device, np.full(len(device), step, np.int64), elapsed / expected))
         step += 1
-    if not found:
-        return device, device, elapsed
     columns = [np.concatenate(column) for column in zip(*found, strict=True)]
     return columns[0], columns[1], columns[2]

@@ -121,6 +121,17 @@ class AvailabilityTrace:
         day = np.full(n, MS_PER_DAY, np.int64)
         return cls(np.arange(n + 1, dtype=np.int64), np.zeros(n, np.int64), day, day)
 
+    @classmethod
+    def concatenate(cls, traces: Sequence[AvailabilityTrace]) -> AvailabilityTrace:
+        """The devices of several traces, one trace after the other; at least one trace."""
+        counts = np.concatenate([np.diff(trace.offsets) for trace in traces])
+        starts, stops, period = (
+            np.concatenate([getattr(trace, name) for trace in traces]) for name in ("starts", "stops", "period")
+        )
+        merged, dropped = sum(trace.merged for trace in traces), sum(trace.dropped for trace in traces)
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        return cls(offsets, starts, stops, period, merged, dropped)
+
     @property
     def n_devices(self) -> int:
         """Number of devices, never-online ones included."""
@@ -141,10 +152,7 @@ class AvailabilityTrace:
         `units.FOREVER` for a device that is always online; `at` itself for a device that is offline.
         """
         of, instant = np.asarray(devices), np.asarray(at)
-        until = instant + self._left(of, instant)
-        if self._any_always:
-            until = np.where(self._always[of], FOREVER, until)
-        return np.asarray(until, dtype=np.int64)
+        return np.where(self._always[of], FOREVER, instant + self._left(of, instant))
 
     def next_check_in(self, devices: ArrayLike, at: ArrayLike) -> IntArray:
         """The first check-in of each device at or after each instant, ms; `units.FOREVER` if there is none."""
@@ -230,10 +238,6 @@ class AvailabilityTrace:
         always[self._device[self.stops - self.starts == self.period[self._device]]] = True
         return always
 
-    @cached_property
-    def _any_always(self) -> bool:
-        return bool(self._always.any())
-
     def _left(self, of: IntArray, at: IntArray) -> IntArray:
         """Ms from each instant until the check-out that ends its interval, 0 where the device is offline."""
         if self.n_intervals == 0:
@@ -262,7 +266,7 @@ class AvailabilityTrace:
         packed = np.empty(2 * n, np.int64)
         packed[:n] = ((self.starts << 1) + 1 << bits) + self._device
         packed[n:] = (self.stops % self._common_period << bits + 1) + self._device
-        if self._any_always:
+        if self._always.any():
             packed = packed[np.tile(~self._always[self._device], 2)]
         packed.sort()
         return packed

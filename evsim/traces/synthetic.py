@@ -27,6 +27,7 @@ from evsim.units import MS_PER_DAY, MS_PER_SECOND
 
 _SECONDS_PER_DAY = 86_400.0
 _SECONDS_PER_HOUR = 3_600.0
+_BLOCK = 25_000  # devices generated at a time, to bound the memory
 
 # Episodes begun in each hour of the day, relative to each other.
 _HOURLY_WEIGHTS = (
@@ -141,8 +142,11 @@ class SyntheticAvailability:
     def generate(self, n: int, seed: int) -> AvailabilityTrace:
         """The availability of `n` devices, from midnight of the first day."""
         key = rng.key(seed, "synthetic", "availability")
-        by_day = self._opportunistic(n, key)
-        by_night = self._overnight(n, key)
+        blocks = [np.arange(first, min(first + _BLOCK, n), dtype=np.int64) for first in range(0, max(n, 1), _BLOCK)]
+        return AvailabilityTrace.concatenate([self._generate(devices, key) for devices in blocks])
+
+    def _generate(self, devices: IntArray, key: int) -> AvailabilityTrace:
+        by_day, by_night = self._opportunistic(devices, key), self._overnight(devices, key)
         parts = [
             _sessions(self, by_day, self.session_mean_s, rng.key(key, "day")),
             _sessions(self, by_night, self.night_session_mean_s, rng.key(key, "night")),
@@ -150,16 +154,16 @@ class SyntheticAvailability:
         device, start, length = (np.concatenate(column) for column in zip(*parts, strict=True))
         start = start + self.time_zone_spread_h * _SECONDS_PER_HOUR * (_uniform(key, "time_zone", device) - 0.5)
         kept = _uniform(key, "never", device) >= self.never_online
-        return _to_trace(device[kept], start[kept], length[kept], n, self.days * MS_PER_DAY)
+        row = device[kept] - devices[:1]
+        return _to_trace(row, start[kept], length[kept], len(devices), self.days * MS_PER_DAY)
 
-    def _opportunistic(self, n: int, key: int) -> Episodes:
+    def _opportunistic(self, everyone: IntArray, key: int) -> Episodes:
         from scipy.special import gammaincinv
 
-        everyone = np.arange(n, dtype=np.int64)
         rate = gammaincinv(self.rate_shape, _uniform(key, "rate", everyone)) / self.rate_shape
         expected = rate * self.episodes_per_day * self.scale * self.days
-        device, ordinal, elapsed = poisson_process(expected, rng.key(key, "arrivals"))
-        days_passed = elapsed / expected[device] * self.days
+        device, ordinal, share = poisson_process(everyone, expected, rng.key(key, "arrivals"))
+        days_passed = share * self.days
         start = np.floor(days_passed) * _SECONDS_PER_DAY + self._time_of_day(days_passed % 1.0)
         factor = self.device_log_sd * _normal(key, "length", device)
         log_length = self.episode_log_mean + factor + self.episode_log_sd * _normal(key, "episode", device, ordinal)
@@ -170,10 +174,9 @@ class SyntheticAvailability:
         cumulative = np.concatenate([[0.0], np.cumsum(self.hourly_weights)])
         return np.asarray(np.interp(share * cumulative[-1], cumulative, np.arange(25) * _SECONDS_PER_HOUR))
 
-    def _overnight(self, n: int, key: int) -> Episodes:
+    def _overnight(self, everyone: IntArray, key: int) -> Episodes:
         from scipy.special import betaincinv
 
-        everyone = np.arange(n, dtype=np.int64)
         habit = everyone[_uniform(key, "habit", everyone) < self.night_share]
         share = self.scale * betaincinv(self.night_alpha, self.night_beta, _uniform(key, "nights", habit))
         happens = _uniform(key, "night", habit[:, None], np.arange(self.days)) < share[:, None]

@@ -239,6 +239,19 @@ def test_moved_edges_may_wrap_but_not_meet():
         trace.with_moved_edges(np.array([0, -40]), np.array([0, 0]))
 
 
+@PROPERTY
+@given(st.lists(raw_traces(), min_size=1, max_size=3))
+def test_concatenated_traces_keep_their_devices_and_counts(raws):
+    traces = [build(raw) for raw in raws]
+    joined, first = AvailabilityTrace.concatenate(traces), 0
+    for trace in traces:
+        rows = np.arange(first, first + trace.n_devices)
+        assert joined.take(rows).fingerprint() == trace.fingerprint()
+        first += trace.n_devices
+    assert joined.n_devices == first
+    assert (joined.merged, joined.dropped) == (sum(t.merged for t in traces), sum(t.dropped for t in traces))
+
+
 def test_fingerprint_depends_on_every_interval_and_period():
     def of(stop, period):
         return AvailabilityTrace.from_intervals([0], [1], [stop], n_devices=1, period=period).fingerprint()

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from evsim.errors import PolicyError
+from evsim.traces import synthetic
 from evsim.traces.synthetic import SyntheticAvailability, SyntheticSpeed
 from evsim.units import MS_PER_DAY, MS_PER_HOUR
 
@@ -66,6 +67,11 @@ def test_a_large_population_begins_with_the_small_one(phones):
     assert SyntheticAvailability().generate(20, seed=1).fingerprint() != phones.take(np.arange(20)).fingerprint()
     small, large = SyntheticSpeed().generate(5, seed=0), SyntheticSpeed().generate(50, seed=0)
     assert small.download_kbps.tolist() == large.download_kbps[:5].tolist()
+
+
+def test_generating_in_blocks_changes_nothing(phones, monkeypatch):
+    monkeypatch.setattr(synthetic, "_BLOCK", 700)
+    assert SyntheticAvailability().generate(N, seed=0).fingerprint() == phones.fingerprint()
 
 
 def test_never_online_share_leaves_the_other_devices_as_they_were(phones):
