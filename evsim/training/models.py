@@ -6,10 +6,11 @@ in float32 without touching the global generator, so a float64 run starts from t
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import prod
+from math import gcd, prod
 from typing import TYPE_CHECKING, Any, Literal, final
 
 import torch
@@ -199,7 +200,10 @@ class Factory(Model):
         make = self._function()
         known = {"shape": shape, "n_classes": n_classes, "n_tokens": n_tokens}
         wanted = {name: known[name] for name in inspect.signature(make).parameters if name in known}
-        module = _seeded(seed, lambda: make(**{**wanted, **self.options}))
+        try:
+            module = _seeded(seed, lambda: make(**{**wanted, **self.options}))
+        except Exception as error:  # whatever a user's code raises
+            raise ModelError(f"{self.target}: building the model failed: {type(error).__name__}: {error}") from error
         if not isinstance(module, nn.Module):
             raise ModelError(f"{self.target}: gave {type(module).__name__}; expected a torch.nn.Module")
         return module
@@ -220,15 +224,13 @@ def check_model(model: nn.Module, data: FederatedData) -> None:
     """
     rows = min(2, len(data.y_test))
     x = torch.as_tensor(data.x_test[:rows])
-    x = x.float() if x.is_floating_point() else x
-    model.eval()
+    trial = copy.deepcopy(model).to("cpu", torch.float32).eval()  # the model itself stays as it is
     try:
-        with torch.no_grad():
-            logits = model.float()(x)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise ModelError(f"the model cannot take inputs of shape {tuple(x.shape)}: {error}") from error
-    finally:
-        model.train()
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            logits = trial(x)
+    except Exception as error:  # whatever a user's code raises
+        kind = "token ids" if data.n_tokens is not None else "numbers"
+        raise ModelError(f"the model cannot take {kind} of shape {tuple(x.shape)}: {error}") from error
     expected = (rows, data.n_classes)
     if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:
         given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
@@ -240,11 +242,17 @@ def check_model(model: nn.Module, data: FederatedData) -> None:
 
 def _norm(kind: str, channels: int) -> list[nn.Module]:
     if kind == "group":
-        return [nn.GroupNorm(min(8, channels) if channels % min(8, channels) == 0 else 1, channels)]
+        return [nn.GroupNorm(gcd(8, channels), channels)]
     return [nn.BatchNorm2d(channels)] if kind == "batch" else []
 
 
 def _seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(rng.key(seed, "model") % 2**63)
-        return make()
+    """Build on the CPU in float32, whatever torch's defaults are, and put its global generator back."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            torch.default_generator.manual_seed(rng.key(seed, "model") % 2**63)  # torch.manual_seed reseeds GPUs too
+            return make()
+    finally:
+        torch.set_default_dtype(default)
