@@ -262,7 +262,8 @@ class ClientManager:
     @property
     def n_bytes(self) -> int:
         """Memory of the manager's arrays, without the selector's state."""
-        return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
+        arrays = (value for name, value in vars(self).items() if name != "_state")
+        return sum(value.nbytes for value in arrays if isinstance(value, np.ndarray))
 
 
 def _frozen(array: NDArray[T]) -> NDArray[T]:
