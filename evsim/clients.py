@@ -57,7 +57,7 @@ class ClientManager:
         self._last_duration_ms = np.full(n_clients, np.nan)
         self._last_utility = np.full(n_clients, np.nan)
         self._n_idle = 0
-        self.answers = NO_ANSWERS
+        self.answers: Answers | None = None
         self.now = 0
         self.round = 0
 
@@ -113,11 +113,12 @@ class ClientManager:
     def candidates(self, n: int, now: int) -> Query | None:
         """Whom the selector wants to query before it can choose n clients; None: nobody, select at once."""
         self.now = now
-        self.answers = NO_ANSWERS
+        self.answers = None
         key = rng.key(self._seed, "candidates", self.round)
         query = self.selector.candidates(self._state, self, n, key)
         if query is not None:
             self._check_choice("candidates", query.clients, len(query.clients))
+            self.answers = NO_ANSWERS  # asked, and nothing heard yet
         return query
 
     def register_answers(self, answers: Answers) -> None:
@@ -135,7 +136,7 @@ class ClientManager:
         key = rng.key(self._seed, "select", self.round)
         clients, self._state = self.selector.select(self._state, self, n, key)
         self._check_choice("select", clients, min(n, self._n_idle))
-        self.answers = NO_ANSWERS
+        self.answers = None
         self.round += 1
         return clients
 

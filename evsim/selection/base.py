@@ -97,8 +97,8 @@ class ClientView(Protocol):
         """Utility of each client's last report that had one; NaN before the first."""
 
     @property
-    def answers(self) -> Answers:
-        """Answers to this selection's query; empty if there was none."""
+    def answers(self) -> Answers | None:
+        """Answers to this selection's query; None if there was no query."""
 
     @property
     def predictor(self) -> Predictor | None:

@@ -13,13 +13,21 @@ import numpy as np
 from typing_extensions import override
 
 from evsim import rng
-from evsim.errors import require
+from evsim.errors import PolicyError, Problem, report, require
 from evsim.selection.base import ClientView, Query, Reports, Selector
 from evsim.selection.sampling import largest, weighted_draw
 from evsim.units import Duration
 
 if TYPE_CHECKING:
     from evsim.events import FloatArray, IntArray
+
+
+_NOT_ASKED = Problem(
+    "power_of_choice",
+    "selection without its query",
+    "the losses of the candidates",
+    "call ClientManager.candidates and register_answers first, or use power_of_choice_stale, which needs no query",
+)
 
 
 @final
@@ -58,6 +66,10 @@ class PowerOfChoice(Selector[None]):
     @override
     def select(self, state: None, view: ClientView, n: int, key: int) -> tuple[IntArray, None]:
         answers = view.answers
+        if answers is None:
+            if view.n_idle == 0:
+                return np.empty(0, np.int64), None
+            raise PolicyError(report([_NOT_ASKED]))
         sound = view.is_idle(answers.clients) & np.isfinite(answers.loss)
         best = largest(answers.clients[sound], answers.loss[sound], n, rng.mix(key))
         return _filled(view, best, n, key), None

@@ -62,10 +62,11 @@ def run_rounds(manager: ClientManager, rounds: int, n: int, outcome: object = Ou
     return chosen
 
 
-def _answer_query(manager: ClientManager, n: int, now: int) -> None:
+def _answer_query(manager: ClientManager, n: int, now: int, *, equally: bool = False) -> None:
     query = manager.candidates(n, now)
     if query is not None:
-        manager.register_answers(Answers(query.clients, (1 + query.clients % 11).astype(np.float64)))
+        loss = np.ones(len(query.clients)) if equally else (1 + query.clients % 11).astype(np.float64)
+        manager.register_answers(Answers(query.clients, loss))
 
 
 class SelectorContract(ABC):
@@ -165,6 +166,7 @@ class SelectorContract(ABC):
         for seed in range(draws):
             manager = ClientManager(self.make(), n_clients, rng.mix(seed) >> 1)
             manager.register_client(np.arange(n_clients), 0, np.full(n_clients, 5), np.full(n_clients, 100.0))
+            _answer_query(manager, n, 0, equally=True)
             counts[manager.select_clients(n, 0)] += 1
         share = n / n_clients
         # a fixed cohort size makes the counts negatively correlated: the statistic shrinks to chi2(n_clients - 1)

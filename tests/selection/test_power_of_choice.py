@@ -125,6 +125,12 @@ def test_nobody_is_asked_when_nobody_is_there() -> None:
     assert manager.select_clients(2, 0).tolist() == []
 
 
+def test_a_selection_without_the_query_is_an_error_and_not_another_policy() -> None:
+    manager = server(PowerOfChoice(d=3)).manager
+    with pytest.raises(PolicyError, match="selection without its query"):
+        manager.select_clients(2, 0)
+
+
 def test_the_mini_batch_variant_says_how_many_samples_to_evaluate() -> None:
     query = server(PowerOfChoice(d=3, max_samples=32, query_timeout=9)).manager.candidates(1, 0)
     assert query is not None
