@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from evsim.simulation import Snapshot
 
 _PER_SECOND = 10
+_BAR = 8  # characters: the line fits a terminal of 80
 
 
 @contextmanager
@@ -22,9 +23,9 @@ def progress(start_ms: int) -> Iterator[Callable[[Snapshot], None] | None]:
     if not screen.is_terminal:
         yield None
         return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    columns = (BarColumn(bar_width=_BAR), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=screen, transient=True, refresh_per_second=_PER_SECOND) as bar:
         task = bar.add_task("loading", total=None)
 
