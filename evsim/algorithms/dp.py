@@ -53,6 +53,7 @@ class DpMean(StatefulMerge[DpSum]):
         target_quantile: gamma.
         clip_rate: eta_S.
         count_noise: sigma_b; None takes m / 20.
+        delta: of the (epsilon, delta) that a run reports; below 1 / N.
     """
 
     style = "model"
@@ -64,6 +65,7 @@ class DpMean(StatefulMerge[DpSum]):
     target_quantile: float = 0.5
     clip_rate: float = 0.2
     count_noise: float | None = None
+    delta: float = 1e-5
 
     def __post_init__(self) -> None:
         z, rate, noise = self.noise_multiplier, self.clip_rate, self.count_noise
@@ -73,6 +75,7 @@ class DpMean(StatefulMerge[DpSum]):
         require(0 <= self.target_quantile <= 1, "0 <= target_quantile <= 1 must hold", given=self.target_quantile)
         require(isfinite(rate) and rate > 0, "clip_rate must be > 0", clip_rate=rate)
         require(noise is None or (isfinite(noise) and noise >= 0), "count_noise must be >= 0", count_noise=noise)
+        require(0 < self.delta < 1, "0 < delta < 1 must hold", delta=self.delta)
 
     @property
     @override
