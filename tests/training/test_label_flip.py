@@ -30,5 +30,5 @@ def test_labels_of_malicious_clients_are_flipped_even_where_clients_share_rows()
 def test_no_share_changes_nothing_and_an_impossible_one_is_refused():
     data = problem()
     np.testing.assert_array_equal(LabelFlip(share=0.0).transform(data, 0).y, data.y)
-    with pytest.raises(PolicyError, match="but got share=1.5"):
+    with pytest.raises(PolicyError, match=r"but got share=1\.5"):
         LabelFlip(share=1.5)
