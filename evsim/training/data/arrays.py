@@ -106,10 +106,10 @@ def _inputs(x: NDArray[Any]) -> NDArray[Any]:
 
 
 def _read(file: Path) -> _Part:
+    if not zipfile.is_zipfile(file):
+        raise DataError(f"{file.name}: is no .npz archive; expected arrays x, y and optionally client")
     try:
         with np.load(file, allow_pickle=False) as content:
-            if not isinstance(content, np.lib.npyio.NpzFile):
-                raise DataError(f"{file.name}: is no .npz archive; expected arrays x, y and optionally client")
             arrays = {name: content[name] for name in ("x", "y", "client") if name in content}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{file.name}: cannot be read as .npz without pickles: {error}") from error

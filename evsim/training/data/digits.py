@@ -1,7 +1,7 @@
 """1,797 handwritten digits, 8x8, from scikit-learn's wheel, with the natural partition few know.
 
 The samples come writer after writer (UCI optdigits, test part, CC BY 4.0): 14 blocks, each of which starts with the
-same dictation. UCI speaks of 13 writers, so one writer may have two blocks.
+same dictation (two lack a few of its digits). UCI speaks of 13 writers, so one writer may have two blocks.
 """
 
 from __future__ import annotations

@@ -1,0 +1,208 @@
+"""Small models: shapes, sizes, initial weights, and what a wrong one says."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, grad, vmap
+
+from evsim.errors import ModelError, PolicyError
+from evsim.training.models import Cnn, Factory, Gru, Mlp, Softmax, check_model
+
+IMAGE, TOKENS = (1, 8, 8), (12,)
+
+
+def build(model, shape=IMAGE, *, n_classes=10, n_tokens=None, seed=0):
+    return model.build(shape=shape, n_classes=n_classes, n_tokens=n_tokens, seed=seed)
+
+
+def size(module):
+    return sum(leaf.numel() for leaf in module.parameters())
+
+
+KINDS = [
+    (Softmax(), IMAGE, None),
+    (Mlp(hidden=(32, 16)), IMAGE, None),
+    (Cnn(channels=(4, 8), hidden=16), IMAGE, None),
+    (Cnn(channels=(4, 12), hidden=16, norm="group"), IMAGE, None),
+    (Gru(hidden=16), TOKENS, 20),
+]
+
+
+def batch(shape, n_tokens, *lead):
+    draw = torch.Generator().manual_seed(1)
+    if n_tokens is not None:
+        return torch.randint(0, n_tokens, (*lead, *shape), generator=draw)
+    return torch.rand((*lead, *shape), generator=draw)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "classes", "expected"),
+    [
+        (Softmax(), IMAGE, 10, 64 * 10 + 10),
+        (Mlp(hidden=(32,)), IMAGE, 10, 2_410),
+        (Mlp(hidden=()), IMAGE, 10, 650),
+        (Cnn(), (1, 28, 28), 10, 1_663_370),  # McMahan et al. 2017, section 3
+        (Cnn(), (1, 28, 28), 62, 1_690_046),
+        (Cnn(channels=(4, 8), hidden=16, kernel=3), (3, 9, 13), 5, 4 * 28 + 8 * 37 + 16 * (8 * 2 * 3 + 1) + 5 * 17),
+    ],
+)
+def test_the_number_of_parameters_is_that_of_the_literature(model, shape, classes, expected):
+    module = build(model, shape, n_classes=classes)
+    assert size(module) == expected
+    assert module(torch.zeros(2, *shape)).shape == (2, classes)
+
+
+@pytest.mark.parametrize(("model", "shape", "n_tokens"), KINDS)
+def test_initial_weights_are_a_function_of_the_seed_alone(model, shape, n_tokens):
+    before = torch.get_rng_state()
+    first = build(model, shape, n_tokens=n_tokens).state_dict()
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(99)
+    torch.set_default_dtype(torch.float64)
+    try:
+        again = build(model, shape, n_tokens=n_tokens).state_dict()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    other = build(model, shape, n_tokens=n_tokens, seed=1).state_dict()
+    assert all(leaf.dtype == torch.float32 and torch.equal(leaf, again[name]) for name, leaf in first.items())
+    assert any(not torch.equal(leaf, other[name]) for name, leaf in first.items())
+
+
+@pytest.mark.parametrize(("model", "shape", "n_tokens"), KINDS)
+def test_gradients_of_stacked_clients_equal_those_of_one_after_the_other(model, shape, n_tokens):
+    modules = [build(model, shape, n_tokens=n_tokens, seed=seed).double() for seed in range(3)]
+    params = [dict(module.named_parameters()) for module in modules]
+    stacked = {name: torch.stack([leaves[name].detach() for leaves in params]) for name in params[0]}
+    x = batch(shape, n_tokens, 3, 5)
+    x = x.double() if x.is_floating_point() else x
+
+    def loss(leaves, inputs):
+        return functional_call(modules[0], leaves, (inputs,)).logsumexp(1).sum()
+
+    together = vmap(grad(loss))(stacked, x)
+    for client in range(3):
+        alone = grad(loss)({name: leaf[client] for name, leaf in stacked.items()}, x[client])
+        for name, leaf in alone.items():
+            torch.testing.assert_close(together[name][client], leaf, rtol=1e-10, atol=1e-12)
+
+
+def test_the_gru_equals_that_of_torch():
+    module = build(Gru(embedding=8, hidden=16), TOKENS, n_tokens=20).double()
+    torchs = nn.GRU(8, 16, batch_first=True).double()
+    parts = {"weight_ih_l0": module.inputs.weight, "bias_ih_l0": module.inputs.bias}
+    parts |= {"weight_hh_l0": module.state.weight, "bias_hh_l0": module.state.bias}
+    torchs.load_state_dict(parts)
+    x = batch(TOKENS, 20, 7)
+    expected = module.out(torchs(module.embedding(x))[0][:, -1])
+    torch.testing.assert_close(module(x), expected, rtol=1e-12, atol=1e-12)
+    assert size(module) == 20 * 8 + size(torchs) + 17 * 10
+
+
+def test_normalization_follows_each_convolution():
+    kinds = {"none": 0, "group": 2, "batch": 2}
+    for norm, expected in kinds.items():
+        module = build(Cnn(norm=norm))
+        assert sum(isinstance(m, nn.GroupNorm | nn.BatchNorm2d) for m in module.modules()) == expected
+
+
+def test_dropout_is_there_only_where_asked_for():
+    for model, expected in ((Mlp(hidden=(8, 8), dropout=0.5), 2), (Mlp(), 0), (Cnn(dropout=0.5), 1), (Cnn(), 0)):
+        assert sum(isinstance(m, nn.Dropout) for m in build(model).modules()) == expected
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Mlp(hidden=(0,)),
+        lambda: Mlp(dropout=1.0),
+        lambda: Cnn(kernel=4),
+        lambda: Cnn(channels=(0, 1)),
+        lambda: Cnn(hidden=0),
+        lambda: Gru(hidden=0),
+        lambda: Factory(target="nowhere"),
+    ],
+)
+def test_impossible_values_are_refused(make):
+    with pytest.raises(PolicyError, match="but got"):
+        make()
+
+
+def test_inputs_a_model_cannot_take_are_named():
+    with pytest.raises(ModelError, match=r"shape \(64,\); expected \(channels, height >= 4, width >= 4\)"):
+        build(Cnn(), (64,))
+    with pytest.raises(ModelError, match="expected a sequence of token ids"):
+        build(Gru(), IMAGE)
+
+
+# -- factories ---------------------------------------------------------------------------------------------------------
+
+
+def linear(n_classes, width=64, *, bias=True):
+    return nn.Sequential(nn.Flatten(), nn.Linear(width, n_classes, bias=bias))
+
+
+def nothing():
+    return "no module"
+
+
+def test_a_factory_gets_its_options_and_what_it_names_and_starts_from_the_seed():
+    factory = Factory(target=f"{__name__}:linear", options={"bias": False})
+    module = build(factory, n_classes=3)
+    assert size(module) == 64 * 3
+    assert torch.equal(module[1].weight, build(factory, n_classes=3)[1].weight)
+    assert not torch.equal(module[1].weight, build(factory, n_classes=3, seed=1)[1].weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("linear", {"bogus": 1}, "building the model failed: TypeError: .*bogus"),
+        ("nothing", {}, r"gave str; expected a torch\.nn\.Module"),
+        ("missing", {}, "cannot load"),
+    ],
+)
+def test_a_factory_that_gives_no_model_is_named(name, options, said):
+    with pytest.raises(ModelError, match=said):
+        build(Factory(target=f"{__name__}:{name}", options=options))
+
+
+# -- the check ---------------------------------------------------------------------------------------------------------
+
+
+def data(x, n_classes=10, n_tokens=None):
+    y = np.zeros(len(x), np.int64)
+    return SimpleNamespace(x_test=x, y_test=y, n_classes=n_classes, n_tokens=n_tokens, name="mine")
+
+
+@pytest.mark.parametrize(("model", "shape", "n_tokens"), KINDS)
+def test_a_fitting_model_passes_and_stays_as_it_is(model, shape, n_tokens):
+    module = build(model, shape, n_tokens=n_tokens).double()
+    for layer in module.children():
+        layer.eval()
+    state = torch.get_rng_state()
+    check_model(module, data(batch(shape, n_tokens, 3).numpy(), n_tokens=n_tokens))
+    assert {leaf.dtype for leaf in module.parameters()} == {torch.float64}
+    assert [module.training, *(layer.training for layer in module.children())] == [True] + [False] * len(
+        list(module.children())
+    )
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_model_whose_output_does_not_fit_the_labels_is_refused():
+    x = np.zeros((5, *IMAGE), np.float32)
+    with pytest.raises(ModelError, match=r"labels of 'mine': for 2 samples it gave \(2, 3\); expected \(2, 10\)"):
+        check_model(build(Softmax(), n_classes=3), data(x))
+    with pytest.raises(ModelError, match=r"for 1 samples it gave \(1, 1, 8, 8\); expected \(1, 10\)"):
+        check_model(nn.Identity(), data(x[:1]))
+
+
+def test_inputs_that_do_not_fit_the_model_are_refused():
+    with pytest.raises(ModelError, match=r"cannot take numbers of shape \(2, 1, 9, 9\)"):
+        check_model(build(Softmax()), data(np.zeros((2, 1, 9, 9), np.float32)))
+    with pytest.raises(ModelError, match=r"cannot take token ids of shape \(2, 12\)"):
+        check_model(build(Softmax(), TOKENS), data(np.zeros((2, 12), np.int64), n_tokens=5))
