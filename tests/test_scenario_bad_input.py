@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from evsim.errors import ScenarioError
@@ -223,3 +225,29 @@ def test_an_unknown_trace_and_generator_keys_are_reported_with_the_rest(complain
     assert len(lines) == 3
     assert any("did you mean 'phones'?" in line for line in lines)
     assert any(line.startswith("-o population.speed.rank_corelation: unknown key") for line in lines)
+
+
+def test_a_broken_part_does_not_hide_the_others(complaint):
+    lines = complaint(DRY, "upload=[{kind='int8'}, {kind='clip'}]", "merge.kind=krun", "seed=-1")
+    assert any(line.startswith("-o upload[1].max_norm: missing; expected a number") for line in lines)
+    assert any(line.startswith("-o merge.kind: unknown kind 'krun'; did you mean 'krum'?") for line in lines)
+    assert any(line.startswith("-o seed: -1") for line in lines)
+    assert len(lines) == 3
+
+
+def test_a_data_size_for_clients_that_have_data_is_refused():
+    with pytest.raises(
+        ScenarioError, match=r"cost.samples_per_client: 5; expected nothing here; \[data\] already says"
+    ):
+        Scenario.load("quickstart", ["cost.samples_per_client=5"])
+
+
+def test_a_combination_that_cannot_work_is_refused(complaint):
+    lines = complaint(DRY, "algorithm=scaffold", "broadcast=full", "client_rule.learning_rate=0.1")
+    assert lines
+    assert all(line.startswith(("s.toml: ", "-o ")) for line in lines)
+
+
+def test_start_is_a_whole_second_of_a_day():
+    with pytest.raises(ScenarioError, match="start: 1 ms; expected a whole second of the day"):
+        replace(Scenario.load("replay"), start=1)

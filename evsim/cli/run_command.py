@@ -18,7 +18,6 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Same as -o seed=N.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; default: the next free runs/<name>-<n>.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where training runs.")] = "auto",
-    profile: Annotated[bool, typer.Option("--profile", help="Say where the wall-clock time went.")] = False,
 ) -> None:
     """Run a scenario and write its run folder, with a plot."""
     from evsim.cli.folders import claimed

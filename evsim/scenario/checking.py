@@ -132,7 +132,8 @@ class Checker:
                 return self.table(plain_class(member) or object, given, at)
             item = item_of(member)
             if item is not None and isinstance(given, list):
-                return tuple(self._value(item, each, f"{at}[{place}]", key) for place, each in enumerate(given))
+                made = [self._value(item, each, f"{at}[{place}]", key) for place, each in enumerate(given)]
+                return FAILED if any(each is FAILED for each in made) else tuple(made)
         return self._plain(hint, given, at) if self._writable(hint, given, at) else FAILED
 
     def _plain(self, hint: Any, given: object, at: str) -> Any:
