@@ -9,22 +9,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version as installed_version
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
 from evsim import __version__
+from evsim.aggregation.synchronous import Synchronous
 from evsim.algorithms.base import Wire, Wires, total_bytes
 from evsim.clients import ClientManager
 from evsim.clock import Clock
-from evsim.errors import ModelError, Problem, ScenarioError, report
+from evsim.errors import MissingExtraError, ModelError, Problem, ScenarioError, report
 from evsim.events import IntArray, Rank
 from evsim.recorder import Recorder
 from evsim.scenario import Scenario
+from evsim.selection.uniform import Uniform
 from evsim.server import LiveServer, NoLearning, World
 from evsim.traces.cost import Pricing
 from evsim.traces.population import Population, populate
@@ -315,6 +318,7 @@ class _Live:
                 "availability_check": scenario.cost.availability_check,
             },
             "executor": {} if self._learning is None else dict(self._learning.plan),
+            "privacy": _privacy(scenario, len(self._samples), self._server.version),
             "wall_s": round(time.perf_counter() - self._began, 3),
         }
 
@@ -338,7 +342,7 @@ def _load_data(scenario: Scenario) -> FederatedData | None:
     from evsim.training.data.base import federate
 
     table = scenario.data
-    return federate(
+    data = federate(
         table.dataset,
         table.partition,
         test_fraction=table.test_fraction,
@@ -346,6 +350,31 @@ def _load_data(scenario: Scenario) -> FederatedData | None:
         seed=scenario.seed,
         folder=scenario.folder,
     )
+    return data if table.label_flip is None else table.label_flip.transform(data, scenario.seed)
+
+
+def _privacy(scenario: Scenario, n_clients: int, steps: int) -> dict[str, Any] | None:
+    """What differential privacy the run gave; None if its method has none."""
+    from evsim.algorithms.dp import DpMean
+    from evsim.algorithms.privacy import Sampling, account
+
+    merge, rounds = scenario.merge, scenario.aggregation
+    if not isinstance(merge, DpMean):
+        return None
+    sampling = Sampling(
+        n_clients=n_clients,
+        cohort=rounds.reports_per_step,
+        always_available=scenario.population.availability == "always",
+        uniform=isinstance(scenario.selection, Uniform),
+        synchronous=isinstance(rounds, Synchronous),
+        over_commitment=rounds.over_commitment if isinstance(rounds, Synchronous) else 1.0,
+        deadline=isinstance(rounds, Synchronous) and rounds.reporting_deadline is not None,
+    )
+    try:
+        found = asdict(account(merge, sampling, steps))
+    except MissingExtraError as error:
+        return {"epsilon": None, "warnings": [str(error)]}
+    return {name: str(value) if value == inf else value for name, value in found.items()}
 
 
 def _data_sizes(scenario: Scenario, data: FederatedData | None) -> IntArray:

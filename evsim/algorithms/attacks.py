@@ -1,36 +1,20 @@
-"""Attacks for studies of robustness: who is malicious, and what a malicious client sends.
-
-`evsim.training.label_flip` is the attack on the data.
-"""
+"""An attack on the upload; `evsim.training.label_flip` is the attack on the data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from math import isfinite
 from typing import TYPE_CHECKING, final
 
-import numpy as np
 from typing_extensions import override
 
-from evsim import rng
 from evsim.algorithms import tree
 from evsim.algorithms.base import ReportMeta, State, Upload, Wires
+from evsim.algorithms.malicious import malicious_clients
 from evsim.errors import require
 
 if TYPE_CHECKING:
     from evsim.algorithms.tree import Payload
-
-
-@lru_cache(maxsize=8)
-def malicious_clients(seed: int, n_clients: int, share: float) -> frozenset[int]:
-    """round(share N) clients, the same in every scenario of this seed and population; a larger share adds clients.
-
-    >>> len(malicious_clients(0, 50, 0.2))
-    10
-    """
-    order = np.argsort(rng.hash64(rng.key(seed, "malicious"), np.arange(n_clients)), kind="stable")
-    return frozenset(order[: round(share * n_clients)].tolist())
 
 
 @final

@@ -9,6 +9,7 @@ from evsim.errors import require
 from evsim.scenario.hints import Every, EveryField
 from evsim.traces.population import Join, Sample
 from evsim.training.data.base import DataSet, Partition
+from evsim.training.label_flip import LabelFlip
 from evsim.units import MS_PER_MINUTE, Duration
 
 _TEN_MINUTES = Every(ms=10 * MS_PER_MINUTE)
@@ -76,11 +77,13 @@ class DataTable:
         dataset: the samples.
         partition: how they are dealt to clients.
         test_fraction: split off first; clients draw from the rest only.
+        label_flip: an attack: a share of the clients trains on flipped labels.
     """
 
     dataset: DataSet
     partition: Partition
     test_fraction: float = 0.2
+    label_flip: LabelFlip | None = None
 
     def __post_init__(self) -> None:
         share = self.test_fraction

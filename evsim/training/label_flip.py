@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from evsim.algorithms.attacks import malicious_clients
+from evsim.algorithms.malicious import malicious_clients
 from evsim.errors import require
 
 if TYPE_CHECKING:

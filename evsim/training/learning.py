@@ -165,6 +165,17 @@ class Learning:
         """Loss and accuracy of the current version on each client's own samples."""
         return per_client(*evaluate(self._model, self._current(), self._data.x, self._data.y, batch_size), self._data)
 
+    def losses(self, clients: IntArray, max_samples: int | None = None, batch_size: int = 1024) -> FloatArray:
+        """Mean loss of the current version on each client's samples, or on so many drawn at random; NaN for none."""
+        rows = [self._some_rows(client, max_samples) for client in clients.tolist()]
+        sizes = np.array([len(own) for own in rows], np.int64)
+        if not sizes.sum():
+            return np.full(len(rows), np.nan)
+        picked = torch.from_numpy(np.concatenate(rows)).to(self._device)
+        each, _ = evaluate(self._model, self._current(), self._data.x[picked], self._data.y[picked], batch_size)
+        totals = np.bincount(np.repeat(np.arange(len(rows)), sizes), each.cpu().numpy(), len(rows))
+        return np.asarray(np.divide(totals, sizes, out=np.full(len(rows), np.nan), where=sizes > 0))
+
     def tensors(self) -> dict[str, np.ndarray]:
         """Parameters and buffers of the current version, for the run folder."""
         params, buffers = self._current()
@@ -204,6 +215,13 @@ class Learning:
             stepped = self._method.server_optimizer.apply(server, merged, info)
             self._server = {**stepped, "buffers": buffers, **kept}
         self.version += 1
+
+    def _some_rows(self, client: int, max_samples: int | None) -> IntArray:
+        own = self._data.of_client(client)
+        if max_samples is None or max_samples >= len(own):
+            return own
+        draws = rng.hash64(rng.key(self._seed, "query", self.version), client, np.arange(len(own)))
+        return own[np.argsort(draws, kind="stable")[:max_samples]]
 
     # -- tasks ------------------------------------------------------------------------------------------------------
 

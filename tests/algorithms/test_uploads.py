@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from evsim import rng
-from evsim.algorithms.attacks import SignFlip, malicious_clients
+from evsim.algorithms.attacks import SignFlip
 from evsim.algorithms.base import ReportMeta, Wire, total_bytes
 from evsim.algorithms.clip import Clip
 from evsim.algorithms.int8 import Int8
 from evsim.algorithms.local_dp import LocalDpNoise
+from evsim.algorithms.malicious import malicious_clients
 from evsim.algorithms.top_k import TopK
 from evsim.errors import PolicyError
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evsim.algorithms.attacks import malicious_clients
+from evsim.algorithms.malicious import malicious_clients
 from evsim.errors import PolicyError
 from evsim.training.label_flip import LabelFlip
 from tests.algorithms.oracle import problem

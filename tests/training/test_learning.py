@@ -25,7 +25,18 @@ from evsim.algorithms.weighting import BySamples, Uniform
 from evsim.errors import TrainingError
 from evsim.training.learning import Learning, Setting
 from evsim.training.serial import Serial
-from tests.algorithms.oracle import CLASSES, INPUTS, SEED, Drive, client_rows, gradient, learning, parameters, problem
+from tests.algorithms.oracle import (
+    CLASSES,
+    INPUTS,
+    SEED,
+    Drive,
+    client_rows,
+    gradient,
+    learning,
+    loss,
+    parameters,
+    problem,
+)
 
 SGD = Sgd(learning_rate=0.2, batch_size=4, epochs=2)
 SCAFFOLD = {
@@ -248,3 +259,24 @@ def test_dp_fedavg_through_a_run_equals_the_formula():
             total = total + u * min(1, 0.05 / np.linalg.norm(u))
         w = w + total / 10
         np.testing.assert_allclose(drive.round(cohort), w, rtol=0, atol=1e-13)
+
+
+# -- queries -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_losses_of_a_query_are_those_of_the_current_model_on_each_clients_samples():
+    data = problem()
+    drive = Drive(learning(data, client_rule=SGD))
+    w = drive.round((0, 1, 2))
+    found = drive.server.losses(np.array([4, 0, 3]))
+    np.testing.assert_allclose(found, [loss(w, *client_rows(data, k)) for k in (4, 0, 3)], rtol=1e-12)
+    x, y = client_rows(data, 3)
+    each = [loss(w, x[i : i + 1], y[i : i + 1]) for i in range(len(y))]
+    (one,) = drive.server.losses(np.array([3]), max_samples=1)
+    assert np.isclose(each, one, rtol=1e-12).sum() == 1
+
+
+def test_a_client_without_samples_has_no_loss():
+    server = learning(problem((4, 0, 3)), client_rule=SGD)
+    assert np.isnan(server.losses(np.array([0, 1]))).tolist() == [False, True]
+    assert np.isnan(server.losses(np.array([1]))).all()

@@ -1,0 +1,20 @@
+"""Who is malicious in a study of attacks."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from evsim import rng
+
+
+@lru_cache(maxsize=8)
+def malicious_clients(seed: int, n_clients: int, share: float) -> frozenset[int]:
+    """round(share N) clients, the same in every scenario of this seed and population; a larger share adds clients.
+
+    >>> len(malicious_clients(0, 50, 0.2))
+    10
+    """
+    order = np.argsort(rng.hash64(rng.key(seed, "malicious"), np.arange(n_clients)), kind="stable")
+    return frozenset(order[: round(share * n_clients)].tolist())
