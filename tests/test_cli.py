@@ -8,15 +8,17 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from evsim import load_run
 from evsim.cli import app
-from evsim.cli.progress import line, share_done
-from evsim.errors import RunFolderError
+from evsim.cli.progress import line, progress, share_done
+from evsim.errors import RunFolderError, TrainingError
 from evsim.scenario import Scenario
 from evsim.simulation import Snapshot
 from evsim.units import MS_PER_HOUR
@@ -194,6 +196,23 @@ def test_a_folder_that_is_no_run_cannot_be_described_as_one(tmp_path):
         load_run(tmp_path)
 
 
+def test_an_error_in_the_middle_says_where_the_rest_is(evsim, monkeypatch):
+    @contextmanager
+    def failing(_start_ms):
+        def show(_snapshot):
+            raise TrainingError("the machine caught fire")
+
+        yield show
+
+    monkeypatch.setattr("evsim.cli.progress.progress", failing)
+    done = evsim("run", "replay", "-o", "stop.virtual_time=3650d")
+    assert done.exit_code == BAD_INPUT
+    assert done.stderr == (
+        "evsim: what happened before the error is in runs/replay-1\nevsim: the machine caught fire\n"
+    )
+    assert load_run("runs/replay-1").manifest["end"]["reason"].startswith("error")
+
+
 # -- progress ----------------------------------------------------------------------------------------------------------
 
 
@@ -220,6 +239,16 @@ def test_the_progress_line_says_clock_step_accuracy_online_in_flight_and_speed()
 def test_the_progress_line_of_a_dry_run_has_no_accuracy():
     text = line(_snapshot(accuracy=None, max_steps=None), start_ms=0)
     assert text == "day 1 07:00  step 30  1,234 online  26 in flight  12,600x"
+
+
+def test_progress_is_shown_on_a_terminal_only(monkeypatch):
+    with progress(0) as show:
+        assert show is None
+    screen = Console(file=StringIO(), force_terminal=True, width=80)
+    monkeypatch.setattr("evsim.cli.progress.console", lambda: screen)
+    with progress(0) as show:
+        show(_snapshot())
+    assert "day 1 07:00  step 30/300" in screen.file.getvalue()
 
 
 def test_the_bar_follows_whatever_ends_first():

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from evsim.errors import Problem, RunFolderError, report
+from evsim.cli.base import complain
+from evsim.errors import EvsimError, Problem, RunFolderError, report
 
 _RUNS = Path("runs")
+_MANIFEST = "manifest.json"
 
 
 @contextmanager
@@ -19,14 +21,16 @@ def claimed(out: Path | None, name: str) -> Iterator[Path]:
     Raises:
         RunFolderError: if no folder can be made.
     """
-    if out is not None:
-        yield out
-        return
-    folder = _claim(name)
+    folder = _claim(name) if out is None else out
+    old = (folder / _MANIFEST).exists()
     try:
         yield folder
+    except EvsimError:
+        if not old and (folder / _MANIFEST).exists():
+            complain(f"what happened before the error is in {folder}")
+        raise
     finally:
-        if not any(folder.iterdir()):
+        if out is None and not any(folder.iterdir()):
             folder.rmdir()
 
 
