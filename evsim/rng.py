@@ -8,6 +8,7 @@ two scenarios that differ in one policy share every other draw (common random nu
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,7 @@ _M1 = 0xBF58476D1CE4E5B9
 _M2 = 0x94D049BB133111EB
 
 
+@lru_cache(maxsize=1024)
 def key(seed: int, *names: str | int) -> int:
     """A 64-bit key for a list of names; the same on every machine and in every process.
 

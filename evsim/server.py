@@ -7,6 +7,7 @@ from the replay, endings from the task book. The log equals that of settling at 
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, final
@@ -17,13 +18,16 @@ from evsim.aggregation.base import Cohort, Process
 from evsim.clients import ClientManager
 from evsim.clock import Clock
 from evsim.events import Feedback, FloatArray, IntArray, Outcome, Rank
-from evsim.selection.base import Reports
-from evsim.tasks import Fate, TaskBook
+from evsim.selection.base import Answers, Query, Reports
+from evsim.tasks import KINDS, Fate, TaskBook
 from evsim.traces.availability import AvailabilityTrace
-from evsim.traces.cost import Price, Pricing, Work
+from evsim.traces.cost import Price, PriceAhead, Pricing, Work
 from evsim.traces.replay import Replay
 from evsim.units import FOREVER
 
+_LOST, _ARRIVES, _STOPPED, _IN_FLIGHT = int(Fate.LOST), int(Fate.ARRIVES), int(Fate.STOPPED), int(Outcome.IN_FLIGHT)
+TRAIN, QUERY = KINDS.index("train"), KINDS.index("query")
+_ANSWER_BYTES = 8  # one loss
 _WRITE_ROWS = 100_000  # finished rows kept before they go to the journal
 
 
@@ -41,6 +45,9 @@ class LearningPort(Protocol):
 
     def apply(self, tasks: IntArray) -> Feedback:
         """Train what is not trained yet, merge, step."""
+
+    def losses(self, clients: IntArray, max_samples: int | None) -> FloatArray:
+        """Mean loss of the current model on (some of) each client's samples."""
 
 
 class Rows(Protocol):
@@ -67,6 +74,25 @@ class NoLearning:
     def apply(self, tasks: IntArray) -> Feedback:
         """All valid, no utility."""
         return Feedback(tasks, np.full(len(tasks), np.nan), np.ones(len(tasks), np.bool_))
+
+    def losses(self, clients: IntArray, max_samples: int | None) -> FloatArray:
+        """Unknown."""
+        return np.full(len(clients), np.nan)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Errand:
+    """What clients are sent to do: its kind, the work in it, bytes down and up, a bound on samples."""
+
+    kind: int
+    work: Callable[[IntArray], Work]
+    wire_bytes: tuple[int, int]
+    max_samples: int | None = None
+
+
+def _forward_only(samples: IntArray) -> Work:
+    return Work(np.zeros_like(samples), samples)
 
 
 @final
@@ -114,9 +140,15 @@ class LiveServer:
         self._cohorts: dict[int, Cohort] = {}
         self._buffer: Cohort | None = None  # where reports go if the aggregator fills buffers
         self._kept: list[int] = []  # late reports that wait for the next step
+        self._untold: list[tuple[IntArray, Any, FloatArray | None]] = []  # feedback the selector has not heard yet
         self._keep_late = False
         self._n_tasks = np.zeros(len(world.samples), np.int64)
         self._seen = np.zeros(len(world.samples), np.bool_)
+        self._queries = 0  # in flight
+        self._training = Errand(TRAIN, world.work, world.wire_bytes)
+        pricing = world.pricing
+        one_by_one = pricing.network.is_constant and pricing.cost.availability_check == "throughout"
+        self._ahead = PriceAhead(pricing, world.work, world.wire_bytes) if one_by_one else None
         self._has_data = world.samples > 0
         self._declared = world.pricing.declared_ms(world.work(world.samples), world.wire_bytes)
         self._hash = hashlib.blake2b(digest_size=16)
@@ -135,12 +167,17 @@ class LiveServer:
         return bool(self.end_reason)
 
     def select_clients(self, n: int, minimum: int) -> Process[IntArray]:
-        """Wait for enough idle clients, then let the selector choose."""
+        """Wait for enough idle clients, query candidates if the selector wants to, then let it choose."""
         self.settle()
         while self._manager.n_idle < minimum:
             instant = self._next_chance(minimum - self._manager.n_idle)
             yield self._clock.forever() if instant is None else self._clock.at(instant, Rank.SERVER)
             self.settle()
+        if not self._manager.selector.memoryless:
+            self._tell_all()
+        query = self._manager.candidates(n, self.now)
+        if query is not None and len(query.clients):
+            yield from self._ask(query)
         return self._manager.select_clients(n, self.now)
 
     @property
@@ -151,7 +188,9 @@ class LiveServer:
     def dispatch(self, clients: IntArray, deadline: int) -> Cohort:
         """Start a round with these clients."""
         cohort = Cohort(self.rounds, self.now, deadline, invited=len(clients), unknown=len(clients))
-        cohort.tasks = self._enter(cohort.round, clients, deadline, FOREVER)
+        cohort.tasks = self._enter(cohort.round, clients, self._training, deadline, FOREVER)
+        world = self._world
+        world.learning.dispatched(cohort.tasks, clients, self.book.column("nth", cohort.tasks))
         self._cohorts[cohort.round] = cohort
         self.rounds += 1
         return cohort
@@ -193,7 +232,11 @@ class LiveServer:
         """Give each client a task that may last so long."""
         if len(clients):
             stop_at = FOREVER if timeout is None else self.now + timeout
-            self._enter(buffer.round, clients, stop_at, stop_at)
+            if len(clients) == 1 and self._ahead is not None:
+                tasks = self._enter_one(buffer.round, int(clients[0]), self._ahead, stop_at)
+            else:
+                tasks = self._enter(buffer.round, clients, self._training, stop_at, stop_at)
+            self._world.learning.dispatched(tasks, clients, self.book.column("nth", tasks))
             buffer.invited += len(clients)
 
     def wait(self, *, or_check_in: bool, until: int) -> Process[None]:
@@ -269,9 +312,7 @@ class LiveServer:
         """Write the rows of all tasks; those lost without the server's knowledge are told as lost."""
         self.settle()
         open_tasks = self.book.unresolved()
-        gone = (self.book.column("ended_at", open_tasks) <= self.now) & (
-            self.book.column("fate", open_tasks) == Fate.LOST
-        )
+        gone = (self.book.column("ended_at", open_tasks) <= self.now) & (self.book.column("fate", open_tasks) == _LOST)
         lost = open_tasks[gone]
         self.book.set("outcome", lost, Outcome.DROPPED)
         self.book.set("known_at", lost, FOREVER)
@@ -284,20 +325,23 @@ class LiveServer:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _enter(self, number: int, clients: IntArray, deadline: int, stop_at: int) -> IntArray:
+    def _enter(self, number: int, clients: IntArray, errand: Errand, deadline: int, stop_at: int) -> IntArray:
         """Price tasks, read their fate from the traces, enter them in the book; returns their ids."""
         world, now = self._world, self.now
         nth = self._n_tasks[clients]
         self._n_tasks[clients] += 1
         samples = world.samples[clients]
-        down, up = (np.full(len(clients), size, np.int64) for size in world.wire_bytes)
-        price = world.pricing.price(clients, nth, world.work(samples), (down, up), now)
+        if errand.max_samples is not None:
+            samples = np.minimum(samples, errand.max_samples)
+        down, up = (np.full(len(clients), size, np.int64) for size in errand.wire_bytes)
+        price = world.pricing.price(clients, nth, errand.work(samples), (down, up), now)
         ended, fate, known = self._fate(clients, price, deadline, stop_at)
         tasks = self.book.add(
             {
                 "client": clients,
                 "round": number,
                 "version": self.version,
+                "kind": errand.kind,
                 "nth": nth,
                 "dispatched_at": now,
                 "ended_at": ended,
@@ -315,10 +359,35 @@ class LiveServer:
                 "upload_ms": price.upload_ms,
             }
         )
-        self._manager.assign(clients)
-        world.learning.dispatched(tasks, clients, nth)
+        if errand.kind == TRAIN:
+            self._manager.assign(clients)
+        else:
+            self._manager.assign_query(clients)
         self._digest(tasks, clients, ended, fate, known, np.full(len(tasks), now))
         return tasks
+
+    def _enter_one(self, number: int, client: int, prices: PriceAhead, stop_at: int) -> IntArray:
+        """`_enter` for one training task, without array overhead: asynchronous servers refill slot by slot."""
+        world, now = self._world, self.now
+        nth, samples = int(self._n_tasks[client]), int(world.samples[client])
+        self._n_tasks[client] += 1
+        download, compute, upload, charged = prices.of(client, nth, samples)
+        finish, until = now + download + compute + upload, int(world.replay.online_until[client])
+        fate, ended = (_ARRIVES, finish) if finish <= until else (_LOST, until)
+        if ended > stop_at:
+            fate, ended = _STOPPED, stop_at
+        known, clients = ended, np.array([client])
+        if fate == _LOST:
+            known = max(ended, min(int(world.availability.next_check_in(clients, ended)[0]), stop_at))
+        row = {"client": client, "round": number, "version": self.version, "kind": TRAIN, "nth": nth}
+        row |= {"dispatched_at": now, "ended_at": ended, "known_at": known, "fate": fate, "outcome": _IN_FLIGHT}
+        row |= {"staleness": -1, "server_step": -1, "samples": samples, "charged_samples": charged}
+        row |= {"bytes_down": world.wire_bytes[0], "bytes_up": world.wire_bytes[1]}
+        row |= {"download_ms": download, "compute_ms": compute, "upload_ms": upload}
+        task = self.book.add_one(row)
+        self._manager.assign(clients)
+        self._digest([task], [client], [ended], [fate], [known], [now])
+        return np.array([task])
 
     def _fate(
         self, clients: IntArray, price: Price, deadline: int, stop_at: int
@@ -327,14 +396,14 @@ class LiveServer:
         trace, now = self._world.availability, self.now
         finish = now + price.total_ms
         if self._world.pricing.cost.availability_check == "throughout":
-            until = trace.online_until(clients, now)
+            until = self._world.replay.online_until[clients]
             fate, ended = (finish <= until).astype(np.int64), np.minimum(finish, until)
         else:  # a report that arrives exactly at check-out counts
             present = trace.is_online(clients, finish) | trace.is_online(clients, finish - 1)
             fate, ended = present.astype(np.int64), finish
-        fate = np.where(ended > stop_at, Fate.STOPPED, fate)
+        fate = np.where(ended > stop_at, _STOPPED, fate)
         ended = np.minimum(ended, stop_at)
-        lost = fate == Fate.LOST
+        lost = fate == _LOST
         if not lost.any():
             return ended, fate, ended
         known = ended.copy()
@@ -344,7 +413,7 @@ class LiveServer:
 
     def _close_at(self, cohort: Cohort, goal: int) -> tuple[int, str]:
         known = self.book.column("known_at", cohort.tasks)
-        arrivals = known[self.book.column("fate", cohort.tasks) == Fate.ARRIVES]
+        arrivals = known[self.book.column("fate", cohort.tasks) == _ARRIVES]
         at_goal = int(np.partition(arrivals, goal - 1)[goal - 1]) if len(arrivals) >= goal else FOREVER
         at_end = int(known.max())
         if at_goal <= min(cohort.deadline, at_end):
@@ -376,12 +445,27 @@ class LiveServer:
         self._seen[clients] = True
         self._manager.register_client(clients, self.now, self._world.samples[clients], self._declared[clients])
 
+    def _ask(self, query: Query) -> Process[None]:
+        """Send the model to candidates and wait for their losses, at most until the query's timeout."""
+        stop_at = FOREVER if query.timeout_ms is None else self.now + query.timeout_ms
+        errand = Errand(QUERY, _forward_only, (self._world.wire_bytes[0], _ANSWER_BYTES), query.max_samples)
+        tasks = self._enter(self.rounds, query.clients, errand, stop_at, stop_at)
+        self._queries += len(tasks)
+        last = int(self.book.column("known_at", tasks).max())
+        yield self._clock.forever() if last >= FOREVER else self._clock.at(last, Rank.SERVER)
+        self.settle()
+        answered = query.clients[self.book.column("fate", tasks) == _ARRIVES]
+        losses = self._world.learning.losses(answered, query.max_samples)
+        self._manager.register_answers(Answers(answered, losses))
+
     def _endings(self, tasks: IntArray) -> None:
         self._manager.release(self.book.column("client", tasks))
+        if self._queries:
+            tasks = self._end_queries(tasks)
         fate = self.book.column("fate", tasks)
-        self._resolve(tasks[fate == Fate.LOST], Outcome.DROPPED)
-        self._resolve(tasks[fate == Fate.STOPPED], Outcome.ABORTED)
-        arrives = fate == Fate.ARRIVES
+        self._resolve(tasks[fate == _LOST], Outcome.DROPPED)
+        self._resolve(tasks[fate == _STOPPED], Outcome.ABORTED)
+        arrives = fate == _ARRIVES
         if self._buffer is not None:
             self._buffer.arrived.extend(tasks[arrives].tolist())
             self._buffer.lost += len(tasks) - int(np.count_nonzero(arrives))
@@ -390,6 +474,16 @@ class LiveServer:
         for number in np.unique(rounds).tolist():
             mine = rounds == number
             self._arrivals(self._cohorts[number], tasks[mine & arrives], int(np.count_nonzero(mine)))
+
+    def _end_queries(self, tasks: IntArray) -> IntArray:
+        """Decide what became of the queries among the tasks; returns the others."""
+        is_query = self.book.column("kind", tasks) == QUERY
+        queries = tasks[is_query]
+        self._queries -= len(queries)
+        outcomes = np.array([Outcome.DROPPED, Outcome.ANSWERED, Outcome.ABORTED])  # by fate
+        self.book.set("outcome", queries, outcomes[self.book.column("fate", queries)])
+        others: IntArray = tasks[~is_query]
+        return others
 
     def _arrivals(self, cohort: Cohort, arrived: IntArray, ended: int) -> None:
         """Of a round's tasks so many ended now, some by a report."""
@@ -420,16 +514,26 @@ class LiveServer:
             self._tell(tasks, outcome, None)
 
     def _tell(self, tasks: IntArray, outcome: Any, utility: FloatArray | None) -> None:
+        """Feedback is due; the selector hears of it before it is asked again."""
+        self._untold.append((tasks, outcome, utility))
+
+    def _tell_all(self) -> None:
+        if not self._untold:
+            return
+        tasks = np.concatenate([part for part, _, _ in self._untold])
+        outcome = [np.broadcast_to(np.asarray(code, np.int8), part.shape) for part, code, _ in self._untold]
+        utility = [np.full(len(part), np.nan) if known is None else known for part, _, known in self._untold]
+        self._untold = []
         known = self.book.column("known_at", tasks)
         self._manager.register_feedback(
             Reports(
                 clients=self.book.column("client", tasks),
                 at=known,
                 round=self.book.column("round", tasks),
-                outcome=np.broadcast_to(np.asarray(outcome, np.int8), tasks.shape),
+                outcome=np.concatenate(outcome),
                 duration_ms=known - self.book.column("dispatched_at", tasks),
                 samples=self.book.column("samples", tasks),
-                utility=np.full(len(tasks), np.nan) if utility is None else utility,
+                utility=np.concatenate(utility),
             )
         )
 
@@ -457,10 +561,14 @@ class LiveServer:
 
     def _write(self, *, everything: bool = False) -> None:
         if everything or self.book.rows_in_memory >= _WRITE_ROWS:
+            self._tell_all()
             rows = self.book.release(self.now, everything=everything)
             if rows is not None:
                 self._world.rows.append("tasks", self.book.as_table(rows))
 
     def _digest(self, *columns: Any) -> None:
         """Rows one after the other, so that the digest does not depend on how many are entered at once."""
+        if len(columns[0]) == 1:  # the same bytes without array overhead
+            self._hash.update(struct.pack(f"<{len(columns)}q", *(int(column[0]) for column in columns)))
+            return
         self._hash.update(np.stack([np.asarray(c, np.int64) for c in columns], axis=1).astype("<i8").tobytes())

@@ -83,6 +83,8 @@ class Synchronous(Aggregator):
     def run(self, server: Server) -> Process[None]:
         while not server.finished:
             clients = yield from server.select_clients(self.invited, minimum=self.minimum_clients)
+            if len(clients) == 0:  # everybody left while candidates were queried
+                continue
             cohort = server.dispatch(clients, deadline=self._deadline(server.now))
             goal = min(self.cohort_goal, len(clients))
             reason = yield from server.collect(cohort, goal)

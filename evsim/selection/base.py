@@ -165,6 +165,8 @@ class Selector(ABC, Generic[S]):
 
     #: Whether `feedback` must contain utilities; only then is training forced before a selection.
     needs_utility: ClassVar[bool] = False
+    #: Whether `select` ignores state and history: feedback may then reach the selector later than the next selection.
+    memoryless: ClassVar[bool] = False
 
     @abstractmethod
     def init(self, n_clients: int) -> S:

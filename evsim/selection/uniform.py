@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import numpy as np
 from typing_extensions import override
@@ -28,6 +28,8 @@ class Uniform(Selector[None]):
     are idle that this would take longer than looking at all of them, the n smallest keys of hash(round, client) win.
     """
 
+    memoryless: ClassVar[bool] = True
+
     @override
     def init(self, n_clients: int) -> None:
         return None
@@ -48,13 +50,15 @@ class Uniform(Selector[None]):
 
 def _first_idle(view: ClientView, n: int, key: int) -> IntArray:
     """The first n distinct idle clients of an endless sequence of uniform draws from the population."""
-    chosen = np.empty(0, np.int64)
+    chosen: IntArray = np.empty(0, np.int64)
     block = 2 * n * view.n_clients // view.n_idle + _BLOCK
     start = 0
     while len(chosen) < n:
         draws = rng.hash64(key, np.arange(start, start + block)) % np.uint64(view.n_clients)
         clients = draws.astype(np.int64)
         candidates = np.concatenate([chosen, clients[view.is_idle(clients)]])
+        if n == 1 and len(candidates):
+            return candidates[:1]
         _, first = np.unique(candidates, return_index=True)
         chosen = candidates[np.sort(first)]
         start += block

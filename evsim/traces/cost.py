@@ -6,6 +6,7 @@ many (`sample_scale`). NumPy only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, final
 
@@ -16,6 +17,8 @@ from evsim.errors import require
 from evsim.events import FloatArray, IntArray
 from evsim.traces.network import IndependentLinks, Network
 from evsim.traces.speed import DeviceSpeed
+
+_AHEAD = 16
 
 
 @final
@@ -142,6 +145,35 @@ class Pricing:
         if sigma == 0.0:
             return np.ones(len(clients))
         return np.asarray(np.exp(sigma * rng.normal(rng.key(self.seed, "jitter", name), clients, tasks)))
+
+
+@final
+class PriceAhead:
+    """Prices of single tasks, computed for a client's next few tasks at once.
+
+    A server that dispatches one task at a time would pay the overhead of an array operation for every number; the
+    prices are those of `Pricing.price`, which holds as long as the network is constant.
+    """
+
+    def __init__(self, pricing: Pricing, work: Callable[[IntArray], Work], wire_bytes: tuple[int, int]) -> None:
+        self._pricing, self._work, self._wire_bytes = pricing, work, wire_bytes
+        self._known: dict[int, tuple[int, list[list[int]]]] = {}  # client -> first task, rows of four numbers
+
+    def of(self, client: int, nth: int, samples: int) -> list[int]:
+        """Download, compute, upload in ms, and charged samples of a client's nth task."""
+        first, rows = self._known.get(client, (nth, []))
+        if nth - first >= len(rows):
+            first, rows = nth, self._block(client, nth, samples)
+            self._known[client] = first, rows
+        return rows[nth - first]
+
+    def _block(self, client: int, nth: int, samples: int) -> list[list[int]]:
+        clients, sizes = np.full(_AHEAD, client), np.full(_AHEAD, samples)
+        down, up = (np.full(_AHEAD, size, np.int64) for size in self._wire_bytes)
+        price = self._pricing.price(clients, np.arange(nth, nth + _AHEAD), self._work(sizes), (down, up), 0)
+        rows = [price.download_ms, price.compute_ms, price.upload_ms, price.charged_samples]
+        block: list[list[int]] = np.stack(rows, axis=1).tolist()
+        return block
 
 
 def _ms(duration: FloatArray) -> IntArray:

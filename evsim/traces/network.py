@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import numpy as np
 from typing_extensions import override
@@ -20,7 +20,13 @@ _BITS = 8
 
 
 class Network(ABC):
-    """Prices transfers."""
+    """Prices transfers.
+
+    Attributes:
+        is_constant: whether a transfer takes equally long whenever it begins.
+    """
+
+    is_constant: ClassVar[bool] = False
 
     @abstractmethod
     def transfer_ms(self, sizes: IntArray, kbps: FloatArray, begin: IntArray) -> FloatArray:
@@ -31,6 +37,8 @@ class Network(ABC):
 @dataclass(frozen=True, kw_only=True)
 class IndependentLinks(Network):
     """Each device has a link of its own with a constant rate; the server is never the bottleneck."""
+
+    is_constant: ClassVar[bool] = True
 
     @override
     def transfer_ms(self, sizes: IntArray, kbps: FloatArray, begin: IntArray) -> FloatArray:

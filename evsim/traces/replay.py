@@ -33,8 +33,12 @@ class Replay:
         self._at: IntArray = np.empty(0, np.int64)
         self._device: IntArray = np.empty(0, np.int64)
         self._check_in = np.empty(0, np.bool_)
+        self._until: IntArray = np.empty(0, np.int64)
         self._next = 0
         self.n_edges = 0
+        everyone = np.arange(trace.n_devices)
+        #: For each client that is online at the cursor, the check-out that ends its session, ms.
+        self.online_until = trace.online_until(everyone, 0)
 
     def online_at_start(self) -> IntArray:
         """Ids of the clients that are online at virtual time 0."""
@@ -45,9 +49,12 @@ class Replay:
         """Clients and whether they check in, for the edges up to and including `now`, in order."""
         while self._loaded_until <= now:
             self._load()
-        first, self._next = self._next, int(np.searchsorted(self._at, now, side="right"))
+        first, self._next = self._next, int(self._at.searchsorted(now, side="right"))
         self.n_edges += self._next - first
-        return self._device[first : self._next], self._check_in[first : self._next]
+        clients, check_in = self._device[first : self._next], self._check_in[first : self._next]
+        if len(clients):
+            self.online_until[clients[check_in]] = self._until[first : self._next][check_in]
+        return clients, check_in
 
     def next_check_ins(self, count: int, until: int) -> IntArray:
         """Instants of the next check-ins, at most `count`, none after `until`."""
@@ -68,13 +75,17 @@ class Replay:
         edges = self._trace.edges(start, stop)
         if self._on_window is not None:
             self._on_window(edges)
+        until = np.zeros(len(edges.at), np.int64)
+        until[edges.check_in] = self._trace.online_until(edges.device[edges.check_in], edges.at[edges.check_in])
         rest = slice(self._next, None)
         if self._next < len(self._at):
             self._at = np.concatenate([self._at[rest], edges.at])
             self._device = np.concatenate([self._device[rest], edges.device])
             self._check_in = np.concatenate([self._check_in[rest], edges.check_in])
+            self._until = np.concatenate([self._until[rest], until])
         else:
             self._at, self._device, self._check_in = edges.at, edges.device, edges.check_in
+            self._until = until
         self._next = 0
         self._loaded_until = stop
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from evsim.aggregation.buffered import Buffered
 from evsim.testing.timeline import TinyWorld
 from evsim.traces.availability import AvailabilityTrace
+from evsim.traces.network import IndependentLinks
 from evsim.traces.speed import DeviceSpeed
 from tests.laws.test_timeline import HORIZON, busy_until, worlds
 
@@ -83,6 +84,17 @@ def test_slots_are_full_whenever_somebody_is_idle(world: TinyWorld, concurrency:
         open_tasks = tasks[(tasks["dispatched_at"] <= now) & (known > now)]
         idle = world.trace.is_online(everyone, now) & ~np.isin(everyone, open_tasks["client"])
         assert len(open_tasks) == concurrency or not idle.any()
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(worlds(), policies())
+def test_tasks_entered_one_by_one_are_those_entered_in_bulk(world: TinyWorld, policy: Buffered) -> None:
+    fast = world.run(policy, until=HORIZON)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(IndependentLinks, "is_constant", False)
+        plain = world.run(policy, until=HORIZON)
+    pd.testing.assert_frame_equal(fast.tasks, plain.tasks)
+    assert fast.timeline_hash == plain.timeline_hash
 
 
 def test_everybody_leaving_for_hours_is_a_wait_and_not_a_spin() -> None:
