@@ -10,7 +10,8 @@ import importlib
 import importlib.util
 import sys
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,10 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "scaffold": ("evsim.algorithms.scaffold:Scaffold", "moves the model and the control (Karimireddy et al. 2020)"),
     },
     "executor": {
+        "auto": ("evsim.training.auto:Auto", "measures the model on this machine, then picks one of the others"),
         "serial": ("evsim.training.serial:Serial", "one client after the other: the definition of correct"),
+        "batched": ("evsim.training.batched:Batched", "stacked clients by vmap: small dense models, GPUs"),
+        "workers": ("evsim.training.workers:Workers", "a single-thread process per core: convolutions on a CPU"),
     },
     "model": {
         "softmax": ("evsim.training.models:Softmax", "multinomial logistic regression"),
@@ -175,7 +179,7 @@ def entries(slot: str) -> dict[str, Entry]:
     if slot not in _BUILT_IN:
         raise ScenarioError(f"{slot!r} is no slot; {suggest(slot, _BUILT_IN)}")
     found = built_in(slot)
-    for point in entry_points(group=f"evsim.{slot}"):
+    for point in _plug_ins(f"evsim.{slot}"):
         origin = point.dist.name if point.dist else "plug-in"
         found[point.name] = Entry(slot, point.name, point.value, f"from {origin}")
     found.update({entry.kind: entry for (of, _), entry in _registered.items() if of == slot})
@@ -185,6 +189,11 @@ def entries(slot: str) -> dict[str, Entry]:
 def built_in(slot: str) -> dict[str, Entry]:
     """The kinds of a slot that evsim itself brings."""
     return {kind: Entry(slot, kind, target, summary) for kind, (target, summary) in _BUILT_IN[slot].items()}
+
+
+@lru_cache
+def _plug_ins(group: str) -> EntryPoints:
+    return entry_points(group=group)  # reads the metadata of every installed package: 5 ms
 
 
 def load(slot: str, kind: str, folder: Path | None = None) -> Any:

@@ -6,6 +6,7 @@ from evsim.testing.executors import ExecutorContract
 from evsim.training.base import Executor
 from evsim.training.batched import Batched
 from evsim.training.serial import Serial
+from evsim.training.workers import Workers
 
 
 class TestSerial(ExecutorContract):
@@ -23,11 +24,16 @@ class TestBatched(ExecutorContract):
         return Batched(chunk=4)
 
 
-class TestBatchedOneByOne(ExecutorContract):
-    def make(self) -> Executor:
-        return Batched(chunk=1)
-
-
 class TestBatchedAllAtOnce(ExecutorContract):
     def make(self) -> Executor:
         return Batched(threads=1)
+
+
+class TestWorkers(ExecutorContract):
+    def make(self) -> Executor:
+        return Workers(workers=2)
+
+
+class TestWorkersInChunks(ExecutorContract):
+    def make(self) -> Executor:
+        return Workers(workers=2, chunk=3)

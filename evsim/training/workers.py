@@ -1,0 +1,158 @@
+"""The workers executor: a process per core, each training on one thread.
+
+Data and model are inherited, received models and updates travel through shared memory. Two single-thread processes
+beat two threads that wait for each other after every operation. Results are given in the order of the tasks; a bounded
+number waits for its turn.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from typing_extensions import override
+
+from evsim.errors import TrainingError, require
+from evsim.training.base import Executor, Job, Result, Runner, TrainTask
+from evsim.training.pool import Lost, Pool, Shape
+
+_GROUP_BYTES = 4 << 20
+_MOST_IN_GROUP = 16
+_AHEAD = 4  # groups per worker that may be trained before the first one is needed
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Workers(Executor):
+    """Trains in processes of one thread each; needs an operating system with fork, and a CPU job.
+
+    A worker that dies or runs out of memory is reported with its client and task; the task is tried once more in
+    another worker.
+
+    Attributes:
+        workers: processes; one per usable core if not given.
+        chunk: clients that a worker trains at once, as `Batched` does; 1 trains one after the other.
+        channels_last: keep convolutions' weights channels last (for chunk = 1).
+    """
+
+    workers: int | None = None
+    chunk: int = 1
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.workers is None or self.workers >= 1, "workers must be >= 1", workers=self.workers)
+        require(self.chunk >= 1, "chunk must be >= 1", chunk=self.chunk)
+
+    @override
+    def open(self, job: Job) -> Runner:
+        if not can_fork(job):
+            where = "on a GPU" if job.device.type != "cpu" else f"on {sys.platform}"
+            raise TrainingError(
+                f"executor.kind: 'workers' {where}; expected a CPU job on Linux; use 'batched' or 'serial'"
+            )
+        return WorkersRunner(job, self)
+
+
+def can_fork(job: Job) -> bool:
+    """Whether worker processes can be had for a job."""
+    return sys.platform.startswith("linux") and job.device.type == "cpu"
+
+
+def usable_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@final
+class WorkersRunner(Runner):
+    """Deals groups of tasks to workers and gives the results in order."""
+
+    def __init__(self, job: Job, options: Workers) -> None:
+        self._options = options
+        self._workers = options.workers or usable_cores()
+        self._group = options.chunk if options.chunk > 1 else _group_size(job)
+        self._pool = Pool(job, Shape(self._workers, self._group, options.chunk, options.channels_last))
+
+    @property
+    @override
+    def plan(self) -> Mapping[str, object]:
+        options = self._options
+        plan = {"kind": "workers", "workers": self._workers, "chunk": options.chunk}
+        return plan if options.chunk > 1 else {**plan, "channels_last": options.channels_last}
+
+    @override
+    def run(self, tasks: Sequence[TrainTask]) -> Iterator[Result]:
+        run = _Run(self._pool, tasks, self._group, together=self._options.chunk > 1)
+        try:
+            yield from run.results()
+        finally:
+            self._pool.settle()  # an abandoned run leaves no results behind
+
+    @override
+    def close(self) -> None:
+        """Stop the workers."""
+        self._pool.close()
+
+
+@final
+class _Run:
+    """One call of `run`."""
+
+    def __init__(self, pool: Pool, tasks: Sequence[TrainTask], group: int, *, together: bool) -> None:
+        self._pool, self._tasks = pool, tasks
+        self._todo = deque(list(range(start, min(start + group, len(tasks)))) for start in range(0, len(tasks), group))
+        self._ahead = _AHEAD * pool.workers * group
+        self._together = together  # the tasks of a group are in work at the same time
+        self._found: dict[int, Result] = {}
+        self._tries: dict[int, int] = {}
+
+    def results(self) -> Iterator[Result]:
+        """Results in order, while the workers go on."""
+        for place in range(len(self._tasks)):
+            self._deal(place)
+            self._pump(block=False)
+            while place not in self._found:
+                self._deal(place)
+                self._pump(block=True)
+            yield self._found.pop(place)
+
+    def _deal(self, place: int) -> None:
+        """Give groups to free workers, but do not run far ahead of the result that is needed."""
+        while self._todo and self._todo[0][0] < place + self._ahead:
+            if not self._pool.give(self._todo[0], self._tasks):
+                return
+            self._todo.popleft()
+
+    def _pump(self, *, block: bool) -> None:
+        """Take what the workers have sent."""
+        for event in self._pool.events(block=block):
+            if isinstance(event, Lost):
+                self._retry(event)
+            else:
+                self._found[event.place] = event.result(self._tasks[event.place])
+
+    def _retry(self, lost: Lost) -> None:
+        """Put the tasks of a lost group back, one by one; give up on one that was in work for the second time."""
+        in_work = lost.groups[0] if self._together else lost.groups[0][:1]
+        for place in in_work:
+            self._tries[place] = self._tries.get(place, 0) + 1
+        named = ", ".join(f"task {self._tasks[place].task} of client {self._tasks[place].client}" for place in in_work)
+        if lost.fatal:
+            raise TrainingError(f"{lost.what} while it trained {named}")
+        if max(self._tries[place] for place in in_work) > 1:
+            raise TrainingError(f"{lost.what} while it trained {named}, for the second time")
+        text = f"{lost.what} while it trained {named}; tried once more in another worker"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+        self._todo.extendleft([place] for group in reversed(lost.groups) for place in reversed(group))
+
+
+def _group_size(job: Job) -> int:
+    """Tasks in a message: many for a small model, where messages would cost more than training."""
+    leaves = [*job.model.parameters(), *job.model.buffers()]
+    model = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
+    return max(1, min(_MOST_IN_GROUP, _GROUP_BYTES // max(1, model)))
