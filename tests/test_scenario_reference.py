@@ -12,7 +12,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "scenario_reference.md"
 
 def test_the_page_is_up_to_date():
     written = PAGE.read_text(encoding="utf-8")
-    assert written == reference(), "run: python -m evsim.scenario.reference docs/scenario_reference.md"
+    assert written == reference(), "run: make docs"
 
 
 def test_every_kind_of_every_slot_has_its_section():

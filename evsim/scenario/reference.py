@@ -1,6 +1,6 @@
 """Writes ``docs/scenario_reference.md`` from the classes that scenario files are checked against.
 
-``python -m evsim.scenario.reference docs/scenario_reference.md`` rewrites the page.
+``python -m evsim.scenario.reference``, or ``make docs``, rewrites the page.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from evsim.traces.synthetic import SyntheticAvailability, SyntheticSpeed
 _HEAD = """# Scenario reference
 
 Every table and key of a scenario file, with type, default and meaning. This page is generated from the code by
-`python -m evsim.scenario.reference docs/scenario_reference.md`.
+`make docs`.
 
 A scenario is a TOML file. `extends = "other.toml"` (a path relative to the file, or the name of a bundled scenario)
 takes over the tables of another one, all but its name; tables are merged deeply, and a policy whose `kind` changes is
@@ -42,6 +42,7 @@ _GENERATED = """## Generated devices
 to start from: "phones" or "charging_only".
 """
 
+_PAGE = "docs/scenario_reference.md"
 _NO_OPTIONS = "No options."
 _WHOLE = re.MULTILINE | re.DOTALL
 _MANY = 8  # values of a list that are shown
@@ -178,4 +179,4 @@ def _escaped(text: str) -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(reference(), encoding="utf-8")
+    Path(sys.argv[1] if len(sys.argv) > 1 else _PAGE).write_text(reference(), encoding="utf-8")
