@@ -104,6 +104,5 @@ def test_buffered_aggregation_without_training(tmp_path: Path) -> None:
 
         last = pd.read_parquet(tmp_path / str(n) / "server_steps.parquet")["closed_at"].max()
         rate = steps * 100 / seconds
-        print(
-            f"{n:>9,} {rate:>10,.0f} {1e6 / rate:>10.1f} {seconds:>8.1f} {last / MS_PER_DAY:>8.1f} d {_peak_mib():>9.0f}"
-        )
+        days = last / MS_PER_DAY
+        print(f"{n:>9,} {rate:>10,.0f} {1e6 / rate:>10.1f} {seconds:>8.1f} {days:>8.1f} d {_peak_mib():>9.0f}")
