@@ -12,7 +12,8 @@ from evsim.selection.oort import Oort
 from evsim.selection.oort_rules import FEDSCALE, PAPER, OortRules
 
 TEXT = Path(__file__).parents[2].joinpath("docs", "selection.md").read_text()
-ROWS = re.findall(r"^\| `(\w+)` \| (\S+) \| (\S+) \|", TEXT, flags=re.MULTILINE)
+OORT = TEXT.split("## Oort\n")[1].split("\n## ")[0]
+ROWS = re.findall(r"^\| `(\w+)` \| (\S+) \| (\S+) \|", OORT, flags=re.MULTILINE)
 
 
 def test_the_table_of_presets_is_that_of_the_code() -> None:
