@@ -233,7 +233,8 @@ class Learning:
         samples = self._data.size(waiting.client)
         steps = int(self._method.client_rule.schedule.n_steps(np.array([samples]))[0])
         staleness = self.version - waiting.version
-        return ReportMeta(waiting.client, task, samples, steps, waiting.version, staleness, self._seed, self._n_clients)
+        run = (self._seed, self._n_clients, waiting.received)
+        return ReportMeta(waiting.client, task, samples, steps, waiting.version, staleness, *run)
 
     def _resolve(self, order: Sequence[int]) -> Iterator[tuple[int, _Resolved]]:
         """Train what is not trained yet; pairs in the order given."""
