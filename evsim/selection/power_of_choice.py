@@ -16,7 +16,7 @@ from evsim import rng
 from evsim.errors import PolicyError, Problem, report, require
 from evsim.selection.base import ClientView, Query, Reports, Selector
 from evsim.selection.sampling import largest, weighted_draw
-from evsim.units import Duration
+from evsim.units import MS_PER_MINUTE, Duration
 
 if TYPE_CHECKING:
     from evsim.events import FloatArray, IntArray
@@ -41,12 +41,13 @@ class PowerOfChoice(Selector[None]):
     Attributes:
         d: candidates; at least as many as are wanted (d = m is a draw by data size).
         max_samples: each candidate evaluates at most so many of its samples (cpow-d: one mini-batch).
-        query_timeout: the selection waits no longer for answers, ms; None: until every candidate's end is known.
+        query_timeout: the selection waits no longer for answers, ms; None: until every candidate's end is known, which
+            for one that left is its next check-in.
     """
 
     d: int
     max_samples: int | None = None
-    query_timeout: Duration | None = None
+    query_timeout: Duration | None = 5 * MS_PER_MINUTE
 
     def __post_init__(self) -> None:
         require(self.d >= 1, "d must be >= 1", d=self.d)

@@ -82,7 +82,7 @@ def test_a_candidate_that_is_late_is_not_waited_for_beyond_the_timeout_and_not_c
 
 
 def test_a_candidate_that_left_is_not_chosen() -> None:
-    it = server(PowerOfChoice(d=10), answer_ms={9: -1, 8: -1})
+    it = server(PowerOfChoice(d=10, query_timeout=None), answer_ms={9: -1, 8: -1})
     it.manager.deregister_client(np.array([8, 9]), 0)
     it.manager.register_client(np.array([8, 9]), 0)
     chosen = it.select(3)
