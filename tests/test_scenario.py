@@ -21,6 +21,7 @@ from evsim.resources import bundled
 from evsim.scenario import Scenario, Stop
 from evsim.scenario.hints import Every, describe, fields_of, format_exact, hints_of, members
 from evsim.traces.population import Modulo, RankJoin, Sample
+from evsim.training.auto import Auto
 from evsim.training.models import Factory
 from evsim.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, parse_duration
 
@@ -80,6 +81,7 @@ def test_a_small_dry_scenario_gets_its_defaults(write):
     assert scenario.name == "study"
     assert scenario.client_rule == Sgd(learning_rate=0.1, batch_size=20)
     assert scenario.upload == ()
+    assert scenario.executor == Auto()
     assert scenario.aggregation == Synchronous(cohort_goal=10)
     assert scenario.evaluation.every == Every(ms=10 * MS_PER_MINUTE)
     assert scenario.folder == write(DRY).parent

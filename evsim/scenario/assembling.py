@@ -23,7 +23,7 @@ DEFAULTS: Tables = {
     "weighting": {"kind": "samples"},
     "merge": {"kind": "mean"},
     "server_optimizer": {"kind": "sgd"},
-    "executor": {"kind": "serial"},
+    "executor": {"kind": "auto"},
 }
 #: A dry run needs a client rule only to price its work.
 DRY_DEFAULTS: Tables = {"client_rule": {"kind": "sgd", "learning_rate": 0.1, "batch_size": 20}}
