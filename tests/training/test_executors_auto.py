@@ -1,0 +1,118 @@
+"""The automatic choice: when it measures, what it says, what it remembers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evsim import registry
+from evsim.errors import PolicyError
+from evsim.testing.executors import MODELS, ExecutorContract, make_job, make_tasks, mlp
+from evsim.training import auto
+from evsim.training.auto import Auto
+from evsim.training.base import Executor, Job
+from evsim.training.batched import Batched
+from evsim.training.calibration import Cache, Pick, candidates, describe, estimated_flops, fingerprint, settings_of
+from evsim.training.serial import Serial
+from evsim.training.workers import Workers
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "evsim" / "executors"
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "_LITTLE_FLOPS", 0.0)
+
+
+class TestAuto(ExecutorContract):
+    def make(self) -> Executor:
+        return Auto(cache=False)
+
+
+def planned(job: Job, executor: Executor) -> dict[str, Any]:
+    runner = executor.open(job)
+    list(runner.run(make_tasks(job)))
+    plan = dict(runner.plan)
+    runner.close()
+    json.dumps(plan)  # it goes into the manifest
+    return plan
+
+
+def test_little_work_is_trained_serially_and_never_measured(cache_folder: Path) -> None:
+    plan = planned(make_job(mlp()), Auto())
+    assert plan["picked"]["kind"] == "serial"
+    assert plan["why"] == "too little work to calibrate"
+    assert not cache_folder.exists()
+
+
+def test_how_much_work_is_little_is_counted_not_timed() -> None:
+    small, large = make_job(mlp()), make_job(MODELS["group_norm"]())
+    assert estimated_flops(small) == 1e7 + 3 * 4 * 2 * (64 * 8 + 8 * 5)
+    assert estimated_flops(large) > estimated_flops(small)
+
+
+@pytest.mark.usefixtures("eager")
+def test_much_work_is_measured_and_the_plan_says_what_and_why() -> None:
+    plan = planned(make_job(mlp()), Auto(limit_s=4.0))
+    assert plan["source"] == "measured"
+    assert plan["calibration_s"] < 6.0
+    assert describe(Serial(threads=1)) in plan["rates"]
+    assert f"{plan['pin']['kind']}(" in plan["why"]
+    pin = dict(plan["pin"])
+    pinned = registry.load("executor", pin.pop("kind"))(**pin)
+    assert settings_of(pinned) == plan["pin"]
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_pick_is_remembered_for_the_same_model_and_machine(cache_folder: Path) -> None:
+    job = make_job(mlp())
+    Cache(job, len(make_tasks(job))).save(Pick(executor=Batched(chunk=3), rates={"batched": 2.0}, seconds=1.0))
+    (saved,) = cache_folder.iterdir()
+    plan = planned(job, Auto())
+    assert plan["source"] == "cached"
+    assert plan["picked"]["chunk"] == 3
+    saved.write_text("{ nonsense")
+    assert planned(job, Auto(limit_s=0.01))["source"] == "measured"
+    assert json.loads(saved.read_text())["settings"]["kind"] == "serial"
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_cache_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert planned(make_job(mlp()), Auto(limit_s=0.01))["source"].startswith("measured; the cache folder cannot")
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_model_that_cannot_be_batched_is_not_and_the_plan_says_so() -> None:
+    plan = planned(make_job(MODELS["gru_dropout"]()), Auto(cache=False))
+    reasons = [rate for name, rate in plan["rates"].items() if name.startswith("batched")]
+    assert reasons
+    assert all("not keyed" in reason for reason in reasons)
+    assert plan["picked"]["kind"] in {"serial", "workers"}
+
+
+def test_the_fingerprint_knows_model_work_and_cohort() -> None:
+    job = make_job(mlp())
+    assert fingerprint(job, 8) == fingerprint(make_job(mlp()), 9)
+    assert fingerprint(job, 8) != fingerprint(job, 100)
+    assert fingerprint(job, 8) != fingerprint(make_job(MODELS["dropout"]()), 8)
+    assert fingerprint(job, 8) != fingerprint(make_job(mlp(), sizes=(90, 90)), 8)
+
+
+def test_one_task_at_a_time_is_not_dealt_to_workers() -> None:
+    job = make_job(mlp())
+    assert not any(isinstance(each, Workers) for each in candidates(job, 1))
+    assert any(isinstance(each, Batched) for each in candidates(job, 50))
+
+
+def test_auto_refuses_no_time() -> None:
+    with pytest.raises(PolicyError, match="limit_s must be > 0, but got limit_s=0"):
+        Auto(limit_s=0)
