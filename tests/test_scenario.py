@@ -19,7 +19,7 @@ from evsim.algorithms.sgd import Sgd
 from evsim.errors import ScenarioError
 from evsim.resources import bundled
 from evsim.scenario import Scenario, Stop
-from evsim.scenario.hints import Every, describe, fields_of, format_exact, hints_of, members
+from evsim.scenario.hints import Every, describe, fields_of, format_exact, hints_of
 from evsim.traces.population import Modulo, RankJoin, Sample
 from evsim.training.auto import Auto
 from evsim.training.models import Factory
@@ -233,9 +233,15 @@ def test_a_policy_can_be_written_in_a_file(slot, kind):
     hints = hints_of(cls)
     for field in fields_of(cls).values():
         assert describe(hints[field.name])
-        may_be_none = len(members(hints[field.name])) == 0 or type(None) in getattr(hints[field.name], "__args__", ())
-        # TOML has no null: what may be None must be None when left out
-        assert not may_be_none or field.default is None
+
+
+def test_none_is_written_where_leaving_out_means_something_else(write):
+    path = write(DRY)
+    scenario = Scenario.load(path, ["selection={ kind = 'power_of_choice', d = 30, query_timeout = 'none' }"])
+    assert scenario.selection.query_timeout is None
+    assert Scenario.from_dict(_tables(scenario)).selection == scenario.selection
+    default = Scenario.load(path, ["selection={ kind = 'power_of_choice', d = 30 }"]).selection
+    assert default.query_timeout == 5 * MS_PER_MINUTE
 
 
 def test_every_field_of_a_scenario_has_a_place_in_its_file():

@@ -22,6 +22,7 @@ from evsim.scenario.hints import (
     members,
     parse,
     plain_class,
+    says_none,
     slot_of,
 )
 
@@ -32,6 +33,7 @@ FAILED: Final = object()
 
 _JSON = (str, int, float, bool)
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_NONE = "none"
 _LONGEST = 80  # characters of a value in a message
 
 
@@ -119,6 +121,8 @@ class Checker:
 
     def _field(self, key: str, field: Field[Any], hint: Any, table: Mapping[str, Any], at: str) -> Any:
         if key in table:
+            if table[key] == _NONE and says_none(field, hint):
+                return None
             return self._value(hint, table[key], _join(at, key), key)
         if field.default is MISSING and field.default_factory is MISSING:
             self.add(_join(at, key), "missing", _wanted(key, hint))

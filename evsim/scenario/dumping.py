@@ -16,6 +16,7 @@ from evsim.scenario.hints import (
     item_of,
     members,
     plain_class,
+    says_none,
     slot_of,
     unparse,
 )
@@ -33,6 +34,8 @@ def _fields(value: object) -> dict[str, Any]:
         held = getattr(value, field.name)
         if held is not None:
             found[key] = write_value(hints[field.name], held, key)
+        elif says_none(field, hints[field.name]):
+            found[key] = "none"
     return found
 
 

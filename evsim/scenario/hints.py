@@ -98,6 +98,12 @@ def members(hint: Any) -> list[Any]:
     return [] if hint is type(None) else [hint]
 
 
+def says_none(field: Field[Any], hint: Any) -> bool:
+    """Whether a file writes None as "none": where it is allowed, and leaving the key out means something else."""
+    allowed = get_origin(hint) in (Union, types.UnionType) and type(None) in get_args(hint)
+    return allowed and field.default is not None
+
+
 def plain_class(hint: Any) -> type | None:
     """The class behind an annotation such as ``Selector[Any]``, if it is one."""
     found = get_origin(hint) or hint

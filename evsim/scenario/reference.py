@@ -19,7 +19,7 @@ from evsim.scenario import Scenario
 from evsim.scenario.assembling import DEFAULTS
 from evsim.scenario.checking import slots_of
 from evsim.scenario.dumping import write_value
-from evsim.scenario.hints import describe, fields_of, hints_of, is_table, members, plain_class
+from evsim.scenario.hints import describe, fields_of, hints_of, is_table, members, plain_class, says_none
 from evsim.traces.synthetic import SyntheticAvailability, SyntheticSpeed
 
 _HEAD = """# Scenario reference
@@ -117,7 +117,8 @@ def _rows(cls: type, prefix: str) -> Iterator[str]:
     for key, field in fields_of(cls).items():
         hint = hints[field.name]
         meaning = meanings.get(field.name, "")
-        yield f"| `{prefix}{key}` | {_type(cls, key, hint)} | {_default(key, field, hint)} | {meaning} |"
+        kind = _type(cls, key, hint) + (' or "none"' if says_none(field, hint) else "")
+        yield f"| `{prefix}{key}` | {kind} | {_default(key, field, hint)} | {meaning} |"
         for member in members(hint) if cls is not Scenario else ():
             if is_table(member):
                 yield from _rows(plain_class(member) or object, f"{prefix}{key}.")
