@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -59,6 +61,7 @@ class Problem:
     expected: str
     hint: str = ""
 
+    @override
     def __str__(self) -> str:
         parts = [f"{self.where}: {self.given}", f"expected {self.expected}" if self.expected else "", self.hint]
         return "; ".join(part for part in parts if part)
