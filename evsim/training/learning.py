@@ -20,6 +20,7 @@ from evsim.algorithms import tree
 from evsim.algorithms.base import Method, ReportMeta, Reports, State, StatefulMerge, StepInfo
 from evsim.algorithms.tree import Payload, Tree
 from evsim.events import Feedback, IntArray
+from evsim.profiling import part, parts_of
 from evsim.training.base import Executor, Job, Result, TrainingData, TrainTask, inputs
 from evsim.training.client_state import ClientStates, States
 from evsim.training.evaluation import evaluate, per_client, summarize
@@ -126,12 +127,14 @@ class Learning:
             self._waiting.pop(task, None)
             self._early.pop(task, None)
 
+    @part("merge")
     def train(self, tasks: IntArray) -> Feedback:
         """Train accepted tasks now; their updates wait for `apply`. Utilities are those of `apply`."""
         for task, resolved in self._resolve(self._in_order(tasks)):
             self._early[task] = resolved
         return _feedback(tasks, {task: (self._early[task].utility, True) for task in tasks.tolist()})
 
+    @part("merge")
     def apply(self, tasks: IntArray) -> Feedback:
         """Train the tasks, merge their updates in (client, task) order, step the optimizer: the next version.
 
@@ -157,14 +160,17 @@ class Learning:
         self.discard(order)
         return _feedback(tasks, seen)
 
+    @part("evaluation")
     def evaluate(self, batch_size: int) -> dict[str, float]:
         """Loss and accuracy of the current version on the central test set."""
         return summarize(*evaluate(self._model, self._current(), *self._test, batch_size))
 
+    @part("evaluation")
     def evaluate_clients(self, batch_size: int) -> dict[str, FloatArray]:
         """Loss and accuracy of the current version on each client's own samples."""
         return per_client(*evaluate(self._model, self._current(), self._data.x, self._data.y, batch_size), self._data)
 
+    @part("evaluation")
     def losses(self, clients: IntArray, max_samples: int | None = None, batch_size: int = 1024) -> FloatArray:
         """Mean loss of the current version on each client's samples, or on so many drawn at random; NaN for none."""
         rows = [self._some_rows(client, max_samples) for client in clients.tolist()]
@@ -245,7 +251,7 @@ class Learning:
     def _fresh(self, tasks: Sequence[int]) -> Iterator[Result]:
         """Results in the order given; a later task of a client starts from the state the earlier one left."""
         for some in self._segments(tasks):
-            yield from self._runner.run([self._train_task(task) for task in some])
+            yield from parts_of("forward/backward", self._runner.run([self._train_task(task) for task in some]))
 
     def _segments(self, tasks: Sequence[int]) -> Iterator[list[int]]:
         """Runs of tasks that can be trained together: all of them unless clients keep states."""
