@@ -124,6 +124,13 @@ def test_run_leaves_a_folder_a_plot_and_a_table(evsim):
     assert (manifest["seed"], manifest["end"]) == (5, {"at": 3 * MS_PER_HOUR, "reason": "virtual_time"})
 
 
+def test_profile_says_where_the_time_went(evsim):
+    done = evsim("run", "replay", *SMALL, "--profile")
+    shares = [float(row.split()[-2]) for row in done.stdout.splitlines() if row.endswith(" %")]
+    assert sum(shares) == pytest.approx(100, abs=0.5)
+    assert not any(row.endswith(" %") for row in evsim("run", "replay", *SMALL).stdout.splitlines())
+
+
 def test_runs_take_the_next_free_folder(evsim):
     for number in (1, 2):
         assert f"runs/replay-{number}\n" in evsim("run", "replay", *SMALL).stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,17 +19,22 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Same as -o seed=N.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; default: the next free runs/<name>-<n>.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where training runs.")] = "auto",
+    profiled: Annotated[bool, typer.Option("--profile", help="Say where the wall-clock time went.")] = False,
 ) -> None:
     """Run a scenario and write its run folder, with a plot."""
     from evsim.cli.folders import claimed
     from evsim.cli.progress import progress
+    from evsim.profiling import profile
     from evsim.scenario import Scenario
     from evsim.simulation import Simulation
 
     seeds = [] if seed is None else [f"seed={seed}"]
     chosen = Scenario.load(scenario, [*(override or ()), *seeds])
-    with claimed(out, chosen.name) as folder, progress(chosen.start) as show:
+    watch = profile() if profiled else nullcontext()
+    with claimed(out, chosen.name) as folder, progress(chosen.start) as show, watch as told:
         Simulation(chosen, device=device).run(folder, show)
+    if told is not None:
+        say("\n".join(told.lines()))
     if conclude(folder) == "interrupted":
         raise typer.Exit(INTERRUPTED)
 
