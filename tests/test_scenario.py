@@ -235,12 +235,11 @@ def test_a_policy_can_be_written_in_a_file(slot, kind):
         assert describe(hints[field.name])
 
 
-def test_none_is_written_where_leaving_out_means_something_else(write):
-    path = write(DRY)
-    scenario = Scenario.load(path, ["selection={ kind = 'power_of_choice', d = 30, query_timeout = 'none' }"])
+def test_none_is_written_where_leaving_out_means_something_else():
+    scenario = Scenario.load("quickstart", ["selection={ kind = 'power_of_choice', d = 30, query_timeout = 'none' }"])
     assert scenario.selection.query_timeout is None
     assert Scenario.from_dict(_tables(scenario)).selection == scenario.selection
-    default = Scenario.load(path, ["selection={ kind = 'power_of_choice', d = 30 }"]).selection
+    default = Scenario.load("quickstart", ["selection={ kind = 'power_of_choice', d = 30 }"]).selection
     assert default.query_timeout == 5 * MS_PER_MINUTE
 
 

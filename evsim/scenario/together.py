@@ -51,6 +51,10 @@ def _dry(values: Values) -> Iterator[Problem]:
     if stop is not None and stop.server_steps is None and stop.rounds is None and stop.virtual_time is None:
         expected = "server_steps, rounds or virtual_time"
         yield Problem("stop", "only target_accuracy", expected, "a dry run has no accuracy and would never end")
+    selection = values.get("selection")
+    if selection is not None and selection.needs_training:
+        given, hint = f"{type(selection).__name__} learns from losses", 'or set training = "real"'
+        yield Problem("selection", given, "a selector that does not, such as uniform, in a dry run", hint)
 
 
 def _data(values: Values) -> Iterator[Problem]:

@@ -168,6 +168,11 @@ class Selector(ABC, Generic[S]):
     #: Whether `select` ignores state and history: feedback may then reach the selector later than the next selection.
     memoryless: ClassVar[bool] = False
 
+    @property
+    def needs_training(self) -> bool:
+        """Whether it learns from losses, of reports or of a query: then a run without training makes no sense."""
+        return self.needs_utility or type(self).candidates is not Selector.candidates
+
     @abstractmethod
     def init(self, n_clients: int) -> S:
         """The state before anything happened."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import numpy as np
 from typing_extensions import override
@@ -27,6 +27,8 @@ class BySamples(Selector[None]):
     Attributes:
         power: 0 is uniform selection; 1 in proportion to the declared data size.
     """
+
+    memoryless: ClassVar[bool] = True
 
     power: float = 1.0
 

@@ -45,6 +45,8 @@ class PowerOfChoice(Selector[None]):
             for one that left is its next check-in.
     """
 
+    memoryless: ClassVar[bool] = True
+
     d: int
     max_samples: int | None = None
     query_timeout: Duration | None = 5 * MS_PER_MINUTE

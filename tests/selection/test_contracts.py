@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from evsim.clients import ClientManager
-from evsim.errors import PolicyError
+from evsim.errors import PolicyError, ScenarioError
 from evsim.events import IntArray
+from evsim.scenario import Scenario
 from evsim.selection.base import ClientView, Reports, Selector
 from evsim.selection.by_samples import BySamples
 from evsim.selection.oort import Oort
@@ -117,3 +118,22 @@ def test_a_score_that_is_nan_is_refused_with_the_client_named() -> None:
 
 def test_a_manager_without_clients_selects_nobody() -> None:
     assert ClientManager(Uniform(), 0, 0).select_clients(3, 0).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("selection", "learns"),
+    [
+        ({"kind": "uniform"}, False),
+        ({"kind": "by_samples"}, False),
+        ({"kind": "oort"}, True),
+        ({"kind": "power_of_choice", "d": 9}, True),
+        ({"kind": "power_of_choice_stale", "d": 9}, True),
+    ],
+)
+def test_a_dry_run_refuses_selectors_that_learn_from_losses(selection: dict[str, Any], learns: bool) -> None:
+    overrides = [f"selection.{name}={value}" for name, value in selection.items()]
+    if not learns:
+        assert not Scenario.load("replay", overrides).selection.needs_training
+        return
+    with pytest.raises(ScenarioError, match=r"selection: .* learns from losses; expected a selector that does not"):
+        Scenario.load("replay", overrides)
