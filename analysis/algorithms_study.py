@@ -2,9 +2,10 @@
 
     python analysis/algorithms_study.py [--out runs/algorithms] [--seeds 3] [--processes 2]
 
-Every arm is the scenario of `scenarios/algorithms/` with a few overrides. What an arm may choose (a server learning rate,
-mu, q) it chooses on a seed of its own, 100, by the mean accuracy over the run; the figures are of seeds 0, 1, 2 ... which
-no choice has seen. Arms of one seed share data, devices, joins and the initial model. Finished runs are not run again.
+Every arm is the scenario of `scenarios/algorithms/` with a few overrides. What an arm may choose (a server learning
+rate, mu, q) it chooses on a seed of its own, 100, by the mean accuracy over the run; the figures are of seeds 0, 1, 2
+..., which no choice has seen. Arms of one seed share data, devices, joins and the initial model. Finished runs are not
+run again.
 """
 
 from __future__ import annotations
