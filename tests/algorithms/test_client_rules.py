@@ -289,23 +289,23 @@ def _distance(rule, optimum, rounds, **slots):
 
 def test_fednova_comes_nearer_to_the_optimum_than_fedavg_when_work_is_unequal():
     data = problem((4, 30, 8, 60))
-    options = {"learning_rate": 0.02, "batch_size": 4, "epochs": 1, "weight_decay": 0.05}  # 1, 8, 2 and 15 steps
-    optimum = _optimum(data, np.full(4, 0.25), 0.05)
-    stalled = _distance(Sgd(**options), optimum, 400, weighting=Uniform())
-    nova = _distance(NovaSgd(**options), optimum, 400, weighting=Uniform(), server_optimizer=FedNova())
-    assert stalled > 0.3
+    options = {"learning_rate": 0.05, "batch_size": 4, "epochs": 1, "weight_decay": 0.2}  # 1, 8, 2 and 15 steps
+    optimum = _optimum(data, np.full(4, 0.25), 0.2)
+    stalled = _distance(Sgd(**options), optimum, 60, weighting=Uniform())
+    nova = _distance(NovaSgd(**options), optimum, 60, weighting=Uniform(), server_optimizer=FedNova())
+    assert stalled > 0.4
     assert nova < stalled / 4
 
 
 def test_scaffold_reaches_the_optimum_where_fedavg_stalls():
     data = problem((4, 30, 8, 60))
-    options = {"learning_rate": 0.1, "batch_size": 100, "epochs": 10, "weight_decay": 0.05}  # full gradients
-    optimum = _optimum(data, np.full(4, 0.25), 0.05)
-    stalled = _distance(Sgd(**options), optimum, 300, weighting=Uniform())
+    options = {"learning_rate": 0.3, "batch_size": 100, "epochs": 5, "weight_decay": 0.2}  # full gradients
+    optimum = _optimum(data, np.full(4, 0.25), 0.2)
+    stalled = _distance(Sgd(**options), optimum, 60, weighting=Uniform())
     slots = {"weighting": Uniform(), "broadcast": WithControl(), "server_optimizer": Scaffold()}
-    exact = _distance(ScaffoldSgd(**options), optimum, 300, **slots)
-    assert stalled > 0.05
-    assert exact < 1e-6
+    exact = _distance(ScaffoldSgd(**options), optimum, 60, **slots)
+    assert stalled > 0.1
+    assert exact < 1e-7
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------
