@@ -23,7 +23,8 @@ from evsim.training.base import Executor, Job, Result, Runner, TrainTask
 from evsim.training.chunk import train_chunk
 from evsim.training.functional import Functional
 from evsim.training.memory import keep_freed_memory
-from evsim.training.serial import Serial, SerialRunner, limited_threads
+from evsim.training.serial import Serial, SerialRunner
+from evsim.training.threads import limited_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,9 +64,9 @@ class BatchedRunner(Runner):
 
     def __init__(self, job: Job, options: Batched) -> None:
         keep_freed_memory()
-        self._job, self._threads = job, options.threads
+        self._job, self._threads = job, options.threads or torch.get_num_threads()
         self._functional = Functional(job)
-        self._serial = SerialRunner(job, Serial(threads=options.threads))
+        self._serial = SerialRunner(job, Serial(threads=self._threads))
         self._chunk = options.chunk or _default_chunk(job)
         self._checked = False
         self._fallback = ""
@@ -73,7 +74,7 @@ class BatchedRunner(Runner):
     @property
     @override
     def plan(self) -> Mapping[str, object]:
-        plan = {"kind": "batched", "chunk": self._chunk, "threads": self._threads or torch.get_num_threads()}
+        plan = {"kind": "batched", "chunk": self._chunk, "threads": self._threads}
         return {**plan, "fallback": f"serial: {self._fallback}"} if self._fallback else plan
 
     @override
@@ -99,8 +100,7 @@ class BatchedRunner(Runner):
         if self._fallback:
             yield from self._serial.run(window)
             return
-        sizes = np.array([self._job.data.size(task.client) for task in window])
-        order = np.argsort(-self._job.rule.schedule.n_steps(sizes), kind="stable")
+        order = np.argsort(-steps_of(self._job.rule.schedule, self._job.data, window), kind="stable")
         found: dict[int, Result] = {}
         place = 0
         while place < len(order):

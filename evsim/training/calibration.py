@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from evsim.training.base import Executor, Job, Runner, TrainTask
 from evsim.training.batched import Batched
-from evsim.training.serial import Serial, limited_threads
+from evsim.training.serial import Serial
+from evsim.training.threads import limited_threads
 from evsim.training.workers import Workers, can_fork, usable_cores
 
 if TYPE_CHECKING:

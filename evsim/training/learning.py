@@ -24,6 +24,7 @@ from evsim.profiling import part, parts_of
 from evsim.training.base import Executor, Job, Result, TrainingData, TrainTask, inputs
 from evsim.training.client_state import ClientStates, States
 from evsim.training.evaluation import evaluate, per_client, summarize
+from evsim.training.threads import limited_threads
 
 if TYPE_CHECKING:
     from evsim.events import FloatArray
@@ -66,6 +67,7 @@ class _Waiting:
     nth: int
     version: int
     received: Payload
+    max_steps: int
 
 
 @final
@@ -115,11 +117,15 @@ class Learning:
 
     # -- what the timeline asks -------------------------------------------------------------------------------------
 
-    def dispatched(self, tasks: IntArray, clients: IntArray, nth: IntArray) -> None:
-        """Fix the inputs of new tasks: they train the current version."""
-        received = self._received()
-        for task, client, k in zip(tasks.tolist(), clients.tolist(), nth.tolist(), strict=True):
-            self._waiting[task] = _Waiting(client, k, self.version, received)
+    def dispatched(
+        self, tasks: IntArray, clients: IntArray, nth: IntArray, max_steps: IntArray | None = None
+    ) -> None:
+        """Fix the inputs of new tasks: they train the current version, for at most so many steps (0: no limit)."""
+        received, limits = self._received(), np.zeros_like(tasks) if max_steps is None else max_steps
+        for task, client, k, limit in zip(
+            tasks.tolist(), clients.tolist(), nth.tolist(), limits.tolist(), strict=True
+        ):
+            self._waiting[task] = _Waiting(client, k, self.version, received, limit)
 
     def discard(self, tasks: Iterable[int]) -> None:
         """Forget tasks that will never be used."""
@@ -128,6 +134,7 @@ class Learning:
             self._early.pop(task, None)
 
     @part("merge")
+    @limited_threads(1)  # an update is small, and waiting for a second thread can cost more than adding it
     def train(self, tasks: IntArray) -> Feedback:
         """Train accepted tasks now; their updates wait for `apply`. Utilities are those of `apply`."""
         for task, resolved in self._resolve(self._in_order(tasks)):
@@ -135,6 +142,7 @@ class Learning:
         return _feedback(tasks, {task: (self._early[task].utility, True) for task in tasks.tolist()})
 
     @part("merge")
+    @limited_threads(1)  # an update is small, and waiting for a second thread can cost more than adding it
     def apply(self, tasks: IntArray) -> Feedback:
         """Train the tasks, merge their updates in (client, task) order, step the optimizer: the next version.
 
@@ -237,7 +245,8 @@ class Learning:
     def _meta(self, task: int) -> ReportMeta:
         waiting = self._waiting[task]
         samples = self._data.size(waiting.client)
-        steps = int(self._method.client_rule.schedule.n_steps(np.array([samples]))[0])
+        scheduled = int(self._method.client_rule.schedule.n_steps(np.array([samples]))[0])
+        steps = min(scheduled, waiting.max_steps or scheduled)
         staleness = self.version - waiting.version
         run = (self._seed, self._n_clients, waiting.received)
         return ReportMeta(waiting.client, task, samples, steps, waiting.version, staleness, *run)
@@ -274,7 +283,7 @@ class Learning:
         state = self._states_of(waiting.client).get("rule")
         if state is None:
             state = self._method.client_rule.init_client(waiting.received)
-        return TrainTask(task, waiting.client, waiting.nth, waiting.version, waiting.received, state)
+        return TrainTask(task, waiting.client, waiting.nth, waiting.version, waiting.received, state, waiting.max_steps)
 
     def _finish(self, result: Result) -> _Resolved:
         """Send the update through the upload chain; the client's states advance if the update is finite."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -15,6 +14,7 @@ from evsim.training.base import Executor, Job, Result, Runner, TrainTask
 from evsim.training.batches import BatchPlan, plan_batches
 from evsim.training.functional import Functional
 from evsim.training.opening import open_task
+from evsim.training.threads import limited_threads
 
 if TYPE_CHECKING:
     from evsim.algorithms.base import Carry
@@ -51,13 +51,13 @@ class SerialRunner(Runner):
     def __init__(self, job: Job, options: Serial) -> None:
         self._job, self._options = job, options
         self._functional = Functional(job)
+        self._threads = options.threads or torch.get_num_threads()
         self._received = ChannelsLast() if options.channels_last else None
 
     @property
     @override
     def plan(self) -> Mapping[str, object]:
-        threads = self._options.threads or torch.get_num_threads()
-        return {"kind": "serial", "threads": threads, "channels_last": self._options.channels_last}
+        return {"kind": "serial", "threads": self._threads, "channels_last": self._options.channels_last}
 
     @override
     def run(self, tasks: Sequence[TrainTask]) -> Iterator[Result]:
@@ -65,7 +65,7 @@ class SerialRunner(Runner):
             some = tasks[start : start + _AHEAD]
             plan = plan_batches(self._job.rule.schedule, self._job.data, self._job.seed, some)
             for place, task in enumerate(some):
-                with limited_threads(self._options.threads):
+                with limited_threads(self._threads):
                     result = self._train(task, plan, place)
                 yield result
 
@@ -133,20 +133,6 @@ class ChannelsLast:
 def gained(new: Tree, old: Tree) -> Tree:
     """What the buffers gained."""
     return {name: leaf - old[name] for name, leaf in new.items()}
-
-
-@contextmanager
-def limited_threads(threads: int | None) -> Iterator[None]:
-    """Run with so many threads per operation, then put the process' own setting back."""
-    before = torch.get_num_threads()
-    if threads is None or threads == before:
-        yield
-        return
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _moments(losses: list[torch.Tensor]) -> tuple[float, float]:
