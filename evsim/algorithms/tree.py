@@ -7,6 +7,7 @@ applies one fused kernel per operation instead of one per leaf.
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -113,7 +114,12 @@ def norm(a: Tree, like: torch.Tensor | None = None) -> torch.Tensor:
 
 def is_finite(payload: Payload) -> bool:
     """Whether every number of a payload is finite."""
-    return all(bool(torch.isfinite(leaf).all()) for tree in payload.values() for leaf in tree.values())
+    return all(_all_finite(leaf) for tree in payload.values() for leaf in tree.values())
+
+
+def _all_finite(leaf: torch.Tensor) -> bool:
+    """A finite sum has finite terms, and a sum is quick; one that is not finite may merely have overflowed."""
+    return isfinite(float(leaf.sum())) or bool(torch.isfinite(leaf).all())
 
 
 def _leaves(a: Tree, order: Tree) -> list[torch.Tensor]:
