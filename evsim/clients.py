@@ -60,6 +60,7 @@ class ClientManager:
         self.answers: Answers | None = None
         self.now = 0
         self.round = 0
+        self._n_selections = 0
 
     # -- what the timeline tells ------------------------------------------------------------------------------------
 
@@ -110,11 +111,12 @@ class ClientManager:
 
     # -- selection --------------------------------------------------------------------------------------------------
 
-    def candidates(self, n: int, now: int) -> Query | None:
+    def candidates(self, n: int, now: int, number: int | None = None) -> Query | None:
         """Whom the selector wants to query before it can choose n clients; None: nobody, select at once."""
         self.now = now
+        self.round = self.round if number is None else number
         self.answers = None
-        key = rng.key(self._seed, "candidates", self.round)
+        key = rng.key(self._seed, "candidates", self._n_selections)
         query = self.selector.candidates(self._state, self, n, key)
         if query is not None:
             self._check_choice("candidates", query.clients, len(query.clients))
@@ -126,18 +128,26 @@ class ClientManager:
         self._check_ids("register_answers", answers.clients)
         self.answers = answers
 
-    def select_clients(self, n: int, now: int) -> IntArray:
+    def select_clients(self, n: int, now: int, number: int | None = None) -> IntArray:
         """Min(n, idle) distinct idle clients, chosen by the selector.
+
+        Args:
+            n: clients wanted.
+            now: the instant, ms.
+            number: of the server's round that they are for; several selections may be for one. None: each selection
+                is a round of its own.
 
         Raises:
             PolicyError: if the selector breaks its contract.
         """
         self.now = now
-        key = rng.key(self._seed, "select", self.round)
+        self.round = self.round if number is None else number
+        key = rng.key(self._seed, "select", self._n_selections)
         clients, self._state = self.selector.select(self._state, self, n, key)
         self._check_choice("select", clients, min(n, self._n_idle))
         self.answers = None
-        self.round += 1
+        self._n_selections += 1
+        self.round += number is None
         return clients
 
     # -- inside -----------------------------------------------------------------------------------------------------

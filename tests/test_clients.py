@@ -163,3 +163,11 @@ def test_manager_and_oort_together_take_less_than_a_hundred_bytes_per_client() -
     n = 10_000
     manager = ClientManager(Oort(), n, 0)
     assert (manager.n_bytes + Oort().init(n).n_bytes) / n < 100
+
+
+def test_selections_for_the_same_round_draw_anew_and_the_view_says_the_round() -> None:
+    manager = ClientManager(Uniform(), 50, 0)
+    manager.register_client(np.arange(50), 0)
+    first, second = manager.select_clients(5, 0, 3), manager.select_clients(5, 0, 3)
+    assert manager.round == 3
+    assert first.tolist() != second.tolist()

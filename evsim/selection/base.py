@@ -51,7 +51,11 @@ class ClientView(Protocol):
 
     @property
     def round(self) -> int:
-        """How many selections were made before; `Reports.round` of a task is this number at its selection."""
+        """Number of the server's round, from 0, that clients are selected for; `Reports.round` is the same number.
+
+        Synchronous: how many selections were made before. Buffered: how many buffers were closed before, and each may
+        be filled by many selections.
+        """
 
     @property
     def n_clients(self) -> int:

@@ -126,6 +126,8 @@ class Oort(Selector[OortState]):
     def _next_selection(self, state: OortState, selection: int, key: int) -> OortState:
         if state.selection == 0:
             state.noise_key = rng.mix(key ^ 4)
+        if selection <= state.selection:  # one more for the same round, as when an asynchronous server refills a slot
+            return state
         state.achieved.advance(state.selection, selection)
         state.selection = selection
         state.pace = self._pace(state)

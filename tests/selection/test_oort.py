@@ -380,3 +380,14 @@ def test_a_selector_never_sees_more_than_the_view() -> None:
         policy = Oort(preset=preset)
         clients, _ = policy.select(policy.init(4), View(), 2, key=5)  # type: ignore[arg-type]
         assert set(clients.tolist()) <= {0, 2, 3}
+
+
+def test_selections_for_one_round_count_as_one() -> None:
+    """An asynchronous server refills slot by slot: neither exploration nor the pacer may run ahead of its rounds."""
+    manager = manager_of(Oort(pacer_window=1, pacer_delta=10), 10)
+    for number, utility in enumerate([5.0, 4.0, 3.0, 2.0]):
+        for _ in range(7):
+            manager.select_clients(1, 0, number)
+        assert (manager.round, state_of(manager).selection) == (number, number + 1)
+        manager.register_feedback(reports([0], utility, number=number))
+    assert state_of(manager).pace == 3.0  # relaxed once in each of the selections of rounds 2 and 3
