@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from itertools import pairwise
 
 import numpy as np
 
@@ -53,7 +54,7 @@ class TraceContract(ABC):
         trace = self.trace()
         end = int(trace.period.max()) if trace.n_devices else 1
         cuts = [0, end // 3, end // 3 + 1, end]
-        parts = [trace.edges(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+        parts = [trace.edges(a, b) for a, b in pairwise(cuts)]
         whole = trace.edges(0, end)
         for name in ("at", "device", "check_in"):
             pieces = np.concatenate([getattr(part, name) for part in parts])
