@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evsim import __version__
 from evsim.aggregation.synchronous import Synchronous
 from evsim.errors import MissingExtraError
 from evsim.selection.uniform import Uniform
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 def manifest(scenario: Scenario, parts: Parts, server: LiveServer, reason: str, wall_s: float) -> dict[str, Any]:
     """Everything about a run that is not a row of a table; times in ms, sizes in bytes."""
     return {
-        "evsim": __version__,
+        "evsim": installed_version("evsim"),
         "versions": _versions(),
         "name": scenario.name,
         "seed": scenario.seed,
