@@ -1,0 +1,172 @@
+"""Training benchmarks: every executor and whole runs against the bare loop, in the same minute. Figures only.
+
+Run with `make bench-training`. Each figure is the best of several, since neighbours on the machine only ever slow a
+measurement down.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from evsim import Scenario, Simulation
+from evsim.training.base import Executor, Job, TrainingData, TrainTask
+from evsim.training.batched import Batched
+from evsim.training.calibration import describe
+from evsim.training.serial import Serial
+from evsim.training.threads import limited_threads
+from evsim.training.workers import Workers
+from tests.benchmarks.works import COHORT, PER_CLIENT, WORKS, Work, bare_loop, samples
+
+pytestmark = pytest.mark.benchmark
+_SHORT_S = 1.0
+
+
+def modes() -> list[Executor]:
+    threads = torch.get_num_threads()
+    return [
+        Serial(threads=1),
+        Serial(threads=threads),
+        Serial(threads=1, channels_last=True),
+        Batched(chunk=100, threads=1),
+        Batched(chunk=100, threads=threads),
+        Batched(chunk=10, threads=threads),
+        Workers(),
+        Workers(channels_last=True),
+        Workers(chunk=50),
+    ]
+
+
+@pytest.mark.parametrize("work", WORKS, ids=lambda work: work.name)
+def test_training(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Client updates per second: the bare loop, each mode alone, a whole run."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    warnings.simplefilter("ignore")
+    job = job_of(work, tmp_path)
+    tasks = tasks_of(job)
+    few = 12 if "cnn" in work.name or work.name == "resnet" else COHORT
+    with limited_threads(1):
+        bare = few / best_seconds(lambda: bare_loop(job, range(few)))
+    print(f"\n{work.name}: bare loop on one thread {bare:,.0f}/s")
+    rates = {describe(mode): rate_of(mode, job, tasks) for mode in modes()}
+    for name, rate in rates.items():
+        print(f"  {name:<42} {rate:>9,.0f}/s {rate / bare:>6.2f} x bare")
+    best = max(rates.values())
+    whole, plan = whole_run(work, tmp_path)
+    picked = f"{plan['picked']}, {plan['source']} in {plan['calibration_s']} s" if "pin" in plan else plan["why"]
+    print(f"  auto: {picked}")
+    print(f"  a whole run {whole:>40,.0f}/s {whole / bare:>6.2f} x bare, {whole / best:.2f} x the best mode alone")
+    again, _ = whole_run(work, tmp_path)
+    print(
+        f"  again, pick cached {again:>33,.0f}/s {again / bare:>6.2f} x bare, {again / best:.2f} x the best mode alone"
+    )
+
+
+def job_of(work: Work, folder: Path) -> Job:
+    """The job that a run of the work would open, for one cohort."""
+    scenario = Scenario.from_dict(work.scenario(folder, {"kind": "serial"}), folder=folder)
+    x, y = samples(COHORT * PER_CLIENT, text=work.text)
+    classes = 80 if work.text else 62
+    assert scenario.model is not None
+    model = scenario.model.build(
+        shape=x.shape[1:], n_classes=classes, n_tokens=classes if work.text else None, seed=0
+    ).train()
+    offsets = np.arange(COHORT + 1) * PER_CLIENT
+    data = TrainingData(torch.from_numpy(x), torch.from_numpy(y), np.arange(len(y)), offsets)
+    half = work.precision == "bfloat16"
+    return Job(model, scenario.client_rule, data, torch.float32, half, torch.device("cpu"), seed=0)
+
+
+def tasks_of(job: Job) -> list[TrainTask]:
+    params = {name: leaf.detach().clone() for name, leaf in job.model.named_parameters()}
+    received = {"model": params, "buffers": {name: leaf.clone() for name, leaf in job.model.named_buffers()}}
+    return [TrainTask(client, client, 0, 0, received, job.rule.init_client(received)) for client in range(COHORT)]
+
+
+def rate_of(mode: Executor, job: Job, tasks: list[TrainTask]) -> float:
+    """Tasks per second, the best of several passes over the cohort; over a part of it where it is slow."""
+    runner = mode.open(job)
+    try:
+        start = time.perf_counter()
+        for done, _ in enumerate(runner.run(tasks), 1):
+            if time.perf_counter() - start > 4 * _SHORT_S:
+                return done / (time.perf_counter() - start)
+        return len(tasks) / best_seconds(lambda: [None for _ in runner.run(tasks)])
+    finally:
+        runner.close()
+
+
+def best_seconds(run: Callable[[], object]) -> float:
+    """The shortest of at least two and at most ten runs."""
+    run()
+    times: list[float] = []
+    while len(times) < 2 or (sum(times) < _SHORT_S and len(times) < 10):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def whole_run(work: Work, folder: Path) -> tuple[float, dict[str, Any]]:
+    """Client updates per second of a whole run under auto, once the first third of its steps is over; its plan."""
+    told: list[tuple[int, float]] = []
+    scenario = Scenario.from_dict(work.scenario(folder, {"kind": "auto"}), folder=folder)
+    out = folder / f"run{time.perf_counter_ns()}"
+    Simulation(scenario, device="cpu").run(out, lambda shot: told.append((shot.server_step, shot.wall_s)))
+    later = [pair for pair in told if pair[0] >= work.rounds / 3]
+    (first, since), (last, until) = later[0], next(pair for pair in later if pair[0] == later[-1][0])
+    plan = json.loads((out / "manifest.json").read_text())["executor"]
+    return COHORT * (last - first) / (until - since), plan
+
+
+_MEMORY = """
+import resource, sys, types
+import numpy as np, torch
+from torch import nn
+from evsim import registry
+from evsim.algorithms.base import Method
+from evsim.training.learning import Learning, Setting
+kind, options = sys.argv[1], eval(sys.argv[2])
+n = 1000
+draw = np.random.default_rng(0)
+x, y = draw.standard_normal((n * 20, 784)).astype(np.float32), draw.integers(0, 62, n * 20)
+data = types.SimpleNamespace(
+    x=x, y=y, x_test=x[:10], y_test=y[:10], index=np.arange(n * 20), offsets=np.arange(n + 1) * 20, n_clients=n
+)
+load = registry.load
+method = Method(
+    broadcast=load("broadcast", "full")(),
+    client_rule=load("client_rule", "sgd")(learning_rate=0.05),
+    upload=(),
+    weighting=load("weighting", "samples")(),
+    merge=load("merge", "mean")(),
+    server_optimizer=load("server_optimizer", "sgd")(),
+)
+model = nn.Sequential(nn.Linear(784, 2048), nn.ReLU(), nn.Linear(2048, 62))
+learning = Learning(method, model, data, load("executor", kind)(**options), Setting(seed=0))
+tasks = np.arange(n)
+learning.dispatched(tasks, tasks, np.zeros(n, int))
+learning.apply(tasks)
+learning.close()
+of = {"self": resource.RUSAGE_SELF, "child": resource.RUSAGE_CHILDREN}
+print(*(round(resource.getrusage(who).ru_maxrss / 1024) for who in of.values()))
+"""
+
+
+@pytest.mark.parametrize("kind", ["serial", "batched", "workers"])
+def test_peak_memory_of_a_thousand_clients_of_a_large_model(kind: str) -> None:
+    """MiB of the whole process: 1000 tasks of a model of 1.7 M parameters in one server step, merged as they come."""
+    options = {"workers": 2} if kind == "workers" else {}
+    command = [sys.executable, "-c", _MEMORY, kind, repr(options)]
+    own, child = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    print(f"\n{kind:>8}: {int(own):,} MiB in the process" + (f", {int(child):,} in a worker" if options else ""))
