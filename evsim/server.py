@@ -34,8 +34,8 @@ _WRITE_ROWS = 100_000  # finished rows kept before they go to the journal
 class LearningPort(Protocol):
     """What the timeline asks of the learning side."""
 
-    def dispatched(self, tasks: IntArray, clients: IntArray, nth: IntArray) -> None:
-        """Fix the inputs of new tasks."""
+    def dispatched(self, tasks: IntArray, clients: IntArray, nth: IntArray, max_steps: IntArray) -> None:
+        """Fix the inputs of new tasks; they take at most so many steps (0: no limit)."""
 
     def discard(self, tasks: Iterable[int]) -> None:
         """Forget tasks that will never be used."""
@@ -61,7 +61,7 @@ class Rows(Protocol):
 class NoLearning:
     """The learning side of a dry run: every update is valid and teaches nothing."""
 
-    def dispatched(self, tasks: IntArray, clients: IntArray, nth: IntArray) -> None:
+    def dispatched(self, tasks: IntArray, clients: IntArray, nth: IntArray, max_steps: IntArray) -> None:
         """Nothing to fix."""
 
     def discard(self, tasks: Iterable[int]) -> None:
@@ -80,15 +80,31 @@ class NoLearning:
         return np.full(len(clients), np.nan)
 
 
+class CanStopEarly(Protocol):
+    """Work of which a part counts: what a client does whose deadline comes first."""
+
+    def n_steps_within(self, n_samples: IntArray, processed: IntArray) -> IntArray:
+        """Whole steps of a task that may process so many samples."""
+
+    def work_of(self, n_samples: IntArray, steps: IntArray) -> Work:
+        """What so many steps ask of each client."""
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Errand:
-    """What clients are sent to do: its kind, the work in it, bytes down and up, a bound on samples."""
+    """What clients are sent to do: its kind, the work in it, bytes down and up, a bound on samples, partial work."""
 
     kind: int
     work: Callable[[IntArray], Work]
     wire_bytes: tuple[int, int]
     max_samples: int | None = None
+    partial: CanStopEarly | None = None
+
+
+def _cut(partial: CanStopEarly, full: Work, samples: IntArray, max_steps: IntArray) -> Work:
+    short, cut = partial.work_of(samples, max_steps), max_steps > 0
+    return Work(np.where(cut, short.samples, full.samples), np.where(cut, short.forward_samples, full.forward_samples))
 
 
 def _forward_only(samples: IntArray) -> Work:
@@ -104,6 +120,7 @@ class World:
         samples: data sizes; clients without data never register.
         work: what the client rule asks of clients with so many samples.
         wire_bytes: charged bytes of a message down and up.
+        partial: lets a client that would miss the deadline do what fits; None if it then does everything, too late.
         horizon: the last instant of the run, ms; FOREVER if there is none.
     """
 
@@ -118,6 +135,7 @@ class World:
     learning: LearningPort
     rows: Rows
     seed: int
+    partial: CanStopEarly | None = None
     horizon: int = FOREVER
 
 
@@ -145,9 +163,10 @@ class LiveServer:
         self._n_tasks = np.zeros(len(world.samples), np.int64)
         self._seen = np.zeros(len(world.samples), np.bool_)
         self._queries = 0  # in flight
-        self._training = Errand(TRAIN, world.work, world.wire_bytes)
+        self._training = Errand(TRAIN, world.work, world.wire_bytes, partial=world.partial)
         pricing = world.pricing
         one_by_one = pricing.network.is_constant and pricing.cost.availability_check == "throughout"
+        one_by_one = one_by_one and world.partial is None
         self._ahead = PriceAhead(pricing, world.work, world.wire_bytes) if one_by_one else None
         self._has_data = world.samples > 0
         self._declared = world.pricing.declared_ms(world.work(world.samples), world.wire_bytes)
@@ -175,10 +194,11 @@ class LiveServer:
             self.settle()
         if not self._manager.selector.memoryless:
             self._tell_all()
-        query = self._manager.candidates(n, self.now)
+        number = self.rounds if self._buffer is None else self._buffer.round
+        query = self._manager.candidates(n, self.now, number)
         if query is not None and len(query.clients):
             yield from self._ask(query)
-        return self._manager.select_clients(n, self.now)
+        return self._manager.select_clients(n, self.now, number)
 
     @property
     def in_flight(self) -> int:
@@ -190,7 +210,8 @@ class LiveServer:
         cohort = Cohort(self.rounds, self.now, deadline, invited=len(clients), unknown=len(clients))
         cohort.tasks = self._enter(cohort.round, clients, self._training, deadline, FOREVER)
         world = self._world
-        world.learning.dispatched(cohort.tasks, clients, self.book.column("nth", cohort.tasks))
+        nth, max_steps = (self.book.column(name, cohort.tasks) for name in ("nth", "max_steps"))
+        world.learning.dispatched(cohort.tasks, clients, nth, max_steps)
         self._cohorts[cohort.round] = cohort
         self.rounds += 1
         return cohort
@@ -236,7 +257,8 @@ class LiveServer:
                 tasks = self._enter_one(buffer.round, int(clients[0]), self._ahead, stop_at)
             else:
                 tasks = self._enter(buffer.round, clients, self._training, stop_at, stop_at)
-            self._world.learning.dispatched(tasks, clients, self.book.column("nth", tasks))
+            nth, max_steps = (self.book.column(name, tasks) for name in ("nth", "max_steps"))
+            self._world.learning.dispatched(tasks, clients, nth, max_steps)
             buffer.invited += len(clients)
 
     def wait(self, *, or_check_in: bool, until: int) -> Process[None]:
@@ -335,6 +357,11 @@ class LiveServer:
             samples = np.minimum(samples, errand.max_samples)
         down, up = (np.full(len(clients), size, np.int64) for size in errand.wire_bytes)
         price = world.pricing.price(clients, nth, errand.work(samples), (down, up), now)
+        max_steps = np.zeros(len(clients), np.int64)
+        if errand.partial is not None and min(deadline, stop_at) < FOREVER:
+            max_steps = self._whole_steps(errand, samples, price, min(deadline, stop_at) - now)
+            work = _cut(errand.partial, errand.work(samples), samples, max_steps)
+            price = world.pricing.price(clients, nth, work, (down, up), now)
         ended, fate, known = self._fate(clients, price, deadline, stop_at)
         tasks = self.book.add(
             {
@@ -343,6 +370,7 @@ class LiveServer:
                 "version": self.version,
                 "kind": errand.kind,
                 "nth": nth,
+                "max_steps": max_steps,
                 "dispatched_at": now,
                 "ended_at": ended,
                 "known_at": known,
@@ -366,6 +394,14 @@ class LiveServer:
         self._digest(tasks, clients, ended, fate, known, np.full(len(tasks), now))
         return tasks
 
+    def _whole_steps(self, errand: Errand, samples: IntArray, price: Price, left_ms: int) -> IntArray:
+        """Steps that fit for clients that would be too late; 0, no limit, for the others and where not one fits."""
+        if errand.partial is None:
+            return np.zeros_like(samples)
+        budget = np.maximum(left_ms - price.download_ms - price.upload_ms - 1, 0)  # 1 ms for rounding
+        fits = self._world.pricing.samples_within(price, errand.work(samples), budget)
+        return np.where(price.total_ms > left_ms, errand.partial.n_steps_within(samples, fits), 0)
+
     def _enter_one(self, number: int, client: int, prices: PriceAhead, stop_at: int) -> IntArray:
         """`_enter` for one training task, without array overhead: asynchronous servers refill slot by slot."""
         world, now = self._world, self.now
@@ -379,7 +415,7 @@ class LiveServer:
         known, clients = ended, np.array([client])
         if fate == _LOST:
             known = max(ended, min(int(world.availability.next_check_in(clients, ended)[0]), stop_at))
-        row = {"client": client, "round": number, "version": self.version, "kind": TRAIN, "nth": nth}
+        row = {"client": client, "round": number, "version": self.version, "kind": TRAIN, "nth": nth, "max_steps": 0}
         row |= {"dispatched_at": now, "ended_at": ended, "known_at": known, "fate": fate, "outcome": _IN_FLIGHT}
         row |= {"staleness": -1, "server_step": -1, "samples": samples, "charged_samples": charged}
         row |= {"bytes_down": world.wire_bytes[0], "bytes_up": world.wire_bytes[1]}

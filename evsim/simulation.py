@@ -14,6 +14,7 @@ from typing import Any, final
 
 import numpy as np
 
+from evsim.algorithms.base import ClientRule, PartialWork
 from evsim.assembly import Parts, assemble
 from evsim.clients import ClientManager
 from evsim.clock import Clock
@@ -132,6 +133,7 @@ class _Live:
             replay=replay,
             pricing=Pricing(scenario.cost, parts.population.speed, scenario.seed),
             work=scenario.client_rule.work,
+            partial=_partial(scenario.client_rule),
             wire_bytes=parts.wire_bytes,
             learning=NoLearning() if parts.learning is None else parts.learning,
             rows=self._recorder,
@@ -220,6 +222,10 @@ class _Live:
             "upload_kbps": population.speed.upload_kbps,
             "online_share": population.availability.online_share(),
         }
+
+
+def _partial(rule: ClientRule) -> PartialWork | None:
+    return rule if isinstance(rule, PartialWork) and rule.partial_work else None
 
 
 @contextmanager

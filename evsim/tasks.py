@@ -29,6 +29,7 @@ _COLUMNS = (
     "version",
     "kind",
     "nth",  # how many tasks the client had before
+    "max_steps",  # partial work: steps that fit before the deadline; 0 for no limit
     "dispatched_at",
     "ended_at",
     "known_at",

@@ -125,6 +125,17 @@ class Schedule:
         epochs, rest = np.divmod(self.n_steps(n_samples), per_epoch)
         return np.asarray(epochs * n_samples + np.minimum(rest * self.batch_size, n_samples))
 
+    def n_processed_in(self, n_samples: IntArray, steps: IntArray) -> IntArray:
+        """Samples that go through the first `steps` steps, per client."""
+        epochs, rest = np.divmod(steps, np.maximum(-(-n_samples // self.batch_size), 1))
+        return np.asarray(epochs * n_samples + np.minimum(rest * self.batch_size, n_samples))
+
+    def n_steps_within(self, n_samples: IntArray, processed: IntArray) -> IntArray:
+        """Whole steps that process at most so many samples, per client; never more than scheduled."""
+        epochs, rest = np.divmod(np.maximum(processed, 0), np.maximum(n_samples, 1))
+        steps = epochs * -(-n_samples // self.batch_size) + rest // self.batch_size
+        return np.asarray(np.minimum(steps, self.n_steps(n_samples)))
+
 
 @final
 @dataclass(frozen=True)
@@ -209,6 +220,23 @@ class OpeningPass(ABC):
     @abstractmethod
     def opened(self, carry: Carry, loss: torch.Tensor, gradient: Tree) -> Carry:
         """The carry with what the rule keeps; loss 0-dim or (clients,); gradient {} unless asked for."""
+
+
+class PartialWork(ABC):
+    """A client rule may also be this: a client that would miss the deadline does the steps that fit and reports them.
+
+    The timeline asks at dispatch, when a task's fate is fixed; the clock and the training then use the same steps.
+    """
+
+    partial_work: bool
+
+    @abstractmethod
+    def n_steps_within(self, n_samples: IntArray, processed: IntArray) -> IntArray:
+        """Whole steps of a task that may process so many samples, passes before the first step included."""
+
+    @abstractmethod
+    def work_of(self, n_samples: IntArray, steps: IntArray) -> Work:
+        """What a task of so many steps asks of each client."""
 
 
 def opening_of(rule: ClientRule) -> Opening:

@@ -16,7 +16,18 @@ import torch
 from typing_extensions import override
 
 from evsim.algorithms import tree
-from evsim.algorithms.base import Apply, Carry, ClientRule, LossValue, Schedule, State, Update, Wires, cross_entropy
+from evsim.algorithms.base import (
+    Apply,
+    Carry,
+    ClientRule,
+    LossValue,
+    PartialWork,
+    Schedule,
+    State,
+    Update,
+    Wires,
+    cross_entropy,
+)
 from evsim.algorithms.decay import Decay
 from evsim.errors import require
 from evsim.traces.cost import Work
@@ -27,11 +38,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalSgd(ClientRule):
+class LocalSgd(ClientRule, PartialWork):
     """A client rule that is local SGD with something special.
 
-    Subclasses implement `direction`; those that send or keep more than the model also override the hooks `init_client`,
-    `wires` and `report`, which by default add nothing.
+    Subclasses implement `direction`; those that send, keep or compute more also override the hooks `init_client`,
+    `wires`, `report` and `overhead`, which by default add nothing.
 
     Attributes:
         learning_rate: step size.
@@ -41,6 +52,7 @@ class LocalSgd(ClientRule):
         momentum: heavy ball, from zero in every task.
         weight_decay: adds this times the parameters to the gradient; not in the reported loss.
         decay: how the learning rate falls over server steps; None keeps it.
+        partial_work: a client that would miss the deadline does the whole steps that fit, if any, and reports them.
     """
 
     learning_rate: float
@@ -50,6 +62,7 @@ class LocalSgd(ClientRule):
     momentum: float = 0.0
     weight_decay: float = 0.0
     decay: Decay | None = None
+    partial_work: bool = False
 
     def __post_init__(self) -> None:
         check_local(self.learning_rate, self.weight_decay)
@@ -74,6 +87,10 @@ class LocalSgd(ClientRule):
         """The update, given what the model gained in `steps` steps."""
         return Update({"model": delta}, state, {})
 
+    def overhead(self, n_samples: IntArray) -> Work:
+        """What a task costs beside its steps."""
+        return Work(np.zeros_like(n_samples), np.zeros_like(n_samples))
+
     # -- the same for all -------------------------------------------------------------------------------------------
 
     @property
@@ -84,7 +101,16 @@ class LocalSgd(ClientRule):
 
     @override
     def work(self, n_samples: IntArray) -> Work:
-        return Work(self.schedule.n_processed(n_samples), np.zeros_like(n_samples))
+        return self.work_of(n_samples, self.schedule.n_steps(n_samples))
+
+    @override
+    def work_of(self, n_samples: IntArray, steps: IntArray) -> Work:
+        extra = self.overhead(n_samples)
+        return Work(self.schedule.n_processed_in(n_samples, steps) + extra.samples, extra.forward_samples)
+
+    @override
+    def n_steps_within(self, n_samples: IntArray, processed: IntArray) -> IntArray:
+        return self.schedule.n_steps_within(n_samples, processed - self.overhead(n_samples).samples)
 
     @override
     def begin(self, received: Payload, state: State, version: torch.Tensor) -> Carry:

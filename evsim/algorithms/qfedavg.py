@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, final
 
+import numpy as np
 import torch
 from typing_extensions import override
 
@@ -56,8 +57,8 @@ class FairSgd(LocalSgd, OpeningPass):
         return {**carry, "opening": {"loss": loss}}
 
     @override
-    def work(self, n_samples: IntArray) -> Work:
-        return Work(self.schedule.n_processed(n_samples), n_samples)
+    def overhead(self, n_samples: IntArray) -> Work:
+        return Work(np.zeros_like(n_samples), n_samples)
 
     @override
     def wires(self, model: Wires) -> Wires:

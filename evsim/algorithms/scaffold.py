@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Literal, final
 
+import numpy as np
 import torch
 from typing_extensions import override
 
@@ -83,9 +84,9 @@ class ScaffoldSgd(LocalSgd, OpeningPass):
         return {**carry, "opening": gradient}
 
     @override
-    def work(self, n_samples: IntArray) -> Work:
-        local = super().work(n_samples)
-        return Work(local.samples + n_samples, local.forward_samples) if self.option == 1 else local
+    def overhead(self, n_samples: IntArray) -> Work:
+        nothing = np.zeros_like(n_samples)
+        return Work(n_samples if self.option == 1 else nothing, nothing)
 
     @override
     def wires(self, model: Wires) -> Wires:

@@ -130,6 +130,12 @@ class Pricing:
         nothing = _ms(download) + _ms(compute) + _ms(upload) == 0  # a task lasts at least 1 ms
         return Price(_ms(download), _ms(compute) + nothing, _ms(upload), np.rint(charged).astype(np.int64))
 
+    def samples_within(self, price: Price, work: Work, budget_ms: IntArray) -> IntArray:
+        """Training samples that fit in a budget of compute time, given what the full work costs."""
+        factor = self.cost.training_factor
+        passes = (work.samples * factor + work.forward_samples) * budget_ms / np.maximum(price.compute_ms, 1)
+        return np.asarray(np.maximum(np.floor((passes - work.forward_samples) / factor), 0).astype(np.int64))
+
     def declared_ms(self, work: Work, sizes: tuple[int, int]) -> FloatArray:
         """Task duration that each client's device class promises, ms, without jitter; one entry per client."""
         everyone = np.arange(len(self.speed.download_kbps))

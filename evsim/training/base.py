@@ -79,6 +79,7 @@ class TrainTask:
     version: int
     received: Payload
     state: State
+    max_steps: int = 0  # partial work: no more steps than this; 0 for no limit
 
 
 @final

@@ -20,6 +20,7 @@ from typing_extensions import override
 from evsim.errors import require
 from evsim.training.agreement import disagreement
 from evsim.training.base import Executor, Job, Result, Runner, TrainTask
+from evsim.training.batches import steps_of
 from evsim.training.chunk import train_chunk
 from evsim.training.functional import Functional
 from evsim.training.memory import keep_freed_memory

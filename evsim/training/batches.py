@@ -32,6 +32,14 @@ def batches(schedule: Schedule, n_samples: int, key: int, client: int, nth: int)
     return found[:steps]
 
 
+def steps_of(schedule: Schedule, data: TrainingData, tasks: Sequence[TrainTask]) -> IntArray:
+    """Steps of each task: as scheduled, or fewer where a task is cut short."""
+    sizes = np.array([data.size(task.client) for task in tasks], dtype=np.int64)
+    limits = np.array([task.max_steps for task in tasks], dtype=np.int64)
+    steps = schedule.n_steps(sizes)
+    return np.where(limits > 0, np.minimum(steps, limits), steps)
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class BatchPlan:
@@ -56,7 +64,7 @@ def plan_batches(schedule: Schedule, data: TrainingData, seed: int, tasks: Seque
     clients = np.array([task.client for task in tasks], dtype=np.int64)
     nths = np.array([task.nth for task in tasks], dtype=np.int64)
     sizes = data.offsets[clients + 1] - data.offsets[clients]
-    steps = schedule.n_steps(sizes)
+    steps = steps_of(schedule, data, tasks)
     width = min(schedule.batch_size, int(sizes.max(initial=0)))
     shape = (len(tasks), int(steps.max(initial=0)))
     rows = np.empty((*shape, width), dtype=np.int64)

@@ -117,14 +117,10 @@ class Learning:
 
     # -- what the timeline asks -------------------------------------------------------------------------------------
 
-    def dispatched(
-        self, tasks: IntArray, clients: IntArray, nth: IntArray, max_steps: IntArray | None = None
-    ) -> None:
+    def dispatched(self, tasks: IntArray, clients: IntArray, nth: IntArray, max_steps: IntArray | None = None) -> None:
         """Fix the inputs of new tasks: they train the current version, for at most so many steps (0: no limit)."""
         received, limits = self._received(), np.zeros_like(tasks) if max_steps is None else max_steps
-        for task, client, k, limit in zip(
-            tasks.tolist(), clients.tolist(), nth.tolist(), limits.tolist(), strict=True
-        ):
+        for task, client, k, limit in zip(tasks.tolist(), clients.tolist(), nth.tolist(), limits.tolist(), strict=True):
             self._waiting[task] = _Waiting(client, k, self.version, received, limit)
 
     def discard(self, tasks: Iterable[int]) -> None:

@@ -28,7 +28,7 @@ class Losses:
     def __init__(self) -> None:
         self.clients: dict[int, int] = {}
 
-    def dispatched(self, tasks: IntArray, clients: IntArray, nth: IntArray) -> None:
+    def dispatched(self, tasks: IntArray, clients: IntArray, nth: IntArray, max_steps: IntArray) -> None:
         self.clients |= dict(zip(tasks.tolist(), clients.tolist(), strict=True))
 
     def discard(self, tasks: Iterable[int]) -> None:
