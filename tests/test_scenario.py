@@ -59,7 +59,7 @@ def test_quickstart_says_what_its_comments_say():
     scenario = Scenario.load("quickstart")
     assert (scenario.name, scenario.seed, scenario.start) == ("quickstart", 0, 18 * MS_PER_HOUR)
     assert scenario.population.join == Sample()
-    assert scenario.client_rule == Sgd(learning_rate=0.1, batch_size=5, epochs=1)
+    assert scenario.client_rule == Sgd(learning_rate=0.05, batch_size=5, epochs=1)
     assert scenario.evaluation.every_ms == 10 * MS_PER_MINUTE
     assert scenario.evaluation.every_steps is None
     assert scenario.stop.virtual_time == 7 * MS_PER_DAY
@@ -165,7 +165,7 @@ def test_an_override_is_toml_and_a_bare_word_is_text(write):
 
 def test_an_override_without_value_returns_to_the_default(write):
     scenario = Scenario.load("quickstart", ["client_rule.epochs=", "client_rule.steps=4"])
-    assert scenario.client_rule == Sgd(learning_rate=0.1, batch_size=5, steps=4)
+    assert scenario.client_rule == Sgd(learning_rate=0.05, batch_size=5, steps=4)
 
 
 def test_an_algorithm_lies_under_the_tables_of_its_file(write):
