@@ -38,7 +38,8 @@ class Mean(Merge[Sums]):
             w = weight.get(name, weight[""])
             if name in acc:
                 total, weights = acc[name]
-                acc[name] = (tree.add_scaled(total, leaves, w), weights + w)
+                tree.accumulate(total, leaves, w)
+                acc[name] = (total, weights + w)
             else:
                 acc[name] = (tree.scale(leaves, w), w)
         return acc

@@ -64,6 +64,12 @@ def shift(a: Tree, c: float) -> Tree:
     return _fused(torch._foreach_add, a, c)
 
 
+def accumulate(total: Tree, a: Tree, s: float) -> None:
+    """Total + s * a, into the leaves of `total`: for accumulators that nobody else holds."""
+    for name, leaf in total.items():
+        leaf.add_(a[name], alpha=s)
+
+
 def zeros(a: Tree) -> Tree:
     """A tree of zeros of the same shapes."""
     return {name: torch.zeros_like(leaf) for name, leaf in a.items()}
