@@ -157,9 +157,10 @@ def out_of_memory(error: BaseException) -> bool:
 
 def _sample(job: Job, window: Sequence[TrainTask]) -> list[TrainTask]:
     """Up to three tasks: the least samples, the most, and one between; sorted by falling steps."""
-    by_size = sorted(window, key=lambda task: job.data.size(task.client), reverse=True)
+    by_size = sorted(window, key=lambda task: job.data.size(task.client))
     filled = [task for task in by_size if job.data.size(task.client) > 0] or by_size
-    return [filled[place] for place in sorted({0, len(filled) // 2, len(filled) - 1})]
+    some = [filled[place] for place in sorted({0, len(filled) // 2, len(filled) - 1})]
+    return [some[place] for place in np.argsort(-steps_of(job.rule.schedule, job.data, some), kind="stable")]
 
 
 def _default_chunk(job: Job) -> int:

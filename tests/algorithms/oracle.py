@@ -17,7 +17,7 @@ from evsim.algorithms.broadcast import FullModel
 from evsim.algorithms.mean import Mean
 from evsim.algorithms.server_sgd import ServerSgd
 from evsim.algorithms.weighting import BySamples
-from evsim.training.base import TrainingData
+from evsim.training.base import Executor
 from evsim.training.batches import batches
 from evsim.training.data.base import FederatedData
 from evsim.training.learning import Learning, Setting
@@ -53,7 +53,7 @@ def problem(sizes: tuple[int, ...] = SIZES, *, skew: float = 1.0) -> FederatedDa
     )
 
 
-def learning(data: FederatedData, goal: int = 3, **slots: object) -> Learning:
+def learning(data: FederatedData, goal: int = 3, executor: Executor | None = None, **slots: object) -> Learning:
     """evsim on the problem, in float64; slots not given are FedAvg's."""
     parts = {
         "broadcast": FullModel(),
@@ -67,7 +67,7 @@ def learning(data: FederatedData, goal: int = 3, **slots: object) -> Learning:
         torch.manual_seed(3)
         model = torch.nn.Linear(INPUTS, CLASSES)
     setting = Setting(seed=SEED, precision="float64", cohort_goal=goal)
-    return Learning(Method(**parts), model, data, Serial(threads=1), setting)  # type: ignore[arg-type]
+    return Learning(Method(**parts), model, data, executor or Serial(threads=1), setting)  # type: ignore[arg-type]
 
 
 def parameters(server: Learning) -> Vector:
@@ -141,7 +141,3 @@ def local(
         v = momentum * v + direction(gradient(y, *batch), y)
         y = y - rate * v
     return y
-
-
-def data_tensors(data: FederatedData) -> TrainingData:
-    return TrainingData.of(data, torch.float64, torch.device("cpu"))

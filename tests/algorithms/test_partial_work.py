@@ -13,6 +13,7 @@ from evsim.algorithms.scaffold import ScaffoldSgd
 from evsim.results import load_run
 from evsim.scenario import Scenario
 from evsim.simulation import Simulation
+from evsim.training.batched import Batched
 from tests.algorithms.oracle import SIZES, Drive, client_batches, learning, local, parameters, problem
 
 TIGHT = [
@@ -53,6 +54,18 @@ def test_training_stops_after_the_steps_that_fit():
     ]
     sizes = [SIZES[k] for k in limits]
     np.testing.assert_allclose(parameters(drive.server), np.average(ys, axis=0, weights=sizes), rtol=0, atol=1e-12)
+
+
+def test_stacked_clients_stop_each_after_its_own_steps():
+    found = []
+    for executor in (None, Batched(chunk=4)):
+        rule = FedProx(mu=0.5, learning_rate=0.2, batch_size=4, epochs=3, momentum=0.5)
+        drive = Drive(learning(problem(), executor=executor, client_rule=rule))
+        limits = np.array([3, 0, 9, 1, 0, 2])
+        drive.server.dispatched(np.arange(6), np.arange(6), np.zeros(6, int), limits)
+        drive.server.apply(np.arange(6))
+        found.append(parameters(drive.server))
+    np.testing.assert_allclose(found[0], found[1], rtol=0, atol=1e-12)
 
 
 def test_scaffold_counts_the_steps_that_were_really_taken():
