@@ -2,8 +2,8 @@
 
 ``torch.func.vmap`` takes the gradient; the rule's step works on the stacked leaves outside of it, one fused operation
 per kind. Clients of a chunk are sorted by their number of steps, so the ones still training are always the first ones.
-Short mini-batches are padded with a real row that has no weight; where samples of a batch see each other (BatchNorm),
-clients with the same batch size are taken together instead.
+Short mini-batches are padded with a real row that has no weight; where samples of a batch see each other (BatchNorm, or
+whatever else is found to do so), clients with the same batch size are taken together instead.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from evsim.errors import require
 from evsim.training.agreement import disagreement
 from evsim.training.base import Executor, Job, Result, Runner, TrainTask
 from evsim.training.batches import steps_of
-from evsim.training.chunk import train_chunk
+from evsim.training.chunk import padding_matters, train_chunk
 from evsim.training.functional import Functional
 from evsim.training.memory import keep_freed_memory
 from evsim.training.serial import Serial, SerialRunner
@@ -142,6 +142,8 @@ class BatchedRunner(Runner):
             return "it draws random numbers that are not keyed (dropout inside a recurrent layer, say)"
         try:
             with limited_threads(self._threads):
+                if padding_matters(self._job, self._functional, sample[0]):
+                    self._functional.couples_samples = True
                 found = train_chunk(self._job, self._functional, sample)
         except Exception as error:  # whatever vmap cannot do; Serial has just shown that the model works
             return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

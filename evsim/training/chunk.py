@@ -13,6 +13,7 @@ from torch.func import grad, vmap
 
 from evsim.algorithms.base import Carry, OpeningPass
 from evsim.algorithms.tree import Payload, Tree
+from evsim.training.agreement import tolerance
 from evsim.training.base import Job, Result, TrainTask
 from evsim.training.batches import BatchPlan, plan_batches
 from evsim.training.functional import Functional
@@ -22,6 +23,8 @@ from evsim.training.stacking import between, first, split_shared, stack_payloads
 
 if TYPE_CHECKING:
     from evsim.events import IntArray
+
+_CLEAR = 0.05
 
 
 def train_chunk(job: Job, functional: Functional, tasks: Sequence[TrainTask]) -> list[Result]:
@@ -40,6 +43,23 @@ def train_chunk(job: Job, functional: Functional, tasks: Sequence[TrainTask]) ->
         chunk.step(step)
     chunk.shrink(0)
     return chunk.results()
+
+
+def padding_matters(job: Job, functional: Functional, task: TrainTask) -> bool:
+    """Whether rows without weight change a client's gradient, because samples of a batch see each other."""
+    if len(job.data.x) < 2:  # noqa: PLR2004
+        return False
+    received, state = stack_payloads([task.received]), stack_payloads([task.state])
+    carry = job.rule.begin(received, state, torch.tensor([task.version], device=job.device))
+    carry = _opened(job, functional, [task], carry)
+    keys = torch.tensor([task.task], device=job.device) if functional.uses_key else None
+    found = []
+    for rows, weights in (([[0, 1]], [[0.5, 0.5]]), ([[0, 1, 0, 0]], [[0.5, 0.5, 0.0, 0.0]])):
+        batch = (torch.tensor(rows, device=job.device), keys, torch.tensor(weights).to(job.device, job.dtype))
+        found.append(gradients(job, functional, carry, received["buffers"], batch)[0])
+    size = max(float(leaf.abs().max()) for leaf in found[0].values())
+    gap = max(float((leaf - found[1][name]).abs().max()) for name, leaf in found[0].items())
+    return not gap <= min(tolerance(job), _CLEAR) * size
 
 
 @final

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from evsim.testing.executors import ExecutorContract
-from evsim.training.base import Executor
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from evsim import rng
+from evsim.algorithms.base import Schedule
+from evsim.testing.executors import MODELS, ExecutorContract, assert_agree, make_job, make_tasks, mlp, opened
+from evsim.training import batched
+from evsim.training.base import Executor, Job, Result, TrainTask
 from evsim.training.batched import Batched
+from evsim.training.batches import batches, plan_batches
+from evsim.training.calibration import describe
+from evsim.training.chunk import train_chunk
+from evsim.training.dropout import KeyedDropout, keyed, set_keys
+from evsim.training.functional import Functional
 from evsim.training.serial import Serial
 from evsim.training.workers import Workers
 
@@ -37,3 +53,124 @@ class TestWorkers(ExecutorContract):
 class TestWorkersInChunks(ExecutorContract):
     def make(self) -> Executor:
         return Workers(workers=2, chunk=3)
+
+
+@pytest.mark.parametrize("executor", [Batched(chunk=4), Workers(workers=2, chunk=4)], ids=describe)
+def test_tasks_cut_short_train_as_serially(executor: Executor) -> None:
+    job = make_job(MODELS["dropout"]())
+    tasks = [
+        replace(task, max_steps=limit) for task, limit in zip(make_tasks(job), (2, 0, 9, 1, 3, 0, 1, 7), strict=True)
+    ]
+    with opened(Serial(), job) as run:
+        expected = run(tasks)
+    assert [result.steps for result in expected] == [2, 0, 2, 1, 3, 2, 1, 7]
+    with opened(executor, job) as run:
+        assert_agree(job, expected, run(tasks))
+
+
+def test_little_memory_halves_the_chunk_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job(mlp())
+    tasks = make_tasks(job)
+
+    def scarce(job: Job, functional: Functional, some: Sequence[TrainTask]) -> list[Result]:
+        if len(some) > 3:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return train_chunk(job, functional, some)
+
+    monkeypatch.setattr(batched, "train_chunk", scarce)
+    runner = Batched(chunk=8).open(job)
+    with pytest.warns(UserWarning, match="memory ran out") as told:
+        found = list(runner.run(tasks))
+    assert [str(each.message) for each in told] == [
+        "memory ran out with 8 clients at once; from here on 4",
+        "memory ran out with 4 clients at once; from here on 2",
+    ]
+    assert runner.plan["chunk"] == 2
+    with opened(Serial(), job) as run:
+        assert_agree(job, run(tasks), found)
+
+
+class _MixesSamples(nn.Module):
+    """Its logits depend on which other samples are in the batch, in a way no executor can know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = mlp()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.inner(x - x.mean(0))
+        return logits
+
+
+def test_samples_that_see_each_other_are_found_out_and_never_padded() -> None:
+    job = make_job(_MixesSamples())
+    tasks = make_tasks(job)
+    with opened(Serial(), job) as run:
+        expected = run(tasks)
+    with opened(Batched(chunk=4), job) as run:
+        assert_agree(job, expected, run(tasks))
+
+
+def test_what_cannot_be_batched_is_trained_serially_with_one_warning() -> None:
+    _falls_back(make_job(MODELS["gru_dropout"]()), "it draws random numbers that are not keyed")
+
+
+def test_a_batched_result_that_differs_from_the_serial_one_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(job: Job, functional: Functional, some: Sequence[TrainTask]) -> list[Result]:
+        found = train_chunk(job, functional, some)
+        found[-1].update["model"]["1.bias"].add_(1e-3)
+        return found
+
+    monkeypatch.setattr(batched, "train_chunk", wrong)
+    _falls_back(make_job(mlp()), "its updates differ from those of Serial by")
+
+
+def _falls_back(job: Job, why: str) -> None:
+    tasks = make_tasks(job)
+    runner = Batched(chunk=3).open(job)
+    with pytest.warns(UserWarning, match=why) as told:
+        found = [result for _ in range(2) for result in runner.run(tasks)]
+    assert len(told) == 1
+    assert str(runner.plan["fallback"]).startswith(f"serial: {why}")
+    with opened(Serial(), job) as run:
+        assert_agree(job, 2 * run(tasks), found)
+
+
+def test_dropout_of_two_clients_steps_and_layers_differs_and_drops_its_share() -> None:
+    layer = KeyedDropout(0.3, 0)
+    masks = {}
+    for client in (0, 1):
+        set_keys([layer, KeyedDropout(0.3, 0)], torch.tensor(rng.hash64(5, client).view(np.int64)))
+        masks[client] = layer(torch.ones(100, 100)), layer(torch.ones(100, 100))
+    different = [masks[0][0], masks[0][1], masks[1][0], masks[1][1]]
+    for k, mask in enumerate(different):
+        share = float((mask == 0).double().mean())
+        assert abs(share - 0.3) < 5 * (0.3 * 0.7 / 10_000) ** 0.5  # one false alarm in two million
+        assert sorted(set(mask.flatten().tolist())) == pytest.approx([0.0, 1 / 0.7])
+        for other in different[:k]:
+            both = float(((mask == 0) & (other == 0)).double().mean())
+            assert abs(both - 0.09) < 5 * (0.09 * 0.91 / 10_000) ** 0.5  # independent
+
+
+def test_spatial_dropout_drops_whole_channels() -> None:
+    (layer,) = keyed(nn.Sequential(nn.Conv2d(1, 1, 1), nn.Dropout2d(0.5)))
+    set_keys([layer], torch.tensor(12345))
+    dropped = layer(torch.ones(8, 16, 3, 3)).flatten(2)
+    assert bool(((dropped == 0).all(2) | (dropped == 2).all(2)).all())
+    layer.eval()
+    assert torch.equal(layer(torch.ones(2, 3)), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize(
+    "schedule", [Schedule(5, epochs=2), Schedule(4, steps=7), Schedule(20, epochs=1), Schedule(3, steps=1)], ids=repr
+)
+def test_batches_planned_together_are_those_of_each_task(schedule: Schedule) -> None:
+    job = make_job(mlp())
+    tasks = [TrainTask(k, k, 2 * k, 0, {}, {}) for k in range(8)]
+    plan = plan_batches(schedule, job.data, 3, tasks)
+    for k in range(8):
+        own, steps = job.data.of_client(k), batches(schedule, job.data.size(k), rng.key(3, "local"), k, 2 * k)
+        assert len(steps) == plan.steps[k]
+        for step, positions in enumerate(steps):
+            assert own[positions].tolist() == plan.rows[k, step, : plan.counts[k, step]].tolist()
+            assert set(plan.rows[k, step].tolist()) <= set(own.tolist())
