@@ -6,9 +6,11 @@ up to its last batch). Every other file is written under a temporary name and re
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
+import time
 import types
 import typing
 from collections.abc import Mapping
@@ -25,8 +27,10 @@ from evsim.errors import RunFolderError
 from evsim.events import TABLES, Outcome
 
 _BATCH_ROWS = 65_536
+_FLUSH_EVERY_S = 5.0  # wall-clock: what a killed run loses at most
 _JOURNAL = "journal"
 _LABELS = pa.array([outcome.label for outcome in Outcome])
+_FIRST = {name: fields(table)[0].name for name, table in TABLES.items()}
 
 
 def schema(table: str) -> pa.Schema:
@@ -56,8 +60,9 @@ class Recorder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._journal = folder / _JOURNAL
-        self._buffers: dict[str, list[pa.Table]] = {name: [] for name in TABLES}
+        self._buffers: dict[str, list[Mapping[str, Any]]] = {name: [] for name in TABLES}
         self._rows = dict.fromkeys(TABLES, 0)
+        self._flushed = time.perf_counter()
         _create(folder)
         self._journal.mkdir()
         self._schemas = {name: schema(name) for name in TABLES}
@@ -67,24 +72,27 @@ class Recorder:
         }
 
     def append(self, table: str, columns: Mapping[str, Any]) -> None:
-        """Take a batch of rows: one sequence per column of `events.columns(table)`.
+        """Take a batch of rows: one sequence per column of `events.columns(table)`, not to be changed afterwards.
 
         `outcome` comes as codes of `events.Outcome`; in nullable columns -1 means null.
         """
-        layout = self._schemas[table]
-        batch = pa.table([_column(field, columns[field.name]) for field in layout], schema=layout)
-        self._buffers[table].append(batch)
-        self._rows[table] += len(batch)
+        self._buffers[table].append(columns)
+        self._rows[table] += len(columns[_FIRST[table]])
         if self._rows[table] >= _BATCH_ROWS:
             self.flush(table)
+        elif time.perf_counter() - self._flushed > _FLUSH_EVERY_S:
+            self.flush()
 
     def flush(self, *tables: str) -> None:
-        """Bring buffered rows to the journal."""
+        """Bring buffered rows to the journal, of all tables unless some are named."""
         for name in tables or TABLES:
-            if self._buffers[name]:
-                whole = pa.concat_tables(self._buffers[name]).combine_chunks()
-                self._writers[name].write_table(whole)
+            batches = self._buffers[name]
             self._buffers[name], self._rows[name] = [], 0
+            if batches:
+                arrays = [_column(field, [batch[field.name] for batch in batches]) for field in self._schemas[name]]
+                self._writers[name].write_batch(pa.record_batch(arrays, schema=self._schemas[name]))
+        if not tables:
+            self._flushed = time.perf_counter()
 
     def finish(
         self, *, manifest: Mapping[str, object], scenario_toml: str, tensors: Mapping[str, np.ndarray] | None
@@ -136,13 +144,23 @@ def _create(folder: Path) -> None:
         raise RunFolderError(f"{folder}: cannot be written ({reason}); choose another folder with --out") from error
 
 
-def _column(field: pa.Field, values: Any) -> pa.Array:
+def _column(field: pa.Field, parts: list[Any]) -> pa.Array:
+    """One column of many batches; arrays are joined as arrays, lists as lists."""
+    if pa.types.is_string(field.type) and field.name != "outcome":
+        return pa.array(list(itertools.chain.from_iterable(parts)), field.type)
+    whole = parts[0] if len(parts) == 1 else _join(parts)
     if field.name == "outcome":
-        return _LABELS.take(pa.array(np.asarray(values, np.int8)))
-    if field.nullable and pa.types.is_integer(field.type):
-        numbers = np.asarray(values, np.int64)
+        return _LABELS.take(pa.array(np.asarray(whole, np.int8)))
+    if field.nullable:
+        numbers = np.asarray(whole, np.int64)
         return pa.array(numbers, mask=numbers < 0)
-    return pa.array(values, type=field.type)
+    return pa.array(whole, type=field.type)
+
+
+def _join(parts: list[Any]) -> Any:
+    if all(isinstance(part, list) for part in parts):  # single rows: an array each would cost a microsecond
+        return list(itertools.chain.from_iterable(parts))
+    return np.concatenate(parts)
 
 
 def _to_parquet(source: Path, target: Path) -> None:
