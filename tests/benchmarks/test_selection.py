@@ -102,10 +102,10 @@ def state_bytes(manager: ClientManager) -> int:
 @pytest.mark.benchmark
 @pytest.mark.parametrize("name", SELECTORS)
 def test_times_of_register_feedback_and_select(name: str) -> None:
-    print(f"\n{name}, ms: register half of the clients at once, feedback of {COHORT}, select {COHORT}")  # noqa: T201
-    print(f"{'clients':>12}{'register':>12}{'feedback':>12}{'select':>12}{'bytes/client':>14}")  # noqa: T201
+    print(f"\n{name}, ms: register half of the clients at once, feedback of {COHORT}, select {COHORT}")
+    print(f"{'clients':>12}{'register':>12}{'feedback':>12}{'select':>12}{'bytes/client':>14}")
     for n_clients in SIZES:
         gc.collect()
         figures = measure(SELECTORS[name](), n_clients)
-        print(f"{n_clients:>12,}{figures}")  # noqa: T201
+        print(f"{n_clients:>12,}{figures}")
         assert figures.bytes_per_client < 100

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evsim.aggregation.buffered import Buffered
 from evsim.aggregation.synchronous import Synchronous
 from evsim.events import Feedback, FloatArray, IntArray
 from evsim.selection.base import Selector
@@ -58,9 +59,9 @@ def world(selector: Selector[Any], **changes: Any) -> TinyWorld:
 
 
 def leaving() -> AvailabilityTrace:
-    """Each device is there for 130 ms out of 400, shifted by client."""
+    """Each device is there for 180 ms out of 400, shifted by client."""
     start = np.arange(N) * 37 % 400
-    return AvailabilityTrace.from_intervals(np.arange(N), start, start + 130, n_devices=N, period=400)
+    return AvailabilityTrace.from_intervals(np.arange(N), start, start + 180, n_devices=N, period=400)
 
 
 def test_a_query_costs_a_download_a_forward_pass_and_time() -> None:
@@ -111,6 +112,7 @@ def test_nobody_has_two_tasks_and_nobody_offline_is_asked(selector: Selector[Any
     log = world(selector, trace=trace).run(policy, until=4_000)
     tasks = log.tasks
     assert len(tasks) > 30
+    assert {"aggregated", "dropped"} <= set(tasks["outcome"])
     assert trace.is_online(tasks["client"].to_numpy(), tasks["dispatched_at"].to_numpy()).all()
     ended = tasks["ended_at"].where(tasks["ended_at"] >= 0, log.ended_at)
     for _, own in tasks.assign(until=ended).groupby("client"):
@@ -137,3 +139,11 @@ def test_oort_learns_whose_losses_are_large_and_whose_devices_are_fast() -> None
     share = late.groupby("client").size().reindex(range(N), fill_value=0) / len(late)
     fast_and_lossy = share[[client for client in range(N) if client % 2 == 1 and client > 12]].sum()
     assert fast_and_lossy > 0.6  # six of 24 clients: a quarter under uniform selection
+
+
+@pytest.mark.parametrize("selector", SELECTORS, ids=lambda s: f"{type(s).__name__}-{getattr(s, 'preset', '')}")
+def test_a_buffered_server_refills_from_any_selector(selector: Selector[Any]) -> None:
+    log = world(selector, trace=leaving()).run(Buffered(buffer_size=3, concurrency=6, task_timeout=200), until=12_000)
+    assert log.server_steps["applied"].sum() > 5
+    trained = log.tasks[log.tasks["kind"] == "train"]
+    assert (trained["outcome"] == "aggregated").sum() >= 3 * log.server_steps["applied"].sum()
