@@ -128,12 +128,22 @@ class Availability:
     online: int
 
 
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A client was reachable, whoever asked: a row of ``sessions.parquet``, empty unless ``record.sessions`` is set."""
+
+    client: int
+    check_in_at: int
+    check_out_at: int | None
+
+
 TABLES: dict[str, type] = {
     "tasks": Task,
     "server_steps": ServerStep,
     "evaluations": Evaluation,
     "clients": Client,
     "availability": Availability,
+    "sessions": Session,
 }
 
 

@@ -24,7 +24,7 @@ from evsim.manifest import manifest
 from evsim.recorder import Recorder
 from evsim.scenario import Scenario
 from evsim.server import LiveServer, NoLearning, World
-from evsim.traces.availability import Edges
+from evsim.traces.availability import AvailabilityTrace, Edges
 from evsim.traces.cost import Pricing
 from evsim.traces.replay import OnlineCounts, Replay
 from evsim.units import FOREVER
@@ -201,6 +201,8 @@ class _Live:
         at, online = self._online.until(self._clock.now)
         self._recorder.append("availability", {"at": at, "online": online})
         self._recorder.append("clients", self._client_rows())
+        if self._scenario.record.sessions:
+            self._recorder.append("sessions", _sessions(parts.population.availability, self._clock.now))
         wall = time.perf_counter() - self._began
         self._recorder.finish(
             manifest=manifest(self._scenario, parts, server, error or server.end_reason, wall),
@@ -226,6 +228,16 @@ class _Live:
 
 def _partial(rule: ClientRule) -> PartialWork | None:
     return rule if isinstance(rule, PartialWork) and rule.partial_work else None
+
+
+def _sessions(trace: AvailabilityTrace, end: int) -> dict[str, Any]:
+    """Every session up to the end of the run; those of time 0 begin there, those that outlast the run have no end."""
+    online = np.flatnonzero(trace.is_online(np.arange(trace.n_devices), 0))
+    edges = trace.edges(1, end + 1)
+    client = np.concatenate([online, edges.device[edges.check_in]])
+    begin = np.concatenate([np.zeros(len(online), np.int64), edges.at[edges.check_in]])
+    until = trace.online_until(client, begin)
+    return {"client": client, "check_in_at": begin, "check_out_at": np.where(until <= end, until, -1)}
 
 
 @contextmanager
