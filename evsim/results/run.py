@@ -98,6 +98,11 @@ class Run:
         """How many clients were online, on a regular grid."""
         return self._table("availability")
 
+    @cached_property
+    def sessions(self) -> pd.DataFrame:
+        """Every check-in and check-out, if the scenario asked for them."""
+        return self._table("sessions")
+
     def _table(self, name: str) -> pd.DataFrame:
         return read_table(self.folder, name, partial=self.partial)
 
