@@ -35,8 +35,8 @@ class Curve:
         require(window >= 1, "running_mean must be >= 1", running_mean=window)
         if window == 1:
             return self
-        sums = np.cumsum(np.concatenate([[0.0], self.value]))
-        means = (sums[window:] - sums[:-window]) / window if len(self.value) >= window else np.empty(0)
+        windows = np.lib.stride_tricks.sliding_window_view(self.value, window) if len(self.value) >= window else None
+        means = np.empty(0) if windows is None else windows.mean(axis=1)  # differences of sums would drift
         return Curve(self.at[window - 1 :], means, self.version[window - 1 :])
 
     def value_at(self, at: int) -> float:

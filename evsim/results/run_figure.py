@@ -8,6 +8,7 @@ import numpy as np
 
 from evsim.events import IntArray
 from evsim.results.canvas import BLUE, GRAY, GREEN, LIGHT, ORANGE, VERMILION, new_figure, shade_nights, tidy, time_axis
+from evsim.results.metrics import concurrency
 from evsim.results.run import Run
 from evsim.units import format_duration
 
@@ -98,21 +99,12 @@ def _devices(axes: Axes, run: Run) -> None:
         at, count = online["at"].to_numpy(), online["online"].to_numpy()
         axes.fill_between(at, count, step="post", color="#BFDDF0", linewidth=0, label="clients online")
         axes.step(at, count, where="post", color="#56B4E9", linewidth=1)
-    at, flying = _thin(*in_flight(run), run.end_ms)
+    steps = concurrency(run)
+    at, flying = _thin(steps["at"].to_numpy(), steps["running"].to_numpy(), run.end_ms)
     axes.step(at, flying, where="post", color=VERMILION, linewidth=1.1, label="tasks in flight")
     axes.set_ylabel("clients")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, loc="upper left", ncols=2, fontsize=9, borderaxespad=0.1)
-
-
-def in_flight(run: Run) -> tuple[IntArray, IntArray]:
-    """Instants (ms) at which the number of running tasks changes, and the number from then on."""
-    begins = run.tasks["dispatched_at"].to_numpy()
-    ends = run.tasks["ended_at"].dropna().to_numpy(np.int64)
-    at, inverse = np.unique(np.concatenate([begins, ends]), return_inverse=True)
-    change = np.zeros(len(at), np.int64)
-    np.add.at(change, inverse, np.repeat([1, -1], [len(begins), len(ends)]))
-    return at, np.cumsum(change)
 
 
 def _thin(at: IntArray, value: IntArray, end_ms: int, most: int = 4_000) -> tuple[IntArray, IntArray]:
