@@ -17,13 +17,14 @@ import torch
 
 from evsim import rng
 from evsim.algorithms import tree
-from evsim.algorithms.base import Method, ReportMeta, Reports, State, StatefulMerge, StepInfo
+from evsim.algorithms.base import Method, ReportMeta, State, StatefulMerge, StepInfo
 from evsim.algorithms.tree import Payload, Tree
 from evsim.events import Feedback, IntArray
 from evsim.profiling import part, parts_of
 from evsim.training.base import Executor, Job, Result, TrainingData, TrainTask, inputs
 from evsim.training.client_state import ClientStates, States
 from evsim.training.evaluation import evaluate, per_client, summarize
+from evsim.training.reports import Resolved, Waiting, averaged, columns, feedback_of
 from evsim.training.threads import limited_threads
 
 if TYPE_CHECKING:
@@ -59,27 +60,6 @@ class Setting:
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class _Waiting:
-    """A dispatched task's inputs."""
-
-    client: int
-    nth: int
-    version: int
-    received: Payload
-    max_steps: int
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class _Resolved:
-    """A trained task: its update as the server sees it (None: not finite), and its utility."""
-
-    update: Payload | None
-    utility: float
-
-
-@final
 class Learning:
     """Holds the model and improves it from reports.
 
@@ -104,8 +84,8 @@ class Learning:
         autocast = setting.precision == "bfloat16"
         job = Job(self._model, method.client_rule, self._data, self._dtype, autocast, self._device, setting.seed)
         self._runner = executor.open(job)
-        self._waiting: dict[int, _Waiting] = {}
-        self._early: dict[int, _Resolved] = {}  # trained before the server step that uses them
+        self._waiting: dict[int, Waiting] = {}
+        self._early: dict[int, Resolved] = {}  # trained before the server step that uses them
         self.client_states = ClientStates(setting.state_budget, setting.state_folder)
         self._sent: tuple[int, Payload] | None = None
         self.version = 0
@@ -121,7 +101,7 @@ class Learning:
         """Fix the inputs of new tasks: they train the current version, for at most so many steps (0: no limit)."""
         received, limits = self._received(), np.zeros_like(tasks) if max_steps is None else max_steps
         for task, client, k, limit in zip(tasks.tolist(), clients.tolist(), nth.tolist(), limits.tolist(), strict=True):
-            self._waiting[task] = _Waiting(client, k, self.version, received, limit)
+            self._waiting[task] = Waiting(client, k, self.version, received, limit)
 
     def discard(self, tasks: Iterable[int]) -> None:
         """Forget tasks that will never be used."""
@@ -135,7 +115,7 @@ class Learning:
         """Train accepted tasks now; their updates wait for `apply`. Utilities are those of `apply`."""
         for task, resolved in self._resolve(self._in_order(tasks)):
             self._early[task] = resolved
-        return _feedback(tasks, {task: (self._early[task].utility, True) for task in tasks.tolist()})
+        return feedback_of(tasks, {task: (self._early[task].utility, True) for task in tasks.tolist()})
 
     @part("merge")
     @limited_threads(1)  # an update is small, and waiting for a second thread can cost more than adding it
@@ -149,7 +129,7 @@ class Learning:
         """
         order = self._in_order(tasks)
         metas = [self._meta(task) for task in order]
-        weights = self._method.weighting.weights(_columns(metas))
+        weights = self._method.weighting.weights(columns(metas))
         info = StepInfo(self.version, self._n_clients, self._goal, len(order), self._seed)
         acc = self._method.merge.init(self._server, info)
         seen: dict[int, tuple[float, bool]] = {}
@@ -162,7 +142,7 @@ class Learning:
         if usable:
             self._step(acc, replace(info, n_reports=usable))
         self.discard(order)
-        return _feedback(tasks, seen)
+        return feedback_of(tasks, seen)
 
     @part("evaluation")
     def evaluate(self, batch_size: int) -> dict[str, float]:
@@ -221,7 +201,7 @@ class Learning:
         merged = merge.finish(acc, server, info)
         kept = merge.next_state(acc, server, info) if isinstance(merge, StatefulMerge) else {}
         if "model" in merged:  # else every report weighs nothing
-            buffers = {name: _averaged(leaf, merged["buffers"][name]) for name, leaf in server["buffers"].items()}
+            buffers = {name: averaged(leaf, merged["buffers"][name]) for name, leaf in server["buffers"].items()}
             stepped = self._method.server_optimizer.apply(server, merged, info)
             self._server = {**stepped, "buffers": buffers, **kept}
         self.version += 1
@@ -247,7 +227,7 @@ class Learning:
         run = (self._seed, self._n_clients, waiting.received)
         return ReportMeta(waiting.client, task, samples, steps, waiting.version, staleness, *run)
 
-    def _resolve(self, order: Sequence[int]) -> Iterator[tuple[int, _Resolved]]:
+    def _resolve(self, order: Sequence[int]) -> Iterator[tuple[int, Resolved]]:
         """Train what is not trained yet; pairs in the order given."""
         fresh = self._fresh([task for task in order if task not in self._early])
         for task in order:
@@ -281,17 +261,17 @@ class Learning:
             state = self._method.client_rule.init_client(waiting.received)
         return TrainTask(task, waiting.client, waiting.nth, waiting.version, waiting.received, state, waiting.max_steps)
 
-    def _finish(self, result: Result) -> _Resolved:
+    def _finish(self, result: Result) -> Resolved:
         """Send the update through the upload chain; the client's states advance if the update is finite."""
         utility = float(result.mean_square_loss**0.5)  # Oort's statistical utility per sample
         if not tree.is_finite(result.update):
-            return _Resolved(None, utility)
+            return Resolved(None, utility)
         update, states = self._encode(result)
         if self._method.upload and not tree.is_finite(update):
-            return _Resolved(None, utility)
+            return Resolved(None, utility)
         if any(states.values()):
             self.client_states.put(result.task.client, states)
-        return _Resolved(update, utility)
+        return Resolved(update, utility)
 
     def _encode(self, result: Result) -> tuple[Payload, States]:
         task, meta = result.task, self._meta(result.task.task)
@@ -311,19 +291,3 @@ class Learning:
             place: {name: tree.apply(lambda leaf: leaf.to(self._device), leaves) for name, leaves in state.items()}
             for place, state in self.client_states.get(client).items()
         }
-
-
-def _columns(metas: Sequence[ReportMeta]) -> Reports:
-    columns = np.array([(meta.client, meta.samples, meta.staleness) for meta in metas], np.int64).reshape(-1, 3)
-    return Reports(columns[:, 0], columns[:, 1], columns[:, 2])
-
-
-def _averaged(buffer: torch.Tensor, gained: torch.Tensor) -> torch.Tensor:
-    """Buffers are averaged and nothing else; integer ones are rounded."""
-    total = buffer.double() + gained
-    return total if buffer.is_floating_point() else total.round().to(buffer.dtype)
-
-
-def _feedback(tasks: IntArray, seen: Mapping[int, tuple[float, bool]]) -> Feedback:
-    found = [seen[task] for task in tasks.tolist()]
-    return Feedback(tasks, np.array([u for u, _ in found], np.float64), np.array([v for _, v in found], np.bool_))
