@@ -11,16 +11,44 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar, Generic, Literal, TypeVar, final
 
-import numpy as np
 import torch
 
+from evsim.algorithms.schedule import Schedule
 from evsim.algorithms.tree import Payload, Tree
-from evsim.errors import require
+from evsim.algorithms.wires import Wire, Wires, total_bytes
 from evsim.events import FloatArray, IntArray
 from evsim.traces.cost import Work
+
+__all__ = [
+    "Apply",
+    "Broadcast",
+    "Carry",
+    "ClientRule",
+    "LossValue",
+    "Merge",
+    "Method",
+    "Opening",
+    "OpeningPass",
+    "PartialWork",
+    "ReportMeta",
+    "Reports",
+    "Schedule",
+    "ServerOptimizer",
+    "State",
+    "StatefulMerge",
+    "StepInfo",
+    "Update",
+    "Upload",
+    "Weighting",
+    "Wire",
+    "Wires",
+    "cross_entropy",
+    "opening_of",
+    "total_bytes",
+]
 
 State = Payload  # of a client or of the server; {} when stateless
 Carry = Payload  # what a client rule moves from step to step; "train" holds the parameters
@@ -28,42 +56,6 @@ A = TypeVar("A")
 
 #: Runs the model: ``(parameters, buffers, x) -> (logits, new buffers)``.
 Apply = Callable[[Tree, Tree, torch.Tensor], tuple[torch.Tensor, Tree]]
-
-
-# -- sizes on the wire -------------------------------------------------------------------------------------------------
-
-
-@final
-@dataclass(frozen=True)
-class Wire:
-    """How one leaf travels: `sent` of `size` values, each with some bits for value and index, plus a header.
-
-    >>> Wire(size=1000, sent=10, index_bits=32).n_bytes
-    80
-    """
-
-    size: int
-    sent: int
-    value_bits: int = 32
-    index_bits: int = 0
-    extra_bytes: int = 0
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes on the wire."""
-        return -(-self.sent * (self.value_bits + self.index_bits) // 8) + self.extra_bytes
-
-    def but(self, **changes: int) -> Wire:
-        """A copy with some fields changed."""
-        return replace(self, **changes)
-
-
-Wires = dict[str, dict[str, Wire]]  # payload -> leaf -> how it travels
-
-
-def total_bytes(wires: Wires) -> int:
-    """Bytes of a whole message."""
-    return sum(wire.n_bytes for leaves in wires.values() for wire in leaves.values())
 
 
 # -- broadcast ---------------------------------------------------------------------------------------------------------
@@ -88,53 +80,6 @@ class Broadcast(ABC):
 
 
 # -- local update ------------------------------------------------------------------------------------------------------
-
-
-@final
-@dataclass(frozen=True)
-class Schedule:
-    """Mini-batches of one task: whole passes in a fresh random order each, or a number of steps."""
-
-    batch_size: int
-    epochs: int | None = None
-    steps: int | None = None
-
-    def __post_init__(self) -> None:
-        require(self.batch_size >= 1, "batch_size must be >= 1", batch_size=self.batch_size)
-        require(
-            (self.epochs is None) != (self.steps is None),
-            "give either epochs or steps",
-            epochs=self.epochs,
-            steps=self.steps,
-        )
-        require(self.epochs is None or self.epochs >= 1, "epochs must be >= 1", epochs=self.epochs)
-        require(self.steps is None or self.steps >= 1, "steps must be >= 1", steps=self.steps)
-
-    def n_steps(self, n_samples: IntArray) -> IntArray:
-        """Steps per client."""
-        per_epoch = -(-n_samples // self.batch_size)
-        if self.epochs is not None:
-            return np.asarray(per_epoch * self.epochs)
-        return np.where(n_samples > 0, np.int64(self.steps or 0), 0)
-
-    def n_processed(self, n_samples: IntArray) -> IntArray:
-        """Samples that go through a step, with repetition, per client."""
-        if self.epochs is not None:
-            return np.asarray(n_samples * self.epochs)
-        per_epoch = np.maximum(-(-n_samples // self.batch_size), 1)
-        epochs, rest = np.divmod(self.n_steps(n_samples), per_epoch)
-        return np.asarray(epochs * n_samples + np.minimum(rest * self.batch_size, n_samples))
-
-    def n_processed_in(self, n_samples: IntArray, steps: IntArray) -> IntArray:
-        """Samples that go through the first `steps` steps, per client."""
-        epochs, rest = np.divmod(steps, np.maximum(-(-n_samples // self.batch_size), 1))
-        return np.asarray(epochs * n_samples + np.minimum(rest * self.batch_size, n_samples))
-
-    def n_steps_within(self, n_samples: IntArray, processed: IntArray) -> IntArray:
-        """Whole steps that process at most so many samples, per client; never more than scheduled."""
-        epochs, rest = np.divmod(np.maximum(processed, 0), np.maximum(n_samples, 1))
-        steps = epochs * -(-n_samples // self.batch_size) + rest // self.batch_size
-        return np.asarray(np.minimum(steps, self.n_steps(n_samples)))
 
 
 @final
