@@ -216,10 +216,11 @@ def _as_spent(rows: dict[str, IntArray], now: int) -> dict[str, IntArray]:
     running = (rows["outcome"] == Outcome.IN_FLIGHT) & (rows["ended_at"] > now)
     end = np.minimum(rows["ended_at"], now)
     left = end - rows["dispatched_at"]
+    whole = (rows["fate"] == Fate.ARRIVES) & (rows["ended_at"] <= now)
     for phase, size in (("download_ms", "bytes_down"), ("compute_ms", "charged_samples"), ("upload_ms", "bytes_up")):
         spent = np.minimum(rows[phase], left)
-        full = np.maximum(rows[phase], 1)
-        rows[size] = np.where(rows[phase] > 0, rows[size] * spent // full, np.where(left > 0, rows[size], 0))
+        part = rows[size] * spent // np.maximum(rows[phase], 1)
+        rows[size] = np.where(whole, rows[size], part)
         rows[phase] = spent
         left = left - spent
     rows["ended_at"] = np.where(running, -1, rows["ended_at"])

@@ -76,7 +76,9 @@ class Replay:
         if self._on_window is not None:
             self._on_window(edges)
         until = np.zeros(len(edges.at), np.int64)
-        until[edges.check_in] = self._trace.online_until(edges.device[edges.check_in], edges.at[edges.check_in])
+        begins = np.flatnonzero(edges.check_in)
+        begins = begins[np.argsort(edges.device[begins])]  # look-ups in the trace's own order are five times faster
+        until[begins] = self._trace.online_until(edges.device[begins], edges.at[begins])
         rest = slice(self._next, None)
         if self._next < len(self._at):
             self._at = np.concatenate([self._at[rest], edges.at])
