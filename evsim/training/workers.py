@@ -20,6 +20,7 @@ from typing_extensions import override
 from evsim.errors import TrainingError, require
 from evsim.training.base import Executor, Job, Result, Runner, TrainTask
 from evsim.training.pool import Lost, Pool, Shape
+from evsim.training.threads import limited_threads
 
 _GROUP_BYTES = 4 << 20
 _MOST_IN_GROUP = 16
@@ -114,12 +115,17 @@ class _Run:
     def results(self) -> Iterator[Result]:
         """Results in order, while the workers go on."""
         for place in range(len(self._tasks)):
-            self._deal(place)
-            self._pump(block=False)
-            while place not in self._found:
-                self._deal(place)
-                self._pump(block=True)
+            with limited_threads(1):  # copying an update must not wait for a core that a worker has
+                self._advance(place)
             yield self._found.pop(place)
+
+    def _advance(self, place: int) -> None:
+        """Keep the workers busy until the result for this place is there."""
+        self._deal(place)
+        self._pump(block=False)
+        while place not in self._found:
+            self._deal(place)
+            self._pump(block=True)
 
     def _deal(self, place: int) -> None:
         """Give groups to free workers, but do not run far ahead of the result that is needed."""
