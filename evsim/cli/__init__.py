@@ -5,11 +5,15 @@ from __future__ import annotations
 from evsim.cli.base import app
 from evsim.cli.look_commands import check, describe, list_kinds
 from evsim.cli.run_command import run
+from evsim.cli.study_commands import compare, report, sweep
 from evsim.cli.trace_commands import traces
 
 __all__ = ["app"]
 
 app.command()(run)
+app.command()(sweep)
+app.command()(compare)
+app.command()(report)
 app.command()(check)
 app.command(name="list")(list_kinds)
 app.command()(describe)

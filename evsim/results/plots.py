@@ -5,10 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from evsim.results.canvas import save
+from evsim.results.detail_figures import day_figure, participation_figure, rounds_figure, tasks_figure, waste_figure
 from evsim.results.run import Run
 from evsim.results.run_figure import run_figure
+from evsim.results.study_figures import study_figure
 
-__all__ = ["plot_run", "run_figure", "save"]
+__all__ = [
+    "day_figure",
+    "participation_figure",
+    "plot_run",
+    "rounds_figure",
+    "run_figure",
+    "save",
+    "study_figure",
+    "tasks_figure",
+    "waste_figure",
+]
 
 
 def plot_run(run: Run, path: str | Path) -> Path:

@@ -19,6 +19,8 @@ from evsim.recorder import is_unfinished
 from evsim.results.curves import Curve, first_crossing
 from evsim.results.reading import journal_rows, read_table
 
+_OPTIONAL = ("availability", "sessions")
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -215,7 +217,7 @@ def stack(runs: Sequence[Run], table: str) -> pd.DataFrame:
 
 
 def _files() -> list[str]:
-    return ["manifest.json", *(f"{name}.parquet" for name in TABLES if name != "availability")]
+    return ["manifest.json", *(f"{name}.parquet" for name in TABLES if name not in _OPTIONAL)]
 
 
 def _manifest(path: Path) -> dict[str, Any]:

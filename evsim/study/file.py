@@ -1,0 +1,173 @@
+"""What a study file says: a scenario, arms as overrides, seeds."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, final
+
+import tomli_w
+
+from evsim.errors import Problem, ScenarioError, report, suggest
+from evsim.resources import bundled_scenario
+from evsim.scenario import Scenario
+
+_KEYS = ("name", "scenario", "seeds", "target_accuracy", "overrides", "arms", "grid")
+#: A run of a study never stops at its target: a first crossing would cut off the running mean.
+_NO_TARGET = "stop.target_accuracy="
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What a study file says.
+
+    Attributes:
+        name: of the study.
+        scenario: a scenario file or the name of a bundled one.
+        arms: overrides of each arm; the first arm is the baseline.
+        seeds: each arm runs with each.
+        target_accuracy: what comparisons ask for; default: the scenario's.
+        overrides: for all arms.
+    """
+
+    name: str
+    scenario: str
+    arms: Mapping[str, tuple[str, ...]]
+    seeds: tuple[int, ...]
+    target_accuracy: float | None = None
+    overrides: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Study:
+        """A study file; every problem is reported at once.
+
+        Raises:
+            ScenarioError: with every problem found.
+        """
+        file = _find(path)
+        try:
+            given = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+            raise ScenarioError(report([Problem(str(file), str(error), "a study file in TOML")])) from error
+        problems = list(_problems(given, file))
+        if problems:
+            raise ScenarioError(report(problems))
+        beside = file.parent / given["scenario"]
+        arms = _arms(given)
+        if len({slug(arm) for arm in arms}) < len(arms):
+            raise ScenarioError(
+                report([Problem(f"{file}: arms", f"{list(arms)}", "names that differ in their letters")])
+            )
+        seeds = given.get("seeds", 5)
+        return cls(
+            name=given.get("name", file.stem),
+            scenario=str(beside) if beside.is_file() else given["scenario"],
+            arms=arms,
+            seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
+            target_accuracy=given.get("target_accuracy"),
+            overrides=tuple(given.get("overrides", ())),
+        )
+
+    def scenarios(self, executor: Mapping[str, Any] | None = None) -> dict[tuple[str, int], Scenario]:
+        """The scenario of every run, by arm and seed; `executor` takes the place of executors that pick themselves.
+
+        Raises:
+            ScenarioError: with the first arm that has problems, and all of them.
+        """
+        found: dict[tuple[str, int], Scenario] = {}
+        for arm, own in self.arms.items():
+            try:
+                texts = [*self.overrides, *own, _NO_TARGET]
+                base = Scenario.load(self.scenario, texts)
+                if executor is not None and picks_itself(base):
+                    base = Scenario.load(self.scenario, [*texts, f"executor={_inline(executor)}"])
+            except ScenarioError as error:
+                raise ScenarioError(f"arm {arm!r}: {error}") from error
+            found |= {(arm, seed): replace(base, seed=seed) for seed in self.seeds}
+        return found
+
+    def target(self) -> float | None:
+        """The accuracy asked for: the study's, else the scenario's."""
+        if self.target_accuracy is not None:
+            return self.target_accuracy
+        return Scenario.load(self.scenario, self.overrides).stop.target_accuracy
+
+
+def slug(arm: str) -> str:
+    """An arm's name as a folder's."""
+    return "".join(letter if letter.isalnum() or letter in "-_.=+" else "_" for letter in arm)
+
+
+def _find(path: str | Path) -> Path:
+    found = Path(path) if Path(path).is_file() else bundled_scenario(str(path))
+    if found is None:
+        raise ScenarioError(report([Problem(str(path), "no such file", "a study file")]))
+    return found
+
+
+def _problems(given: Mapping[str, Any], file: Path) -> Iterator[Problem]:
+    for key in given:
+        if key not in _KEYS:
+            yield Problem(f"{file}: {key}", "unknown key", "", suggest(key, _KEYS))
+    for key, (fits, expected) in _RULES.items():
+        if (key in given or key == "scenario") and not fits(given.get(key)):
+            yield Problem(f"{file}: {key}", repr(given.get(key)), expected)
+    if not given.get("arms") and not given.get("grid"):
+        yield Problem(f"{file}: arms", "no arms", "a table [arms] of lists of overrides, or [grid] of lists of values")
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _is_seeds(value: object) -> bool:
+    if isinstance(value, list):
+        return len(set(value)) == len(value) > 0 and all(type(each) is int and each >= 0 for each in value)
+    return type(value) is int and value >= 1
+
+
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "name": (lambda value: isinstance(value, str), "a text"),
+    "scenario": (lambda value: isinstance(value, str), "a scenario file, or the name of a bundled scenario"),
+    "seeds": (_is_seeds, "a number of seeds, or a list of different ones"),
+    "target_accuracy": (lambda value: type(value) in {int, float} and 0 < value <= 1, "an accuracy above 0, at most 1"),
+    "overrides": (_texts, 'a list of texts such as "stop.virtual_time=1d"'),
+    "arms": (
+        lambda value: isinstance(value, dict) and bool(value) and all(_texts(each) for each in value.values()),
+        "lists of overrides by the arm's name",
+    ),
+    "grid": (
+        lambda value: isinstance(value, dict) and all(isinstance(each, list) and each for each in value.values()),
+        "lists of values by the quoted dotted key",
+    ),
+}
+
+
+def _arms(given: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Arms times the points of the grid."""
+    named = {name: tuple(own) for name, own in given.get("arms", {"": ()}).items()}
+    grid: Mapping[str, list[object]] = given.get("grid", {})
+    arms = {}
+    for (name, own), values in product(named.items(), product(*grid.values())):
+        point = [f"{key}={_toml(value)}" for key, value in zip(grid, values, strict=True)]
+        short = [f"{key.rsplit('.', 1)[-1]}={value}" for key, value in zip(grid, values, strict=True)]
+        arms[", ".join([name, *short] if name else short)] = (*own, *point)
+    return arms
+
+
+def _toml(value: object) -> str:
+    return value if isinstance(value, str) else tomli_w.dumps({"v": value}).partition("=")[2].strip()
+
+
+def picks_itself(scenario: Scenario) -> bool:
+    """Whether the executor of a scenario is a matter of calibration."""
+    return scenario.training != "none" and type(scenario.executor).__name__ == "Auto"
+
+
+def _inline(table: Mapping[str, Any]) -> str:
+    return "{" + ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items()) + "}"

@@ -1,0 +1,174 @@
+"""Running a study: processes in parallel, one executor for all arms, finished runs kept."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, final
+
+from evsim.errors import EvsimError, Problem, report
+from evsim.results.arms import STUDY_FILE
+from evsim.scenario import Scenario
+from evsim.study.file import Study, picks_itself, slug
+
+_BROKEN_ENDS = ("interrupted", "error")
+
+
+@final
+@dataclass(frozen=True)
+class Progress:
+    """Where a sweep stands: runs over, of them found from before, of how many; and what failed."""
+
+    done: int
+    found: int
+    total: int
+    last: str = ""
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+
+def sweep(
+    study: Study,
+    out: Path,
+    *,
+    processes: int | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Path:
+    """Run what is not there yet and return the study's folder: ``out/<arm>/seed-<n>``.
+
+    Every run trains on one core; finished runs are kept. Killed or interrupted, it goes on where it was.
+
+    Args:
+        study: what to run.
+        out: the study's folder.
+        processes: runs at a time; default: the cores of this machine.
+        on_progress: called whenever a run is over.
+
+    Raises:
+        EvsimError: if a scenario is wrong, a folder holds another scenario's run, or a run failed (after all others).
+    """
+    first = next(iter(study.scenarios().values()))  # before anything is made: is every arm right?
+    out.mkdir(parents=True, exist_ok=True)
+    executor = _pinned(out, first)
+    runs = study.scenarios(executor)
+    folders = {key: out / slug(key[0]) / f"seed-{key[1]}" for key in runs}
+    _write(out / STUDY_FILE, _as_json(study, executor))
+    texts = {folders[key]: scenario.to_toml() for key, scenario in runs.items()}
+    open_runs = {folder: text for folder, text in texts.items() if not _is_done(folder, text)}
+    state = Progress(len(texts) - len(open_runs), len(texts) - len(open_runs), len(texts))
+    on_progress(state)
+    for folder, error in _in_parallel(open_runs, str(first.folder.resolve()), processes or os.cpu_count() or 1):
+        failed = {**state.failed, str(folder): error} if error else state.failed
+        state = replace(state, done=state.done + 1, last=str(folder.relative_to(out)), failed=failed)
+        on_progress(state)
+    if state.failed:
+        raise EvsimError(report(Problem(folder, error, "") for folder, error in state.failed.items()))
+    return out
+
+
+# -- one executor for all ----------------------------------------------------------------------------------------------
+
+
+def _pinned(out: Path, first: Scenario) -> dict[str, Any] | None:
+    """The executor of all runs: the one this study's folder names, else measured; None: the scenarios say."""
+    if not picks_itself(first):
+        return None
+    try:
+        known = json.loads((out / STUDY_FILE).read_text(encoding="utf-8"))["executor"]
+    except (OSError, ValueError, KeyError):
+        known = None
+    if known is not None:
+        return dict(known)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measured, first.to_toml(), str(first.folder.resolve())).result()
+
+
+def _measured(text: str, base: str) -> dict[str, Any]:
+    """What the calibration picks on one core, where every run of the study will live."""
+    from evsim.study.probe import measure
+
+    _one_core()
+    return measure(Scenario.from_dict(tomllib.loads(text), folder=base))
+
+
+# -- running -----------------------------------------------------------------------------------------------------------
+
+
+def _is_done(folder: Path, text: str) -> bool:
+    """Whether a finished run of this very scenario lies there; what was broken off is cleared away."""
+    try:
+        end = str(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["end"]["reason"])
+    except (OSError, ValueError, KeyError):
+        end = "error"
+    if end.startswith(_BROKEN_ENDS):
+        shutil.rmtree(folder, ignore_errors=True)
+        return False
+    if (folder / "scenario.toml").read_text(encoding="utf-8") != text:
+        problem = Problem(str(folder), "a run of another scenario", "runs of this study", "choose another --out")
+        raise EvsimError(report([problem]))
+    return True
+
+
+def _in_parallel(runs: Mapping[Path, str], base: str, processes: int) -> Iterator[tuple[Path, str]]:
+    """Each folder when its run is over, with an error or ""."""
+    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"), initializer=_one_core)
+    try:
+        going: dict[Future[str], Path] = {pool.submit(_run, str(f), text, base): f for f, text in runs.items()}
+        while going:
+            over, _ = wait(going, return_when=FIRST_COMPLETED)
+            for each in over:
+                error = each.exception()
+                yield going.pop(each), each.result() if error is None else f"the process died: {error}"
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _one_core() -> None:
+    """A run of a study has one core: more would take turns with the other runs."""
+    import torch
+
+    torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})
+
+
+def _run(folder: str, text: str, base: str) -> str:
+    """One run, under a name of its own until it is whole: a second sweep can never meet half of it."""
+    from evsim.simulation import Simulation
+
+    target = Path(folder)
+    part = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        Simulation(Scenario.from_dict(tomllib.loads(text), folder=base), device="cpu").run(part)
+    except EvsimError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        return str(error)
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
+    return ""
+
+
+def _as_json(study: Study, executor: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {
+        "name": study.name,
+        "scenario": study.scenario,
+        "target_accuracy": study.target(),
+        "seeds": list(study.seeds),
+        "arms": {arm: {"folder": slug(arm), "overrides": [*study.overrides, *own]} for arm, own in study.arms.items()},
+        "executor": executor,
+    }
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
