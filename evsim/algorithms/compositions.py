@@ -77,6 +77,21 @@ COMPOSITIONS: dict[str, Composition] = {
             server_optimizer={"kind": "scaffold"},
         ),
     ),
+    "fedbuff": Composition(
+        'asynchronous: a discounted sum over a buffer; with [aggregation] kind = "buffered" (Nguyen et al. 2022)',
+        _fedavg_but(
+            weighting={"kind": "polynomial_staleness", "exponent": 0.5},
+            merge={"kind": "buffer_mean"},
+        ),
+    ),
+    "fedasync": Composition(
+        "asynchronous: mixes each client's model in; with a buffer of one report (Xie et al. 2019)",
+        _fedavg_but(
+            client_rule={"kind": "fedprox", "mu": 0.005},
+            weighting={"kind": "polynomial_staleness", "exponent": 0.5},
+            merge={"kind": "mixing", "alpha": 0.6},
+        ),
+    ),
     "dp_fedavg": Composition(
         "FedAvg with central differential privacy (McMahan et al. 2018)",
         _fedavg_but(
