@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evsim.aggregation.synchronous import Synchronous
+from evsim.assembly import caveats
 from evsim.errors import MissingExtraError
 from evsim.selection.uniform import Uniform
 
@@ -40,6 +41,7 @@ def manifest(scenario: Scenario, parts: Parts, server: LiveServer, reason: str, 
         "rounds": server.rounds,
         "timeline_hash": server.timeline_hash,
         "trace_hash": _trace_hash(parts.population),
+        "caveats": caveats(scenario),
         "population": _population(parts),
         "cost": _cost(scenario, parts),
         "executor": {} if parts.learning is None else dict(parts.learning.plan),

@@ -136,3 +136,11 @@ def test_an_error_in_training_leaves_what_happened_on_disk(tmp_path: Path) -> No
         run(tmp_path, *overrides)
     assert str(manifest(tmp_path / "run")["end"]["reason"]).startswith("error: ")
     assert len(pd.read_parquet(tmp_path / "run" / "tasks.parquet")) > 0
+
+
+@pytest.mark.parametrize("algorithm", ["scaffold", "dp_fedavg"])
+def test_what_theory_does_not_cover_runs_with_a_warning(tmp_path: Path, algorithm: str) -> None:
+    overrides = [f'algorithm="{algorithm}"', 'aggregation={ kind="buffered", concurrency=10, buffer_size=5 }']
+    with pytest.warns(UserWarning, match="guarantee does not carry over|not amplified by sampling"):
+        folder = run(tmp_path, *overrides)
+    assert len(manifest(folder)["caveats"]) == 1
