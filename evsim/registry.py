@@ -215,8 +215,15 @@ def _resolve(target: str, folder: Path | None) -> Any:
     try:
         module = _load_file(where, folder) if where.endswith(".py") else importlib.import_module(where)
         return getattr(module, name) if name else module
-    except (ImportError, AttributeError, OSError) as error:
-        raise ScenarioError(f"cannot load {target!r}: {error}") from error
+    except Exception as error:  # importing runs a user's code, which may raise anything
+        kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
+        raise ScenarioError(f"cannot load {target!r}: {kind}{error}{_file_hint(where, name, folder)}") from error
+
+
+def _file_hint(where: str, name: str, folder: Path | None) -> str:
+    """For a module that is not installed but lies beside the scenario."""
+    file = f"{where.replace('.', '/')}.py"
+    return f"; did you mean '{file}:{name}'?" if where and ((folder or Path()) / file).is_file() else ""
 
 
 def _load_file(where: str, folder: Path | None) -> Any:
@@ -229,5 +236,9 @@ def _load_file(where: str, folder: Path | None) -> Any:
         raise ImportError(f"no such file: {path.name}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]  # or the next look-up would find it half loaded
+        raise
     return module

@@ -76,7 +76,7 @@ def _refuse(
     more = f" (and {int(broken.sum()) - 1} more such intervals)" if broken.sum() > 1 else ""
     raise TraceError(
         f"device {_name(int(device[row]), names)}: interval [{start[row]}, {stop[row]}) ms is {what}; "
-        f"expected {expected}, period {period[row]} ms{more}"
+        f"expected {expected} (the device's period is {period[row]} ms){more}"
     )
 
 

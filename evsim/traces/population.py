@@ -171,8 +171,9 @@ def populate(  # noqa: PLR0913  the facts a population is made of, all by name
     """
     if n_clients < 1:
         raise TraceError(f"{n_clients} clients; expected at least one")
-    if availability.n_devices == 0 or speed.n_devices == 0:
-        raise TraceError("a trace without devices cannot supply clients; expected at least one device")
+    for what, n_devices in (("availability", availability.n_devices), ("speed", speed.n_devices)):
+        if n_devices == 0:
+            raise TraceError(f"population.{what}: a trace without devices; expected at least one device")
     if len(sizes) != n_clients:
         raise TraceError(f"{len(sizes)} data sizes for {n_clients} clients; expected one per client")
     streams = {axis: rng.stream(seed, "join", axis) for axis in ("availability", "speed")}

@@ -104,7 +104,12 @@ def _from_file(what: str, spec: Spec, folder: Path) -> Any:
             Problem(f"{what}.{name}", "unknown key", "", suggest(name, ("path", "format", *known))) for name in unknown
         ]
         raise TraceError(report(problems))
-    return reader(place, **table)
+    try:
+        return reader(place, **table)
+    except TraceError as error:
+        if str(place) in str(error):
+            raise
+        raise TraceError(f"{place}: {error}") from error
 
 
 def _locate(what: str, path: str, folder: Path) -> Path:
