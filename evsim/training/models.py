@@ -169,11 +169,12 @@ class _GruClassifier(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         reset_in, update_in, new_in = self.inputs(self.embedding(x)).chunk(3, -1)  # (batch, time, hidden) each
         state = torch.zeros_like(new_in[:, 0])
-        for step in range(x.shape[1]):
+        steps = (each.unbind(1) for each in (reset_in, update_in, new_in))  # one stack in the backward pass
+        for reset_step, update_step, new_step in zip(*steps, strict=True):
             reset_state, update_state, new_state = self.state(state).chunk(3, -1)
-            reset = torch.sigmoid(reset_in[:, step] + reset_state)
-            update = torch.sigmoid(update_in[:, step] + update_state)
-            new = torch.tanh(new_in[:, step] + reset * new_state)
+            reset = torch.sigmoid(reset_step + reset_state)
+            update = torch.sigmoid(update_step + update_state)
+            new = torch.tanh(new_step + reset * new_state)
             state = new + update * (state - new)
         logits: torch.Tensor = self.out(state)
         return logits
