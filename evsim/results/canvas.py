@@ -39,6 +39,7 @@ OUTCOME_COLORS = {
 _STEPS = (5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 7 * 1440, 14 * 1440)  # minutes
 _MOST_TICKS = 9
 _NIGHT = ((0, 6), (22, 24))  # hours of the day
+_NIGHT_GROUND = "#F4F4F6"
 _MOST_NIGHTS = 21
 
 
@@ -101,11 +102,10 @@ def shade_nights(axes: Axes, begin_ms: int, end_ms: int, start_ms: int) -> None:
     if end_ms - begin_ms > _MOST_NIGHTS * MS_PER_DAY:
         return
     for day in range((begin_ms + start_ms) // MS_PER_DAY, (end_ms + start_ms) // MS_PER_DAY + 1):
-        for left, right in _NIGHT:
-            span = [day * MS_PER_DAY + hour * MS_PER_HOUR - start_ms for hour in (left, right)]
-            axes.axvspan(max(span[0], begin_ms), min(span[1], end_ms), color="#F4F4F6", linewidth=0, zorder=0) if (
-                span[0] < end_ms and span[1] > begin_ms
-            ) else None
+        for hours in _NIGHT:
+            dusk, dawn = (day * MS_PER_DAY + hour * MS_PER_HOUR - start_ms for hour in hours)
+            if dusk < end_ms and dawn > begin_ms:
+                axes.axvspan(max(dusk, begin_ms), min(dawn, end_ms), color=_NIGHT_GROUND, linewidth=0, zorder=0)
 
 
 def save(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:

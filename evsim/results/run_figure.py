@@ -10,16 +10,20 @@ from evsim.events import IntArray
 from evsim.results.canvas import BLUE, GRAY, GREEN, LIGHT, ORANGE, VERMILION, new_figure, shade_nights, tidy, time_axis
 from evsim.results.metrics import concurrency
 from evsim.results.run import Run
-from evsim.units import format_duration
+from evsim.units import MS_PER_DAY, MS_PER_MINUTE, MS_PER_SECOND, format_duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BINS = 120
+_BINS = 150
+_WIDTHS = (
+    *(n * MS_PER_SECOND for n in (1, 5, 15, 30)),
+    *(n * MS_PER_MINUTE for n in (1, 2, 5, 10, 15, 30, 60, 120, 360)),
+)
 _MOST_MARKED = 600
-_ENDS = (  # how rounds end: label, color, row
-    ("goal or buffer full", BLUE, 2),
+_ENDS = (  # how rounds end: goal reached or buffer full, at the deadline, with too few reports: label, color, row
+    ("full", BLUE, 2),
     ("deadline", ORANGE, 1),
     ("failed", VERMILION, 0),
 )
@@ -27,8 +31,8 @@ _ENDS = (  # how rounds end: label, color, row
 
 def run_figure(run: Run) -> Figure:
     """Accuracy, round ends, devices online and tasks in flight, and tasks lost, over one axis of virtual time."""
-    figure = new_figure(10, 7.6)
     learns = bool((run.evaluations["metric"] == "accuracy").any())
+    figure = new_figure(10, 7.6 if learns else 5.2)
     heights = ([4.2] if learns else []) + [0.9, 2.4, 1.2]
     panels = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0])
     draws = ([_accuracy] if learns else []) + [_round_ends, _devices, _lost]
@@ -86,7 +90,7 @@ def _round_ends(axes: Axes, run: Run) -> None:
         at = steps["closed_at"].to_numpy()[masks[row]]
         width = float(np.clip(300 / max(len(steps), 1), 0.4, 1.5))
         axes.vlines(at, row - 0.38, row + 0.38, color=color, linewidth=width)
-        names.append((row, f"{label}: {len(at):,}"))
+        names.append((row, f"{label} {len(at):,}"))
     axes.grid(visible=False)
     axes.set_ylim(-0.6, 2.6)
     axes.set_yticks([row for row, _ in names], [name for _, name in names], fontsize=8)
@@ -102,7 +106,7 @@ def _devices(axes: Axes, run: Run) -> None:
     steps = concurrency(run)
     at, flying = _thin(steps["at"].to_numpy(), steps["running"].to_numpy(), run.end_ms)
     axes.step(at, flying, where="post", color=VERMILION, linewidth=1.1, label="tasks in flight")
-    axes.set_ylabel("clients")
+    axes.set_ylabel("clients, tasks")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, loc="upper left", ncols=2, fontsize=9, borderaxespad=0.1)
 
@@ -116,10 +120,17 @@ def _thin(at: IntArray, value: IntArray, end_ms: int, most: int = 4_000) -> tupl
     return grid, np.where(where >= 0, value[np.maximum(where, 0)], 0)
 
 
+def _bin_ms(span_ms: int) -> int:
+    """A round width of which about so many fit into the span."""
+    wanted = max(span_ms / _BINS, 1)
+    return next((width for width in _WIDTHS if width >= wanted), -(-int(wanted) // MS_PER_DAY) * MS_PER_DAY)
+
+
 def _lost(axes: Axes, run: Run) -> None:
     """Tasks lost per bin of time, by cause."""
-    edges = np.linspace(0, max(run.end_ms, 1), _BINS + 1)
-    bottom = np.zeros(_BINS)
+    width = _bin_ms(run.end_ms)
+    edges = np.arange(0, run.end_ms + 2 * width, width)
+    bottom = np.zeros(len(edges) - 1)
     ended = run.tasks.dropna(subset=["ended_at"])
     for outcome, color in (("dropped", VERMILION), ("late", ORANGE), ("stale", "#CC79A7"), ("round_failed", "#000000")):
         at = ended.loc[ended["outcome"] == outcome, "ended_at"].to_numpy(np.int64)
@@ -129,7 +140,7 @@ def _lost(axes: Axes, run: Run) -> None:
         label = f"{outcome.replace('_', ' ')}: {len(at):,}"
         axes.bar(edges[:-1], count, np.diff(edges), bottom, align="edge", color=color, linewidth=0, label=label)
         bottom += count
-    axes.set_ylabel(f"tasks lost\nper {format_duration(edges[1])}")
+    axes.set_ylabel(f"tasks lost\nper {format_duration(width)}")
     axes.set_ylim(0, max(1.0, float(bottom.max()) * 1.35))
     if bottom.any():
         axes.legend(frameon=False, loc="upper left", ncols=4, fontsize=9, borderaxespad=0.1)
