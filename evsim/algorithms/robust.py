@@ -163,7 +163,7 @@ def krum_scores(vectors: torch.Tensor, attackers: int) -> torch.Tensor:
     Distances come from differences: the expansion ||x||^2 + ||y||^2 - 2xy loses the digits of close updates.
     """
     n = len(vectors)
-    squares = torch.stack([(vectors - row).square().sum(1) for row in vectors])
+    squares = torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist").square()
     squares.fill_diagonal_(torch.inf)
     return squares.sort(1).values[:, : n - attackers - 2].sum(1)
 
