@@ -14,6 +14,7 @@ from evsim.algorithms.dp import DpMean
 from evsim.algorithms.scaffold import ScaffoldSgd
 from evsim.errors import ModelError, Problem, ScenarioError, report
 from evsim.events import IntArray
+from evsim.profiling import part
 from evsim.scenario import Scenario
 from evsim.traces.population import Population, populate
 from evsim.traces.sources import load_availability, load_speed
@@ -96,6 +97,7 @@ def _pick_device(device: str) -> str:
     return device
 
 
+@part("data")
 def _load_data(scenario: Scenario) -> FederatedData | None:
     if scenario.data is None:
         return None
@@ -122,6 +124,7 @@ def _data_sizes(scenario: Scenario, data: FederatedData | None) -> IntArray:
     return np.full(count, 1 if samples is None else samples, np.int64)
 
 
+@part("data")
 def _load_population(scenario: Scenario, samples: IntArray) -> Population:
     table = scenario.population
     count, seed, folder = len(samples), scenario.seed, scenario.folder

@@ -25,6 +25,7 @@ from safetensors.numpy import save_file
 
 from evsim.errors import RunFolderError
 from evsim.events import TABLES, Outcome
+from evsim.profiling import part
 
 _BATCH_ROWS = 65_536
 _FLUSH_EVERY_S = 5.0  # wall-clock: what a killed run loses at most
@@ -71,6 +72,7 @@ class Recorder:
             for name, layout in self._schemas.items()
         }
 
+    @part("recording")
     def append(self, table: str, columns: Mapping[str, Any]) -> None:
         """Take a batch of rows: one sequence per column of `events.columns(table)`, not to be changed afterwards.
 
@@ -83,6 +85,7 @@ class Recorder:
         elif time.perf_counter() - self._flushed > _FLUSH_EVERY_S:
             self.flush()
 
+    @part("recording")
     def flush(self, *tables: str) -> None:
         """Bring buffered rows to the journal, of all tables unless some are named."""
         for name in tables or TABLES:
@@ -94,6 +97,7 @@ class Recorder:
         if not tables:
             self._flushed = time.perf_counter()
 
+    @part("recording")
     def finish(
         self, *, manifest: Mapping[str, object], scenario_toml: str, tensors: Mapping[str, np.ndarray] | None
     ) -> None:

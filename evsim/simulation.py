@@ -21,6 +21,7 @@ from evsim.clock import Clock
 from evsim.evaluations import Evaluations
 from evsim.events import Rank
 from evsim.manifest import manifest
+from evsim.profiling import part
 from evsim.recorder import Recorder
 from evsim.scenario import Scenario
 from evsim.server import LiveServer, NoLearning, World
@@ -112,7 +113,8 @@ class _Live:
         error = ""
         try:
             self._start()
-            self._clock.run()
+            with part("timeline"):
+                self._clock.run()
             if not self._server.end_reason:
                 self._server.end("nothing_left")
             if self._evaluations is not None:
