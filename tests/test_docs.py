@@ -1,0 +1,111 @@
+"""The documents point at things that exist: links, make targets, commands, modules, public names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+import evsim
+from evsim.cli import app
+from evsim.scenario import Scenario
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    ROOT / "README.md",
+    *sorted(ROOT.glob("docs/**/*.md")),
+    *sorted(ROOT.glob("analysis/**/*.md")),
+    *sorted(ROOT.glob("traces/*/README.md")),
+]
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def prose(page: Path) -> str:
+    """A page without its code."""
+    return re.sub(r"^ *```.*?^ *```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page can be linked by, as GitHub names them."""
+    headings = re.findall(r"^#+ +(.+?) *$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links() -> list[tuple[Path, str]]:
+    found = [(page, link) for page in PAGES for link in re.findall(r"\]\(([^)\s]+)\)", prose(page))]
+    return [(page, link) for page, link in found if not link.startswith("https://")]
+
+
+@pytest.mark.parametrize(("page", "link"), links(), ids=lambda value: getattr(value, "name", value))
+def test_a_link_leads_to_a_page_and_a_heading(page: Path, link: str) -> None:
+    path, _, anchor = link.partition("#")
+    target = (page.parent / path).resolve() if path else page
+    assert target.is_relative_to(ROOT), "a link out of the repository"
+    assert target.exists()
+    if anchor:
+        assert anchor in anchors(target)
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    reached, todo = set(), [ROOT / "README.md"]
+    while todo:
+        page = todo.pop()
+        reached.add(page)
+        targets = {(origin.parent / link.partition("#")[0]).resolve() for origin, link in links() if origin == page}
+        todo += [target for target in targets if target.suffix == ".md" and target.exists() and target not in reached]
+    assert set(ROOT.glob("docs/*.md")) <= reached
+
+
+def test_make_targets_that_are_named_exist_and_explain_themselves() -> None:
+    explained = set(re.findall(r"^([a-z-]+):.*## \S", MAKEFILE, flags=re.MULTILINE))
+    code = [text for page in PAGES for text in re.findall(r"```.*?```|`[^`\n]+`", page.read_text(), flags=re.DOTALL)]
+    named = {target for text in code for target in re.findall(r"\bmake ([a-z-]+)", text)}
+    assert {"demo", "test"} <= named <= explained
+    assert set(re.findall(r"^\.PHONY: (.*)$", MAKEFILE, flags=re.MULTILINE)[0].split()) == explained
+
+
+def test_commands_that_are_named_exist() -> None:
+    group = typer.main.get_command(app)
+    commands = set(getattr(group, "commands", {}))
+    code = [text for page in PAGES for text in re.findall(r"```.*?```|`[^`\n]+`", page.read_text(), flags=re.DOTALL)]
+    named = {name for text in code for name in re.findall(r"(?:^|`)evsim ([a-z]+)\b", text, flags=re.MULTILINE)}
+    assert {"run", "check", "list", "describe"} <= named <= commands
+
+
+def test_the_public_names_are_those_that_are_documented() -> None:
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    imported = {
+        name for names in re.findall(r"from evsim import ([\w, ]+)", README) for name in re.split(r",\s*", names)
+    }
+    assert imported <= set(evsim.__all__)
+    assert sorted(evsim.__all__) == list(evsim.__all__)
+    for name in evsim.__all__:
+        assert getattr(evsim, name).__doc__
+        assert re.search(rf"\b{name}\b", pages), f"{name} is public and on no page"
+
+
+def test_the_scenario_of_the_readme_is_fine(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "two_days.toml").write_text(text, encoding="utf-8")
+    found = Scenario.load(tmp_path / "two_days.toml", ["aggregation.cohort_goal=50"])
+    assert found.name == "two days of phones"
+
+
+def test_modules_that_the_design_names_exist() -> None:
+    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:\w+/)*\w+\.py)`", design):
+        assert (ROOT / "evsim" / path).is_file(), path
+    for path in re.findall(r"`((?:\w+/)+)`", design):
+        assert (ROOT / "evsim" / path).is_dir() or (ROOT / path).is_dir(), path
+
+
+def test_the_layers_of_the_design_are_those_that_are_checked() -> None:
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (layers,) = re.findall(r"^layers = \[\n(.*?)^\]", pyproject, flags=re.DOTALL | re.MULTILINE)
+    checked = re.findall(r"evsim\.(\w+)", layers)
+    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8").split("## Who may import whom")[1]
+    said = re.sub(r"\(.*?\)", "", design.split(" The timeline never")[0].split("):", 1)[1], flags=re.DOTALL)
+    assert [name for layer in re.findall(r"`([^`]+)`", said) for name in re.findall(r"\w+", layer)] == checked
