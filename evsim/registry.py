@@ -42,6 +42,12 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "asynchronous: a step whenever the buffer is full (FedBuff, Nguyen et al. 2022)",
         ),
     },
+    "pacing": {
+        "quantile": (
+            "evsim.aggregation.pacing:QuantileDeadline",
+            "a deadline long enough for a share of the invited clients",
+        ),
+    },
     "selection": {
         "uniform": ("evsim.selection.uniform:Uniform", "every idle client with the same probability"),
         "by_samples": ("evsim.selection.by_samples:BySamples", "in proportion to a power of the data size"),
@@ -107,6 +113,10 @@ _BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "buffer_mean": (
             "evsim.algorithms.asynchronous:BufferMean",
             "weighted sum over the buffer size: FedBuff as printed",
+        ),
+        "refl": (
+            "evsim.algorithms.refl:Refl",
+            "stale updates by age and deviation: REFL's SAA (Abdelmoniem et al. 2023)",
         ),
         "mixing": ("evsim.algorithms.asynchronous:Mixing", "mixes models: FedAsync (Xie et al. 2019)"),
     },

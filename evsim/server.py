@@ -233,6 +233,10 @@ class LiveServer:
         if cohort.unknown == 0:
             del self._cohorts[cohort.round]
 
+    def durations(self, reports: IntArray) -> IntArray:
+        """From dispatch to arrival of reports that arrived, ms."""
+        return self.book.column("known_at", reports) - self.book.column("dispatched_at", reports)
+
     def take_late(self, max_staleness: int | None) -> IntArray:
         """Kept late reports for the step that is about to be made."""
         kept, self._kept = np.asarray(self._kept, np.int64), []

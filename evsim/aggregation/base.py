@@ -78,6 +78,9 @@ class Server(Protocol):
         With `keep_late` such reports wait for `take_late` instead.
         """
 
+    def durations(self, reports: IntArray) -> IntArray:
+        """From dispatch to arrival of reports that arrived, ms."""
+
     def take_late(self, max_staleness: int | None) -> IntArray:
         """Kept reports that arrived after their round's close and are not staler than allowed; the others end here."""
 

@@ -10,6 +10,7 @@ import numpy as np
 from typing_extensions import override
 
 from evsim.aggregation.base import Aggregator, Process, Server
+from evsim.aggregation.pacing import Pacing
 from evsim.errors import require
 from evsim.units import FOREVER, Duration
 
@@ -29,6 +30,7 @@ class Synchronous(Aggregator):
         late_reports: "discard", or "keep": a report that arrives after the close joins the next step as a stale update;
             it never counts towards goal or minimum. Choose a `weighting` (or merge) that discounts staleness.
         max_staleness: kept reports that are staler are not used.
+        pacing: chooses each round's deadline instead of a fixed `reporting_deadline`.
     """
 
     cohort_goal: int
@@ -39,6 +41,7 @@ class Synchronous(Aggregator):
     on_close: Literal["run", "abort"] = "run"
     late_reports: Literal["discard", "keep"] = "discard"
     max_staleness: int | None = None
+    pacing: Pacing | None = None
 
     def __post_init__(self) -> None:
         require(self.cohort_goal >= 1, "cohort_goal must be >= 1", cohort_goal=self.cohort_goal)
@@ -49,6 +52,7 @@ class Synchronous(Aggregator):
         )
         deadline = self.reporting_deadline
         require(deadline is None or deadline > 0, "reporting_deadline must be > 0", reporting_deadline=deadline)
+        require(deadline is None or self.pacing is None, "give either reporting_deadline or pacing")
         require(
             1 <= self.minimum_reports <= self.minimum_clients <= self.cohort_goal,
             "1 <= minimum_reports <= minimum_cohort <= cohort_goal must hold",
@@ -81,20 +85,20 @@ class Synchronous(Aggregator):
 
     @override
     def run(self, server: Server) -> Process[None]:
+        deadline = self.reporting_deadline if self.pacing is None else self.pacing.first()
         while not server.finished:
             clients = yield from server.select_clients(self.invited, minimum=self.minimum_clients)
             if len(clients) == 0:  # everybody left while candidates were queried
                 continue
-            cohort = server.dispatch(clients, deadline=self._deadline(server.now))
+            cohort = server.dispatch(clients, FOREVER if deadline is None else server.now + deadline)
             goal = min(self.cohort_goal, len(clients))
             reason = yield from server.collect(cohort, goal)
             server.close(cohort, reason, abort=self.on_close == "abort", keep_late=self.late_reports == "keep")
+            if self.pacing is not None and deadline is not None:
+                deadline = self.pacing.next(deadline, server.durations(cohort.reports), len(clients))
             reports = cohort.reports[:goal]
             if len(reports) >= self.minimum_reports:
                 late = server.take_late(self.max_staleness)
                 server.apply(cohort, np.concatenate([reports, late]), reason)
             else:
                 server.fail(cohort, reports, reason)
-
-    def _deadline(self, now: int) -> int:
-        return FOREVER if self.reporting_deadline is None else now + self.reporting_deadline
