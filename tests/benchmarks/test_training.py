@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from evsim import Scenario, Simulation
-from evsim.training.base import Executor, Job, TrainingData, TrainTask
+from evsim.training.base import Executor, Job, Runner, TrainingData, TrainTask
 from evsim.training.batched import Batched
 from evsim.training.calibration import describe
 from evsim.training.serial import Serial
@@ -94,23 +94,28 @@ def rate_of(mode: Executor, job: Job, tasks: list[TrainTask]) -> tuple[float, fl
 
     And processor milliseconds per task, of this process and its workers: busy neighbours hardly change those.
     """
-    runner, trained = mode.open(job), 0
+    runner, before = mode.open(job), _cpu_s()
     try:
         for _ in runner.run(tasks[: getattr(mode, "chunk", 2)]):
             pass  # what is paid once
-        before, start = _cpu_s(), time.perf_counter()
-        for trained, _ in enumerate(runner.run(tasks), 1):
-            if time.perf_counter() - start > 4 * _SHORT_S:
-                return trained / (time.perf_counter() - start), 1000 * (_cpu_s() - before) / trained
-        times: list[float] = []
-        before, trained = _cpu_s(), 0
-        while len(times) < 2 or (sum(times) < _SHORT_S and len(times) < 10):
-            start = time.perf_counter()
-            trained += sum(1 for _ in runner.run(tasks))
-            times.append(time.perf_counter() - start)
+        before = before if isinstance(mode, Workers) else _cpu_s()
+        passes = [_one_pass(runner, tasks)]
+        while sum(seconds for _, seconds in passes) < _SHORT_S and len(passes) < 10:
+            passes.append(_one_pass(runner, tasks))
     finally:
         runner.close()  # only then the workers' time is known
-    return len(tasks) / min(times), 1000 * (_cpu_s() - before) / trained
+    trained = sum(count for count, _ in passes)
+    return max(count / seconds for count, seconds in passes), 1000 * (_cpu_s() - before) / trained
+
+
+def _one_pass(runner: Runner, tasks: list[TrainTask]) -> tuple[int, float]:
+    """Tasks trained, seconds; stops after four seconds."""
+    start, count = time.perf_counter(), 0
+    for _ in runner.run(tasks):
+        count += 1
+        if time.perf_counter() - start > 4 * _SHORT_S:
+            break
+    return count, time.perf_counter() - start
 
 
 def _cpu_s() -> float:
