@@ -42,7 +42,8 @@ def sweep(
 ) -> Path:
     """Run what is not there yet and return the study's folder: ``out/<arm>/seed-<n>``.
 
-    Every run trains on one core; finished runs are kept. Killed or interrupted, it goes on where it was.
+    Every run trains on one core; finished runs are kept. Killed or interrupted, it goes on where it was. A script calls
+    this below ``if __name__ == "__main__":``, because its processes import the script anew.
 
     Args:
         study: what to run.
