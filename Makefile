@@ -40,8 +40,8 @@ test-all: $(STAMP) ## also the slow tests
 test-gpu: $(STAMP) ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-bench: $(STAMP) ## timeline benchmarks: replay, synchronous rounds, buffered aggregation
-	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks/test_timeline.py
+bench: $(STAMP) ## benchmarks: replay, synchronous rounds, buffered aggregation, reading a million tasks
+	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks/test_timeline.py tests/benchmarks/test_results.py
 
 bench-training: $(STAMP) ## training benchmarks: every executor against the bare loop
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks/test_training.py
