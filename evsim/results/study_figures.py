@@ -9,7 +9,7 @@ from scipy import stats
 
 from evsim.events import FloatArray, IntArray
 from evsim.results.arms import Arms
-from evsim.results.canvas import ARM_COLORS, ARM_LINES, GRAY, GREEN, new_figure, shade_nights, tidy, time_axis
+from evsim.results.canvas import ARM_COLORS, ARM_LINES, BLACK, GRAY, new_figure, shade_nights, tidy, time_axis
 from evsim.results.comparison import compare
 from evsim.results.run import Run
 from evsim.units import MS_PER_HOUR
@@ -44,7 +44,7 @@ def accuracy_bands(axes: Axes, arms: Arms) -> None:
         color, line = ARM_COLORS[place % len(ARM_COLORS)], ARM_LINES[place % len(ARM_LINES)]
         axes.plot(at, mean, color=color, linestyle=line, linewidth=1.8, label=f"{arm} ({len(group)} runs)")
         axes.fill_between(at, mean - half, mean + half, color=color, alpha=0.18, linewidth=0)
-    axes.axhline(arms.target, color=GREEN, linewidth=1, linestyle="--")
+    axes.axhline(arms.target, color=BLACK, linewidth=1, linestyle=(0, (1, 3)), label=f"target {arms.target:g}")
     axes.set_ylabel(f"test {arms.metric}\n(mean, 95 % interval)")
     time_axis(axes, 0, end, start)
     axes.legend(frameon=False, loc="lower right", fontsize=9)

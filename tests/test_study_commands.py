@@ -1,0 +1,74 @@
+"""evsim sweep, compare and report, from the command line."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from evsim.cli import app
+from tests.results.hand_made import write
+
+HOUR = 3_600_000
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(each) for each in arguments])
+
+
+@pytest.fixture
+def runs(tmp_path):
+    folders = []
+    for kind, crossing in (("uniform", 4), ("oort", 2)):
+        for seed in (0, 1):
+            curve = tuple((hour * HOUR, hour, 0.9 if hour >= crossing + seed else 0.1) for hour in range(11))
+            text = f'name = "x"\nseed = {seed}\n[selection]\nkind = "{kind}"\n'
+            folder = tmp_path / f"{kind}-{seed}"
+            write(folder, rows=(), curve=curve, end=10 * HOUR, seed=seed, scenario=text)
+            folders.append(folder)
+    return folders
+
+
+def test_compare_prints_a_table_and_writes_csv_and_png(runs, tmp_path):
+    done = call("compare", *runs, "--running-mean", 1, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "time to accuracy 0.8, crossed by the mean of 1 evaluations" in done.output
+    assert "1.83 [" in done.output  # root of 4/2 times 5/3
+    table = pd.read_csv(tmp_path / "out" / "comparison.csv", index_col="arm")
+    assert table.loc["selection.kind=oort", "mean_h"] == 2.5
+    assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_compare_takes_another_baseline(runs):
+    done = call("compare", *runs, "--running-mean", 1, "--baseline", "selection.kind=oort")
+    assert "0.55 [" in done.output
+
+
+def test_compare_says_what_is_wrong_with_exit_code_2(runs, tmp_path):
+    done = call("compare", runs[0], tmp_path / "nowhere")
+    assert done.exit_code == 2
+    assert "no such folder; expected the folder of a run" in done.output
+    assert "Traceback" not in done.output
+    assert call("compare", *runs, "--running-mean", 0).exit_code == 2
+
+
+def test_report_writes_one_page_beside_the_run_or_where_asked(runs, tmp_path):
+    done = call("report", runs[0])
+    assert done.exit_code == 0, done.output
+    assert (runs[0] / "report.html").is_file()
+    assert call("report", runs[0], "--out", tmp_path / "page.html").exit_code == 0
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_report_of_nothing_is_refused(tmp_path):
+    done = call("report", tmp_path)
+    assert done.exit_code == 2
+    assert "expected the folder of a run" in done.output
+
+
+def test_sweep_of_a_wrong_study_makes_nothing(tmp_path):
+    (tmp_path / "s.toml").write_text('scenario = "quickstart"\nseeds = 0\n')
+    done = call("sweep", tmp_path / "s.toml", "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "2 problems" in done.output
+    assert not (tmp_path / "out").exists()
