@@ -76,6 +76,11 @@ def test_missing_file(refused):
     assert refused("run", "nowhere.toml").startswith("nowhere.toml: no such file; expected a scenario file or the name")
 
 
+def test_a_folder_without_a_scenario(refused):
+    Path("empty").mkdir()
+    assert refused("run", "empty").startswith("empty: a folder without scenario.toml; expected a scenario file or")
+
+
 def test_toml_syntax_error(refused):
     assert refused("run", with_line("deadline = = 3")) == "wrong.toml: line 15, column 12: Invalid value; expected TOML"
 
@@ -230,3 +235,19 @@ def test_a_run_folder_that_already_exists(evsim, refused):
     said = refused("run", "dry.toml", "--out", "r")
     assert said == "r: exists and is not empty; choose another folder with --out, or remove it"
     assert {path.name: path.read_bytes() for path in Path("r").iterdir()} == before
+
+
+@pytest.mark.parametrize("target", ["nan", "0", "1.5"])
+def test_a_target_that_no_run_can_reach(evsim, refused, target):
+    assert evsim("run", "dry.toml", "--out", "r").exit_code == 0
+    said = refused("compare", "r", "--target", target)
+    assert said == f"target must lie in (0, 1], but got target={float(target)}"
+
+
+@pytest.mark.parametrize("damage", ["", "{", "{}"])
+def test_a_run_folder_with_a_damaged_manifest(evsim, refused, damage):
+    assert evsim("run", "dry.toml", "--out", "r").exit_code == 0
+    Path("r/manifest.json").write_text(damage, encoding="utf-8")
+    said = refused("describe", "r")
+    assert said.startswith("r/manifest.json: ")
+    assert said.endswith("expected the manifest of a run")

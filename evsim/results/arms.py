@@ -92,6 +92,7 @@ def load_arms(
     if problems or goal is None:
         raise RunFolderError(report(problems))
     require(running_mean >= 1, "running_mean must be >= 1", running_mean=running_mean)
+    require(0 < goal <= 1 or metric != "accuracy", "target must lie in (0, 1]", target=goal)
     first = baseline if baseline is not None else next(iter(runs))
     return Arms(name=name, runs=runs, target=goal, baseline=first, running_mean=running_mean, metric=metric)
 

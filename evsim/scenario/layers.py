@@ -52,9 +52,8 @@ def find(name: str | Path) -> Path:
     if found is not None:
         return found
     known = [each.stem for each in bundled("scenarios")]
-    raise fail(
-        str(name), "no such file", "a scenario file or the name of a bundled scenario", suggest(path.stem, known)
-    )
+    given = "a folder without scenario.toml" if path.is_dir() else "no such file"
+    raise fail(str(name), given, "a scenario file or the name of a bundled scenario", suggest(path.stem, known))
 
 
 def read(path: Path) -> list[Layer]:
