@@ -85,7 +85,7 @@ def load_arms(
     problems = [*_two_of_a_seed(runs), *_other_questions(runs), *_other_grids(runs)]
     goal = known if target is None else target
     if goal is None:
-        problems.append(Problem(name, "no target accuracy", "one that all runs name", "give one with --target"))
+        problems.append(Problem("target", "the runs name none, or several", "one accuracy", "give one with --target"))
     if baseline is not None and baseline not in runs:
         problems.append(Problem("baseline", repr(baseline), "an arm", suggest(baseline, runs)))
     problems += _stopped_at_target(runs, running_mean)
@@ -114,7 +114,7 @@ def _study(folder: Path) -> tuple[str, dict[str, list[Run]], float | None]:
     folders = {arm: [folder / each["folder"] / f"seed-{seed}" for seed in seeds] for arm, each in arms.items()}
     missing = [str(path) for paths in folders.values() for path in paths if not (path / "manifest.json").is_file()]
     if missing:
-        given = f"{len(missing)} runs are missing, such as {missing[0]}"
+        given = f"{len(missing)} of its runs missing, such as {missing[0]}"
         raise RunFolderError(report([Problem(str(folder), given, "a finished study", "evsim sweep goes on with it")]))
     return name, {arm: [load_run(path) for path in paths] for arm, paths in folders.items()}, target
 
