@@ -17,6 +17,7 @@
 # data, devices and initial model, so they are compared in pairs.
 
 # %%
+# %matplotlib inline
 import tempfile
 from pathlib import Path
 

@@ -24,7 +24,8 @@ def read_table(folder: Path, name: str, *, partial: bool = False) -> pd.DataFram
         RunFolderError: if the file is missing, damaged, or lacks a column.
     """
     table = read_journal(folder, name) if partial else _read_parquet(folder / f"{name}.parquet", name)
-    return pd.DataFrame({field.name: _series(field, table.column(field.name)) for field in schema(name)})
+    columns = {field.name: _series(field, table.column(field.name)) for field in schema(name)}
+    return pd.DataFrame(columns, copy=False)  # a copy into blocks takes longer than reading the file
 
 
 def journal_rows(folder: Path) -> dict[str, int]:
