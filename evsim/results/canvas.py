@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -41,11 +42,22 @@ _MOST_TICKS = 9
 _NIGHT = ((0, 6), (22, 24))  # hours of the day
 _NIGHT_GROUND = "#F4F4F6"
 _MOST_NIGHTS = 21
+_NOTEBOOK_DPI = 80
+
+
+@final
+class Picture(Figure):
+    """A figure that a notebook shows by itself, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=_NOTEBOOK_DPI)
+        return buffer.getvalue()
 
 
 def new_figure(width: float = 9.0, height: float = 5.0) -> Figure:
     """An empty figure that is no part of pyplot's state; sizes in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Picture(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

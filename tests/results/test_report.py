@@ -67,6 +67,10 @@ def test_plots_of_a_run_in_which_nothing_happened_are_drawn(draw, tmp_path):
     assert (tmp_path / "x.png").stat().st_size > 1000
 
 
+def test_a_notebook_shows_a_plot_by_itself(tiny):
+    assert plots.waste_figure(tiny)._repr_png_().startswith(b"\x89PNG")
+
+
 def test_the_window_of_tasks_shows_what_ran_in_it(tiny):
     axes = plots.tasks_figure(tiny, 300, 500).axes[0]
     assert axes.get_ylabel() == "3 clients, a row each"  # clients 3, 1 and 4
