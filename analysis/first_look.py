@@ -16,7 +16,6 @@
 # One scenario, from file to tables. A run is a folder; `load_run` gives its tables as pandas frames.
 
 # %%
-# %matplotlib inline
 import tempfile
 from pathlib import Path
 

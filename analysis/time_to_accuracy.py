@@ -17,7 +17,6 @@
 # data, devices and initial model, so they are compared in pairs.
 
 # %%
-# %matplotlib inline
 import tempfile
 from pathlib import Path
 

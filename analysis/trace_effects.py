@@ -17,7 +17,6 @@
 # from those who are online often. A dry run shows it without training anything.
 
 # %%
-# %matplotlib inline
 import tempfile
 from pathlib import Path
 
