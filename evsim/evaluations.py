@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
     from evsim.clock import Clock
     from evsim.scenario import EvaluationTable
-    from evsim.server import LiveServer, Rows
+    from evsim.server import LiveServer
     from evsim.training.learning import Learning
+    from evsim.world import Rows
 
 
 @final

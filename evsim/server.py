@@ -8,135 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, final
+from collections.abc import Callable
+from typing import Any, final
 
 import numpy as np
 
 from evsim.aggregation.base import Cohort, Process
-from evsim.clients import ClientManager
-from evsim.clock import Clock
-from evsim.events import Feedback, FloatArray, IntArray, Outcome, Rank
+from evsim.events import FloatArray, IntArray, Outcome, Rank
 from evsim.selection.base import Answers, Query, Reports
 from evsim.tasks import KINDS, Fate, TaskBook
-from evsim.traces.availability import AvailabilityTrace
-from evsim.traces.cost import Price, PriceAhead, Pricing, Work
-from evsim.traces.replay import Replay
+from evsim.traces.cost import Price, PriceAhead
 from evsim.units import FOREVER
+from evsim.world import Errand, World, cut, forward_only
 
 _LOST, _ARRIVES, _STOPPED, _IN_FLIGHT = int(Fate.LOST), int(Fate.ARRIVES), int(Fate.STOPPED), int(Outcome.IN_FLIGHT)
 TRAIN, QUERY = KINDS.index("train"), KINDS.index("query")
 _ANSWER_BYTES = 8  # one loss
 _WRITE_ROWS = 100_000  # finished rows kept before they go to the journal
-
-
-class LearningPort(Protocol):
-    """What the timeline asks of the learning side."""
-
-    def dispatched(self, tasks: IntArray, clients: IntArray, nth: IntArray, max_steps: IntArray) -> None:
-        """Fix the inputs of new tasks; they take at most so many steps (0: no limit)."""
-
-    def discard(self, tasks: Iterable[int]) -> None:
-        """Forget tasks that will never be used."""
-
-    def train(self, tasks: IntArray) -> Feedback:
-        """Train now, because a selector wants to know; the updates wait for `apply`."""
-
-    def apply(self, tasks: IntArray) -> Feedback:
-        """Train what is not trained yet, merge, step."""
-
-    def losses(self, clients: IntArray, max_samples: int | None) -> FloatArray:
-        """Mean loss of the current model on (some of) each client's samples."""
-
-
-class Rows(Protocol):
-    """Where rows of tables go."""
-
-    def append(self, table: str, columns: Mapping[str, Any]) -> None:
-        """Take a batch of rows."""
-
-
-@final
-class NoLearning:
-    """The learning side of a dry run: every update is valid and teaches nothing."""
-
-    def dispatched(self, tasks: IntArray, clients: IntArray, nth: IntArray, max_steps: IntArray) -> None:
-        """Nothing to fix."""
-
-    def discard(self, tasks: Iterable[int]) -> None:
-        """Nothing to forget."""
-
-    def train(self, tasks: IntArray) -> Feedback:
-        """All valid, no utility."""
-        return self.apply(tasks)
-
-    def apply(self, tasks: IntArray) -> Feedback:
-        """All valid, no utility."""
-        return Feedback(tasks, np.full(len(tasks), np.nan), np.ones(len(tasks), np.bool_))
-
-    def losses(self, clients: IntArray, max_samples: int | None) -> FloatArray:
-        """Unknown."""
-        return np.full(len(clients), np.nan)
-
-
-class CanStopEarly(Protocol):
-    """Work of which a part counts: what a client does whose deadline comes first."""
-
-    def n_steps_within(self, n_samples: IntArray, processed: IntArray) -> IntArray:
-        """Whole steps of a task that may process so many samples."""
-
-    def work_of(self, n_samples: IntArray, steps: IntArray) -> Work:
-        """What so many steps ask of each client."""
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Errand:
-    """What clients are sent to do: its kind, the work in it, bytes down and up, a bound on samples, partial work."""
-
-    kind: int
-    work: Callable[[IntArray], Work]
-    wire_bytes: tuple[int, int]
-    max_samples: int | None = None
-    partial: CanStopEarly | None = None
-
-
-def _cut(partial: CanStopEarly, full: Work, samples: IntArray, max_steps: IntArray) -> Work:
-    short, cut = partial.work_of(samples, max_steps), max_steps > 0
-    return Work(np.where(cut, short.samples, full.samples), np.where(cut, short.forward_samples, full.forward_samples))
-
-
-def _forward_only(samples: IntArray) -> Work:
-    return Work(np.zeros_like(samples), samples)
-
-
-@final
-@dataclass(frozen=True, eq=False, kw_only=True)
-class World:
-    """The parts a live server works with; arrays have one entry per client.
-
-    Attributes:
-        samples: data sizes; clients without data never register.
-        work: what the client rule asks of clients with so many samples.
-        wire_bytes: charged bytes of a message down and up.
-        partial: lets a client that would miss the deadline do what fits; None if it then does everything, too late.
-        horizon: the last instant of the run, ms; FOREVER if there is none.
-    """
-
-    clock: Clock
-    availability: AvailabilityTrace
-    samples: IntArray
-    manager: ClientManager
-    replay: Replay
-    pricing: Pricing
-    work: Callable[[IntArray], Work]
-    wire_bytes: tuple[int, int]
-    learning: LearningPort
-    rows: Rows
-    seed: int
-    partial: CanStopEarly | None = None
-    horizon: int = FOREVER
 
 
 @final
@@ -364,7 +252,7 @@ class LiveServer:
         max_steps = np.zeros(len(clients), np.int64)
         if errand.partial is not None and min(deadline, stop_at) < FOREVER:
             max_steps = self._whole_steps(errand, samples, price, min(deadline, stop_at) - now)
-            work = _cut(errand.partial, errand.work(samples), samples, max_steps)
+            work = cut(errand.partial, errand.work(samples), samples, max_steps)
             price = world.pricing.price(clients, nth, work, (down, up), now)
         ended, fate, known = self._fate(clients, price, deadline, stop_at)
         tasks = self.book.add(
@@ -488,7 +376,7 @@ class LiveServer:
     def _ask(self, query: Query) -> Process[None]:
         """Send the model to candidates and wait for their losses, at most until the query's timeout."""
         stop_at = FOREVER if query.timeout_ms is None else self.now + query.timeout_ms
-        errand = Errand(QUERY, _forward_only, (self._world.wire_bytes[0], _ANSWER_BYTES), query.max_samples)
+        errand = Errand(QUERY, forward_only, (self._world.wire_bytes[0], _ANSWER_BYTES), query.max_samples)
         tasks = self._enter(self.rounds, query.clients, errand, stop_at, stop_at)
         self._queries += len(tasks)
         last = int(self.book.column("known_at", tasks).max())

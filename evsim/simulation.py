@@ -24,11 +24,12 @@ from evsim.manifest import manifest
 from evsim.profiling import part
 from evsim.recorder import Recorder
 from evsim.scenario import Scenario
-from evsim.server import LiveServer, NoLearning, World
+from evsim.server import LiveServer
 from evsim.traces.availability import AvailabilityTrace, Edges
 from evsim.traces.cost import Pricing
 from evsim.traces.replay import OnlineCounts, Replay
 from evsim.units import FOREVER
+from evsim.world import NoLearning, World
 
 _PROGRESS_EVERY_S = 0.1
 

@@ -17,12 +17,13 @@ from evsim.clock import Clock
 from evsim.events import IntArray, Outcome, Rank, columns
 from evsim.selection.base import Selector
 from evsim.selection.uniform import Uniform
-from evsim.server import LearningPort, LiveServer, NoLearning, World
+from evsim.server import LiveServer
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.cost import CostModel, Pricing, Work
 from evsim.traces.replay import Replay
 from evsim.traces.speed import DeviceSpeed
 from evsim.units import FOREVER
+from evsim.world import LearningPort, NoLearning, World
 
 
 @final
