@@ -51,6 +51,7 @@ class LiveServer:
         self._n_tasks = np.zeros(len(world.samples), np.int64)
         self._seen = np.zeros(len(world.samples), np.bool_)
         self._queries = 0  # in flight
+        self._settled_at = -1
         self._training = Errand(TRAIN, world.work, world.wire_bytes, partial=world.partial)
         pricing = world.pricing
         one_by_one = pricing.network.is_constant and pricing.cost.availability_check == "throughout"
@@ -214,7 +215,10 @@ class LiveServer:
             self._clock.call(self.now, Rank.END, self._clock.stop)
 
     def settle(self) -> None:
-        """Bring the world up to now."""
+        """Bring the world up to now; once is enough for an instant, since a task lasts at least 1 ms."""
+        if self._settled_at == self.now:
+            return
+        self._settled_at = self.now
         clients, check_in = self._world.replay.advance(self.now)
         if len(clients):
             self._observe(clients, check_in)
