@@ -67,8 +67,6 @@ def test_quickstart_says_what_its_comments_say():
 
 @pytest.mark.parametrize("path", bundled("scenarios"), ids=lambda path: path.stem)
 def test_a_bundled_scenario_begins_with_its_question_and_survives_being_written(path, tmp_path):
-    if "study" in path.read_text(encoding="utf-8").split("\n[", 1)[0].lower() and "[stop]" not in path.read_text():
-        pytest.skip("a study of several scenarios, not a scenario")
     assert path.read_text(encoding="utf-8").startswith("# ")
     scenario = Scenario.load(path)
     copy = tmp_path / "copy.toml"

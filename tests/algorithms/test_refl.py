@@ -8,7 +8,8 @@ import torch
 
 from evsim.algorithms.base import ReportMeta, StepInfo
 from evsim.algorithms.refl import Refl
-from evsim.errors import TrainingError
+from evsim.errors import ScenarioError, TrainingError
+from evsim.scenario import Scenario
 
 INFO = StepInfo(version=9, n_clients=20, cohort_goal=3, n_reports=5, seed=0)
 
@@ -51,3 +52,10 @@ def test_without_stale_updates_it_is_the_mean() -> None:
 def test_stale_updates_alone_are_an_error_that_says_what_is_missing() -> None:
     with pytest.raises(TrainingError, match="at least 1 fresh update"):
         merged(np.ones((2, 4)), [1, 3])
+
+
+def test_a_scenario_that_could_hold_stale_updates_only_is_refused() -> None:
+    buffer = 'aggregation={ kind = "buffered", concurrency = 20, buffer_size = 5 }'
+    with pytest.raises(ScenarioError, match="refl without rounds"):
+        Scenario.load("quickstart", overrides=["merge.kind=refl", buffer])
+    assert Scenario.load("quickstart", overrides=["merge.kind=refl", "aggregation.late_reports=keep"]).merge == Refl()
