@@ -9,7 +9,8 @@ import torch
 from typing_extensions import override
 
 from evsim.algorithms import tree
-from evsim.algorithms.base import Merge, ReportMeta, State, StepInfo
+from evsim.algorithms.base import Merge, ReportMeta, State, StepInfo, SummingMerge
+from evsim.algorithms.sums import WeightedSums
 from evsim.errors import require
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class BufferMean(Merge["Payload"]):
+class BufferMean(SummingMerge):
     """sum_k s_k u_k / K with K the buffer size, whatever the weights: FedBuff as printed (Nguyen et al. 2022, alg. 1).
 
     Stale buffers therefore make smaller steps; `mean` divides by the sum of weights instead. Model buffers, which are
@@ -33,24 +34,11 @@ class BufferMean(Merge["Payload"]):
         return 1
 
     @override
-    def init(self, server: State, info: StepInfo) -> Payload:
-        return {}
-
-    @override
-    def add(self, acc: Payload, update: Payload, weight: dict[str, float], meta: ReportMeta) -> Payload:
-        for name, leaves in update.items():
-            w = weight.get(name, weight[""])
-            acc[name] = tree.add_scaled(acc[name], leaves, w) if name in acc else tree.scale(leaves, w)
-        weights = acc.get("weights", {"": torch.zeros((), dtype=torch.float64)})
-        return {**acc, "weights": {"": weights[""] + weight.get("buffers", weight[""])}}
-
-    @override
-    def finish(self, acc: Payload, server: State, info: StepInfo) -> Payload:
-        weights = float(acc["weights"][""])
+    def finish(self, acc: WeightedSums, server: State, info: StepInfo) -> Payload:
+        size = info.cohort_goal or info.n_reports
         return {
-            name: tree.scale(total, 1.0 / (weights if name == "buffers" else info.cohort_goal or info.n_reports))
-            for name, total in acc.items()
-            if name != "weights"
+            name: tree.scale(total, 1.0 / (acc.weights[name] if name == "buffers" else size))
+            for name, total in acc.totals.items()
         }
 
 

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Generic, Literal, TypeVar, final
 
 import torch
+from typing_extensions import override
 
 from evsim.algorithms.schedule import Schedule
+from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload, Tree
 from evsim.algorithms.wires import Wire, Wires, total_bytes
 from evsim.events import FloatArray, IntArray
@@ -40,6 +42,7 @@ __all__ = [
     "State",
     "StatefulMerge",
     "StepInfo",
+    "SummingMerge",
     "Update",
     "Upload",
     "Weighting",
@@ -317,6 +320,19 @@ class StatefulMerge(Merge[A]):
     @abstractmethod
     def next_state(self, acc: A, server: State, info: StepInfo) -> State:
         """Its entries after a step."""
+
+
+class SummingMerge(Merge[WeightedSums]):
+    """A merge that needs no more than weighted sums: an executor may add updates up where it trains them."""
+
+    @override
+    def init(self, server: State, info: StepInfo) -> WeightedSums:
+        return WeightedSums()
+
+    @override
+    def add(self, acc: WeightedSums, update: Payload, weight: dict[str, float], meta: ReportMeta) -> WeightedSums:
+        acc.add(update, weight)
+        return acc
 
 
 class ServerOptimizer(ABC):

@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING, final
 
 from typing_extensions import override
 
-from evsim.algorithms import tree
-from evsim.algorithms.base import Merge, ReportMeta, State, StepInfo
+from evsim.algorithms.base import State, StepInfo, SummingMerge
+from evsim.algorithms.sums import WeightedSums
 
 if TYPE_CHECKING:
     from evsim.algorithms.tree import Payload
 
-Sums = dict[str, tuple["tree.Tree", float]]  # payload -> (weighted sum so far, sum of weights so far)
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Mean(Merge[Sums]):
+class Mean(SummingMerge):
     """sum_k w_k u_k / sum_k w_k for each payload; one accumulator, however many updates."""
 
     style = "mean"
@@ -29,21 +27,5 @@ class Mean(Merge[Sums]):
         return 1
 
     @override
-    def init(self, server: State, info: StepInfo) -> Sums:
-        return {}
-
-    @override
-    def add(self, acc: Sums, update: Payload, weight: dict[str, float], meta: ReportMeta) -> Sums:
-        for name, leaves in update.items():
-            w = weight.get(name, weight[""])
-            if name in acc:
-                total, weights = acc[name]
-                tree.accumulate(total, leaves, w)
-                acc[name] = (total, weights + w)
-            else:
-                acc[name] = (tree.scale(leaves, w), w)
-        return acc
-
-    @override
-    def finish(self, acc: Sums, server: State, info: StepInfo) -> Payload:
-        return {name: tree.scale(total, 1.0 / weight) for name, (total, weight) in acc.items() if weight > 0}
+    def finish(self, acc: WeightedSums, server: State, info: StepInfo) -> Payload:
+        return acc.means()

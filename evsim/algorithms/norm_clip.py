@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from evsim.algorithms.base import Merge, ReportMeta, State, StepInfo
 from evsim.algorithms.clip import clipped
-from evsim.algorithms.mean import Mean, Sums
+from evsim.algorithms.sums import WeightedSums
 from evsim.errors import require
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class NormClip(Merge[Sums]):
+class NormClip(Merge[WeightedSums]):
     """u_k <- u_k min(1, max_norm / ||u_k||), then the weighted mean; buffers are averaged as they are.
 
     Attributes:
@@ -42,13 +42,14 @@ class NormClip(Merge[Sums]):
         return 1
 
     @override
-    def init(self, server: State, info: StepInfo) -> Sums:
-        return {}
+    def init(self, server: State, info: StepInfo) -> WeightedSums:
+        return WeightedSums()
 
     @override
-    def add(self, acc: Sums, update: Payload, weight: dict[str, float], meta: ReportMeta) -> Sums:
-        return Mean().add(acc, {**update, "model": clipped(update["model"], self.max_norm)}, weight, meta)
+    def add(self, acc: WeightedSums, update: Payload, weight: dict[str, float], meta: ReportMeta) -> WeightedSums:
+        acc.add({**update, "model": clipped(update["model"], self.max_norm)}, weight)
+        return acc
 
     @override
-    def finish(self, acc: Sums, server: State, info: StepInfo) -> Payload:
-        return Mean().finish(acc, server, info)
+    def finish(self, acc: WeightedSums, server: State, info: StepInfo) -> Payload:
+        return acc.means()

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
+import torch
 from typing_extensions import override
 
 from evsim.errors import require
 from evsim.training.base import Executor, Job, Result, Runner, TrainTask
 from evsim.training.calibration import Cache, Pick, calibrate, estimated_flops, settings_of
 from evsim.training.serial import Serial
+from evsim.training.sums import Block, Weights
+from evsim.training.threads import limited_threads
 
 _LITTLE_FLOPS = 5e10  # a second or two of serial training
 
@@ -54,6 +57,7 @@ class AutoRunner(Runner):
         self._pick: Pick | None = None
         self._source = ""
         self._runner = Serial(threads=1).open(job)
+        self._threads = torch.get_num_threads()
         self._flops_per_step = 0.0
         self._flops = 0.0
 
@@ -75,20 +79,30 @@ class AutoRunner(Runner):
     @override
     def run(self, tasks: Sequence[TrainTask]) -> Iterator[Result]:
         if self._pick is None and tasks:
-            self._decide(tasks)
+            self._decide(tasks, None)
         yield from self._runner.run(tasks)
+
+    @override
+    def sums(self, tasks: Sequence[TrainTask], weights: Weights) -> Iterator[Block]:
+        if self._pick is None and tasks:
+            self._decide(tasks, weights)
+        yield from self._runner.sums(tasks, weights)
 
     @override
     def close(self) -> None:
         """Release what was picked."""
         self._runner.close()
 
-    def _decide(self, tasks: Sequence[TrainTask]) -> None:
+    def _decide(self, tasks: Sequence[TrainTask], weights: Weights | None) -> None:
         """Pick an executor if one is known, or if there is enough work to find one."""
-        cache = Cache(self._job, len(tasks))
+        with limited_threads(self._threads):  # whoever asks for training may have limited its own
+            self._choose(tasks, weights)
+
+    def _choose(self, tasks: Sequence[TrainTask], weights: Weights | None) -> None:
+        cache = Cache(self._job, len(tasks), summed=weights is not None)
         pick, source = cache.load() if self._options.cache else None, "cached"
         if pick is None and self._is_much(tasks):
-            pick, source = calibrate(self._job, tasks, self._options.limit_s), "measured"
+            pick, source = calibrate(self._job, tasks, weights, self._options.limit_s), "measured"
             if self._options.cache and not cache.save(pick):
                 source = "measured; the cache folder cannot be written"
         if pick is not None:

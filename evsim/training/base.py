@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -16,9 +16,12 @@ import torch
 from evsim.algorithms.base import ClientRule, State
 from evsim.algorithms.tree import Payload
 from evsim.events import IntArray
+from evsim.training.sums import Block, Weights, added_up, weights_at
 
 if TYPE_CHECKING:
     from evsim.training.data.base import FederatedData
+
+_BLOCK = 64  # tasks that are added up together if an executor has no way of its own
 
 
 @final
@@ -116,6 +119,17 @@ class Runner(ABC):
     @abstractmethod
     def run(self, tasks: Sequence[TrainTask]) -> Iterator[Result]:
         """Train the tasks; one result each, in the order given."""
+
+    def sums(self, tasks: Sequence[TrainTask], weights: Weights) -> Iterator[Block]:
+        """Train the tasks and give the weighted sums of their updates, some tasks at a time.
+
+        For merges that need no single update. Every task is in one block; which ones are in a block together depends
+        on the tasks and on settings of the executor only, never on time, so the same sums come out again.
+        """
+        for start in range(0, len(tasks), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            block = added_up(self.run(tasks[part]), weights_at(weights, part))
+            yield replace(block, places=block.places + start)
 
     @abstractmethod
     def close(self) -> None:

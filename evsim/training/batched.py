@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar, final
 
 import numpy as np
 import torch
@@ -21,15 +21,19 @@ from evsim.errors import require
 from evsim.training.agreement import disagreement
 from evsim.training.base import Executor, Job, Result, Runner, TrainTask
 from evsim.training.batches import steps_of
-from evsim.training.chunk import padding_matters, train_chunk
+from evsim.training.chunk import padding_matters, sum_chunk, train_chunk
 from evsim.training.functional import Functional
 from evsim.training.memory import keep_freed_memory
 from evsim.training.serial import Serial, SerialRunner
+from evsim.training.sums import Block, Weights, weights_at
 from evsim.training.threads import limited_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
+    from evsim.events import IntArray
+
+T = TypeVar("T")
 _CHUNK_BYTES = 96 << 20  # of stacked parameters in a chunk, if its size is not given
 _WINDOW_BYTES = 256 << 20  # of updates that wait for their turn
 _MOST_CHUNKS_AHEAD = 4
@@ -88,6 +92,19 @@ class BatchedRunner(Runner):
             yield from self._train_window(window)
 
     @override
+    def sums(self, tasks: Sequence[TrainTask], weights: Weights) -> Iterator[Block]:
+        """Train all tasks in chunks; no update waits for its turn, so there are no windows."""
+
+        def train(some: list[TrainTask], places: IntArray) -> Block:
+            block = sum_chunk(self._job, self._functional, some, weights_at(weights, places))
+            return replace(block, places=places[block.places])
+
+        if self._falls_back(tasks):
+            yield from self._serial.sums(tasks, weights)
+            return
+        yield from (block for _, block in self._in_chunks(tasks, train))
+
+    @override
     def close(self) -> None:
         """Nothing to release."""
 
@@ -96,35 +113,48 @@ class BatchedRunner(Runner):
         return self._chunk * max(1, ahead)
 
     def _train_window(self, window: Sequence[TrainTask]) -> Iterator[Result]:
-        if not self._fallback and not self._checked:
-            self._check(window)
-        if self._fallback:
+        if self._falls_back(window):
             yield from self._serial.run(window)
             return
-        order = np.argsort(-steps_of(self._job.rule.schedule, self._job.data, window), kind="stable")
         found: dict[int, Result] = {}
-        place = 0
-        while place < len(order):
-            some = order[place : place + self._chunk].tolist()
-            results = self._train([window[i] for i in some])
-            if results is not None:
-                found.update(zip(some, results, strict=True))
-                place += len(some)
+        for places, results in self._in_chunks(window, lambda some, _: train_chunk(self._job, self._functional, some)):
+            found.update(zip(places.tolist(), results, strict=True))
         yield from (found[i] for i in range(len(window)))
 
-    def _train(self, tasks: list[TrainTask]) -> list[Result] | None:
-        """Train a chunk, sorted by falling steps; None after halving the chunk because memory ran out."""
-        try:
-            with limited_threads(self._threads):
-                return train_chunk(self._job, self._functional, tasks)
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error) or len(tasks) == 1:
-                raise
+    def _in_chunks(
+        self, tasks: Sequence[TrainTask], train: Callable[[list[TrainTask], IntArray], T]
+    ) -> Iterator[tuple[IntArray, T]]:
+        """Train chunks, longest tasks first; one that memory does not hold is halved and tried again.
+
+        Gives the places of a chunk's tasks and what `train` gave for them.
+        """
+        order = np.argsort(-steps_of(self._job.rule.schedule, self._job.data, tasks), kind="stable")
+        done = 0
+        while done < len(order):
+            places = order[done : done + self._chunk]
+            try:
+                with limited_threads(self._threads):
+                    gave = train([tasks[place] for place in places.tolist()], places)
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error) or len(places) == 1:
+                    raise
+            else:
+                done += len(places)
+                yield places, gave
+                continue
+            self._halve(len(places))
+
+    def _halve(self, clients: int) -> None:
         if self._job.device.type == "cuda":
             torch.cuda.empty_cache()
-        self._chunk = max(1, len(tasks) // 2)
-        warnings.warn(f"memory ran out with {len(tasks)} clients at once; from here on {self._chunk}", stacklevel=2)
-        return None
+        self._chunk = max(1, clients // 2)
+        warnings.warn(f"memory ran out with {clients} clients at once; from here on {self._chunk}", stacklevel=2)
+
+    def _falls_back(self, tasks: Sequence[TrainTask]) -> bool:
+        """Whether tasks are trained serially instead; found out at the first ones."""
+        if not self._checked and tasks:
+            self._check(tasks)
+        return bool(self._fallback)
 
     def _check(self, window: Sequence[TrainTask]) -> None:
         """Train a few tasks of unequal size both ways once; whatever goes wrong ends in the serial executor."""

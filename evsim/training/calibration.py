@@ -7,10 +7,11 @@ import json
 import os
 import platform
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,14 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from evsim.training.base import Executor, Job, Runner, TrainTask
 from evsim.training.batched import Batched
 from evsim.training.serial import Serial
+from evsim.training.sums import Weights, weights_at
 from evsim.training.threads import limited_threads
 from evsim.training.workers import Workers, can_fork, usable_cores
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-_ENOUGH_S = 0.3  # of one measurement, going by the best rate so far; the better of two counts
-_LONG_S = 1.0  # a measurement this long is not repeated
+_ENOUGH_S = 0.3  # of one measurement, going by the best rate so far; repeated until it has taken so long
 _WORKER_CHUNK = 64
 _START_S = 2.5  # what the first vmapped call may cost
 _CLEARLY = 1.05  # a later candidate must be this much faster
@@ -55,14 +53,17 @@ class Pick:
         return f"{describe(self.executor)} was fastest: {', '.join(measured)}"
 
 
-def calibrate(job: Job, tasks: Sequence[TrainTask], limit_s: float) -> Pick:
-    """Train some of the tasks with each candidate and time it; the results are thrown away."""
+def calibrate(job: Job, tasks: Sequence[TrainTask], weights: Weights | None, limit_s: float) -> Pick:
+    """Train some of the tasks with each candidate and time it; the results are thrown away.
+
+    With weights the run wants `Runner.sums`, so that is timed.
+    """
     start = perf_counter()
     rates: dict[str, float | str] = {}
     best: tuple[float, Executor] | None = None
     for executor in candidates(job, len(tasks)):
         left = limit_s - (perf_counter() - start)
-        rate = _unpromising(executor, rates) or _measure(job, executor, tasks, rates, left)
+        rate = _unpromising(executor, rates) or _measure(executor, _Trial(job, tasks, weights), rates, left)
         rates[describe(executor)] = rate
         if isinstance(rate, float) and (best is None or rate > best[0] * _CLEARLY):
             best = rate, executor
@@ -97,41 +98,56 @@ def _unpromising(executor: Executor, rates: dict[str, float | str]) -> str:
     return ""
 
 
-def _measure(
-    job: Job, executor: Executor, tasks: Sequence[TrainTask], rates: dict[str, float | str], left_s: float
-) -> float | str:
+@final
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """What is timed."""
+
+    job: Job
+    tasks: Sequence[TrainTask]
+    weights: Weights | None
+
+    def first(self, count: int) -> _Trial:
+        """A part of it."""
+        weights = None if self.weights is None else weights_at(self.weights, slice(count))
+        return _Trial(self.job, self.tasks[:count], weights)
+
+    def seconds(self, runner: Runner) -> float:
+        """Wall-clock seconds of one pass."""
+        start = perf_counter()
+        for _ in runner.run(self.tasks) if self.weights is None else runner.sums(self.tasks, self.weights):
+            pass
+        return perf_counter() - start
+
+
+def _measure(executor: Executor, trial: _Trial, rates: dict[str, float | str], left_s: float) -> float | str:
     """Tasks per second, or why there is no such figure."""
     pace = max((rate for rate in rates.values() if isinstance(rate, float)), default=0.0)
     at_once = (getattr(executor, "chunk", None) or 1) * (usable_cores() if isinstance(executor, Workers) else 1)
-    some = tasks[: max(at_once, int(pace * _ENOUGH_S), 4)]
-    if rates and (_START_S if at_once > 1 else 0.0) + 3 * len(some) / pace > left_s:
+    some = trial.first(max(at_once, int(pace * _ENOUGH_S), 4))
+    if rates and (_START_S if at_once > 1 else 0.0) + 3 * len(some.tasks) / pace > left_s:
         return "no time left to measure it"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a fallback is reported as the reason
         try:
-            return _timed(job, executor, some, at_once)
+            return _timed(executor, some, at_once)
         except (RuntimeError, OSError) as error:
             return f"{type(error).__name__}: {error}"
 
 
-def _timed(job: Job, executor: Executor, tasks: Sequence[TrainTask], at_once: int) -> float | str:
-    """Tasks per second in the better of two runs, after one that pays for what is paid once."""
-    runner = executor.open(job)
+def _timed(executor: Executor, trial: _Trial, at_once: int) -> float | str:
+    """Tasks per second in the best of several passes, after one that pays for what is paid once."""
+    runner = executor.open(trial.job)
     try:
-        _seconds(runner, tasks[:at_once])
+        trial.first(at_once).seconds(runner)
         if "fallback" in runner.plan:
             return str(runner.plan["fallback"])
-        first = _seconds(runner, tasks)
-        return len(tasks) / min(first, _seconds(runner, tasks) if first < _LONG_S else first)
+        passes = [trial.seconds(runner)]
+        while sum(passes) < _ENOUGH_S:
+            passes.append(trial.seconds(runner))
+        return len(trial.tasks) / min(passes)
     finally:
         runner.close()
-
-
-def _seconds(runner: Runner, tasks: Sequence[TrainTask]) -> float:
-    start = perf_counter()
-    for _ in runner.run(tasks):
-        pass
-    return perf_counter() - start
 
 
 # -- names and memory --------------------------------------------------------------------------------------------------
@@ -175,11 +191,12 @@ class Cache:
     Args:
         job: the job.
         n_tasks: how many tasks are trained together.
+        summed: whether their updates are added up where they are trained.
     """
 
-    def __init__(self, job: Job, n_tasks: int) -> None:
+    def __init__(self, job: Job, n_tasks: int, *, summed: bool) -> None:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        self._path = Path(base) / "evsim" / "executors" / f"{fingerprint(job, n_tasks)}.json"
+        self._path = Path(base) / "evsim" / "executors" / f"{fingerprint(job, n_tasks, summed=summed)}.json"
 
     def load(self) -> Pick | None:
         """The pick, or None if there is none that can be read."""
@@ -204,11 +221,16 @@ class Cache:
         return True
 
 
-def fingerprint(job: Job, n_tasks: int) -> str:
+def fingerprint(job: Job, n_tasks: int, *, summed: bool) -> str:
     """What the choice depends on: model, work, precision, machine, versions; sizes to a factor of two."""
     sizes = job.data.offsets[1:] - job.data.offsets[:-1]
     shapes = [tuple(leaf.shape) for leaf in job.model.parameters()]
-    data = [tuple(job.data.x.shape[1:]), int(sizes.mean()).bit_length() if len(sizes) else 0, n_tasks.bit_length()]
+    data = [
+        tuple(job.data.x.shape[1:]),
+        int(sizes.mean()).bit_length() if len(sizes) else 0,
+        n_tasks.bit_length(),
+        summed,
+    ]
     rule = [type(job.rule).__qualname__, repr(job.rule.schedule), str(job.dtype), job.autocast]
     machine = [_processor(), usable_cores(), torch.get_num_threads(), _device_name(job.device), torch.__version__]
     text = repr([repr(job.model), shapes, data, rule, machine])

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.func import grad, vmap
 
-from evsim.algorithms.base import Carry, OpeningPass
+from evsim.algorithms.base import Carry, OpeningPass, State
+from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload, Tree
 from evsim.training.agreement import tolerance
 from evsim.training.base import Job, Result, TrainTask
@@ -20,18 +21,26 @@ from evsim.training.functional import Functional
 from evsim.training.opening import mean_loss
 from evsim.training.serial import gained
 from evsim.training.stacking import between, first, split_shared, stack_payloads, take, unstack
+from evsim.training.sums import Block, Weights, stacked_sums, weights_at
 
 if TYPE_CHECKING:
-    from evsim.events import IntArray
+    from evsim.events import FloatArray, IntArray
 
 _CLEAR = 0.05
 
 
 def train_chunk(job: Job, functional: Functional, tasks: Sequence[TrainTask]) -> list[Result]:
-    """Train tasks, sorted by falling number of steps, all at once; one result each, in that order.
+    """Train tasks, sorted by falling number of steps, all at once; one result each, in that order."""
+    return _trained(job, functional, tasks).results()
 
-    Everything stays on the device until the end: nothing inside the steps waits for it.
-    """
+
+def sum_chunk(job: Job, functional: Functional, tasks: Sequence[TrainTask], weights: Weights) -> Block:
+    """Train tasks, sorted by falling number of steps, all at once, and add their updates up while they are stacked."""
+    return _trained(job, functional, tasks).block(weights)
+
+
+def _trained(job: Job, functional: Functional, tasks: Sequence[TrainTask]) -> _Chunk:
+    """A chunk after its last step. Everything stays on the device: nothing inside the steps waits for it."""
     plan = plan_batches(job.rule.schedule, job.data, job.seed, tasks)
     received = stack_payloads([task.received for task in tasks])
     state = stack_payloads([task.state for task in tasks])
@@ -42,7 +51,7 @@ def train_chunk(job: Job, functional: Functional, tasks: Sequence[TrainTask]) ->
         chunk.shrink(int((plan.steps > step).sum()))
         chunk.step(step)
     chunk.shrink(0)
-    return chunk.results()
+    return chunk
 
 
 def padding_matters(job: Job, functional: Functional, task: TrainTask) -> bool:
@@ -113,12 +122,10 @@ class _Chunk:
 
     def results(self) -> list[Result]:
         """One result per task, in the order of the tasks."""
-        samples = np.maximum(self.plan.counts.sum(1), 1)
-        means = self.sums.cpu().numpy() / samples[:, None]
-        means[self.plan.steps == 0] = np.nan
+        means = self._means()
         found: list[Result] = []
         for payload, state, metrics in reversed(self.done):
-            count = len(next(iter(payload["model"].values())))
+            count = _clients(payload)
             numbers = {name: values.tolist() for name, values in metrics.items()}
             states = unstack(state, count, own=True)
             for place, (update, own) in enumerate(zip(unstack(payload, count), states, strict=True)):
@@ -127,6 +134,24 @@ class _Chunk:
                 metric = {name: values[place] for name, values in numbers.items()}
                 found.append(Result(task, update, own, int(self.plan.steps[at]), mean, square, metric))
         return found
+
+    def block(self, weights: Weights) -> Block:
+        """The weighted sums of the updates, places in the order of the tasks."""
+        sums, finite, states, start = WeightedSums(), [], list[State](), 0
+        for payload, state, _ in reversed(self.done):
+            part = slice(start, start := start + _clients(payload))
+            some, good = stacked_sums(payload, weights_at(weights, part), len(self.tasks[part]))
+            sums.join(some)
+            finite.append(good)
+            states += unstack(state, len(good), own=True)
+        return Block(np.arange(start), sums, np.concatenate(finite), self._means()[:, 1], states)
+
+    def _means(self) -> FloatArray:
+        """Mean loss and mean square loss of each task, (tasks, 2); NaN for a task without a step."""
+        samples = np.maximum(self.plan.counts.sum(1), 1)
+        means: FloatArray = self.sums.cpu().numpy() / samples[:, None]
+        means[self.plan.steps == 0] = np.nan
+        return means
 
     def _step_by_size(self, step: int, counts: IntArray) -> None:
         """Take clients with the same batch size together, so that none of them needs a row of padding."""
@@ -205,6 +230,10 @@ def _opened(job: Job, functional: Functional, tasks: Sequence[TrainTask], carry:
     ]
     gradient = {name: torch.stack([leaves[name] for _, leaves in pairs]) for name in carry["train"]}
     return rule.opened(carry, torch.stack([loss for loss, _ in pairs]), gradient if rule.opening == "gradient" else {})
+
+
+def _clients(payload: Payload) -> int:
+    return len(next(iter(payload["model"].values())))
 
 
 def _rest(carry: Carry, place: int) -> Carry:

@@ -17,7 +17,8 @@ import torch
 
 from evsim import rng
 from evsim.algorithms import tree
-from evsim.algorithms.base import Method, ReportMeta, State, StatefulMerge, StepInfo
+from evsim.algorithms.base import Method, ReportMeta, State, StatefulMerge, StepInfo, SummingMerge
+from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload, Tree
 from evsim.events import Feedback, IntArray
 from evsim.profiling import part, parts_of
@@ -25,6 +26,7 @@ from evsim.training.base import Executor, Job, Result, TrainingData, TrainTask, 
 from evsim.training.client_state import ClientStates, States
 from evsim.training.evaluation import evaluate, per_client, summarize
 from evsim.training.reports import Resolved, Waiting, averaged, columns, feedback_of
+from evsim.training.sums import Block, Weights, weights_at
 from evsim.training.threads import limited_threads
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Learning", "Method", "Setting"]
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+Seen = dict[int, tuple[float, bool]]  # by task: its utility, and whether its update is finite
 _STATES_AT_ONCE = 256 << 20  # bytes of client states handed to the executor in one go
 
 
@@ -84,6 +87,7 @@ class Learning:
         autocast = setting.precision == "bfloat16"
         job = Job(self._model, method.client_rule, self._data, self._dtype, autocast, self._device, setting.seed)
         self._runner = executor.open(job)
+        self._sums_suffice = isinstance(method.merge, SummingMerge) and not method.upload
         self._waiting: dict[int, Waiting] = {}
         self._early: dict[int, Resolved] = {}  # trained before the server step that uses them
         self.client_states = ClientStates(setting.state_budget, setting.state_folder)
@@ -128,16 +132,14 @@ class Learning:
             TrainingError: if the merge needs more updates; the model is then as it was.
         """
         order = self._in_order(tasks)
-        metas = [self._meta(task) for task in order]
+        metas = self._metas(order)
         weights = self._method.weighting.weights(columns(metas))
         info = StepInfo(self.version, self._n_clients, self._goal, len(order), self._seed)
         acc = self._method.merge.init(self._server, info)
-        seen: dict[int, tuple[float, bool]] = {}
-        for position, (task, resolved) in enumerate(self._resolve(order)):
-            if resolved.update is not None:
-                own = {name: float(values[position]) for name, values in weights.items()}
-                acc = self._method.merge.add(acc, resolved.update, own, metas[position])
-            seen[task] = resolved.utility, resolved.update is not None
+        if self._sums_suffice and isinstance(acc, WeightedSums) and not self._early:
+            seen = self._add_up(order, weights, acc)
+        else:
+            acc, seen = self._add_each(order, weights, acc, metas)
         usable = sum(valid for _, valid in seen.values())
         if usable:
             self._step(acc, replace(info, n_reports=usable))
@@ -213,19 +215,58 @@ class Learning:
         draws = rng.hash64(rng.key(self._seed, "query", self.version), client, np.arange(len(own)))
         return own[np.argsort(draws, kind="stable")[:max_samples]]
 
+    # -- merging ----------------------------------------------------------------------------------------------------
+
+    def _add_up(self, order: Sequence[int], weights: Weights, sums: WeightedSums) -> Seen:
+        """Train and add up where the updates are."""
+        seen: Seen = {}
+        start = 0
+        for some in self._segments(order):
+            own = weights_at(weights, slice(start, start := start + len(some)))
+            blocks = self._runner.sums([self._train_task(task) for task in some], own)
+            for block in parts_of("forward/backward", blocks):
+                sums.join(block.sums)
+                seen |= self._hear(some, block)
+        return seen
+
+    def _hear(self, tasks: Sequence[int], block: Block) -> Seen:
+        """Keep the states of a block's accepted tasks; what the timeline hears of them."""
+        seen: Seen = {}
+        columns = block.places.tolist(), block.finite.tolist(), block.mean_square_loss.tolist(), block.states
+        for place, finite, square, state in zip(*columns, strict=True):
+            task = tasks[place]
+            seen[task] = square**0.5, finite
+            if finite and state:
+                self.client_states.put(self._waiting[task].client, {"rule": state})
+        return seen
+
+    def _add_each(
+        self, order: Sequence[int], weights: Weights, acc: object, metas: Sequence[ReportMeta]
+    ) -> tuple[object, Seen]:
+        """Train, encode and merge one update after the other."""
+        seen: Seen = {}
+        for position, (task, resolved) in enumerate(self._resolve(order)):
+            if resolved.update is not None:
+                own = {name: float(values[position]) for name, values in weights.items()}
+                acc = self._method.merge.add(acc, resolved.update, own, metas[position])
+            seen[task] = resolved.utility, resolved.update is not None
+        return acc, seen
+
     # -- tasks ------------------------------------------------------------------------------------------------------
 
     def _in_order(self, tasks: IntArray) -> list[int]:
         return sorted(tasks.tolist(), key=lambda task: (self._waiting[task].client, task))
 
-    def _meta(self, task: int) -> ReportMeta:
-        waiting = self._waiting[task]
-        samples = self._data.size(waiting.client)
-        scheduled = int(self._method.client_rule.schedule.n_steps(np.array([samples]))[0])
-        steps = min(scheduled, waiting.max_steps or scheduled)
-        staleness = self.version - waiting.version
-        run = (self._seed, self._n_clients, waiting.received)
-        return ReportMeta(waiting.client, task, samples, steps, waiting.version, staleness, *run)
+    def _metas(self, tasks: Sequence[int]) -> list[ReportMeta]:
+        waiting = [self._waiting[task] for task in tasks]
+        samples = np.array([self._data.size(each.client) for each in waiting], np.int64)
+        scheduled = self._method.client_rule.schedule.n_steps(samples).tolist()
+        found = []
+        for task, each, size, steps in zip(tasks, waiting, samples.tolist(), scheduled, strict=True):
+            done, staleness = min(steps, each.max_steps or steps), self.version - each.version
+            run = (self._seed, self._n_clients, each.received)
+            found.append(ReportMeta(each.client, task, size, done, each.version, staleness, *run))
+        return found
 
     def _resolve(self, order: Sequence[int]) -> Iterator[tuple[int, Resolved]]:
         """Train what is not trained yet; pairs in the order given."""
@@ -274,10 +315,12 @@ class Learning:
         return Resolved(update, utility)
 
     def _encode(self, result: Result) -> tuple[Payload, States]:
-        task, meta = result.task, self._meta(result.task.task)
+        task = result.task
         update = {name: tree.double(leaves) for name, leaves in result.update.items()}
         states: States = {"rule": result.state}
-        old = self._states_of(task.client) if self._method.upload else {}
+        if not self._method.upload:
+            return update, states
+        old, (meta,) = self._states_of(task.client), self._metas([task.task])
         for place, transform in enumerate(self._method.upload):
             name = f"upload{place}"
             state = old[name] if name in old else transform.init_client(update)

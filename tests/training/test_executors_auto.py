@@ -73,7 +73,9 @@ def test_much_work_is_measured_and_the_plan_says_what_and_why() -> None:
 @pytest.mark.usefixtures("eager")
 def test_a_pick_is_remembered_for_the_same_model_and_machine(cache_folder: Path) -> None:
     job = make_job(mlp())
-    Cache(job, len(make_tasks(job))).save(Pick(executor=Batched(chunk=3), rates={"batched": 2.0}, seconds=1.0))
+    Cache(job, len(make_tasks(job)), summed=False).save(
+        Pick(executor=Batched(chunk=3), rates={"batched": 2.0}, seconds=1.0)
+    )
     (saved,) = cache_folder.iterdir()
     plan = planned(job, Auto())
     assert plan["source"] == "cached"
@@ -101,10 +103,10 @@ def test_a_model_that_cannot_be_batched_is_not_and_the_plan_says_so() -> None:
 
 def test_the_fingerprint_knows_model_work_and_cohort() -> None:
     job = make_job(mlp())
-    assert fingerprint(job, 8) == fingerprint(make_job(mlp()), 9)
-    assert fingerprint(job, 8) != fingerprint(job, 100)
-    assert fingerprint(job, 8) != fingerprint(make_job(MODELS["dropout"]()), 8)
-    assert fingerprint(job, 8) != fingerprint(make_job(mlp(), sizes=(90, 90)), 8)
+    assert fingerprint(job, 8, summed=False) == fingerprint(make_job(mlp()), 9, summed=False)
+    assert fingerprint(job, 8, summed=False) != fingerprint(job, 100, summed=False)
+    assert fingerprint(job, 8, summed=False) != fingerprint(make_job(MODELS["dropout"]()), 8, summed=False)
+    assert fingerprint(job, 8, summed=False) != fingerprint(make_job(mlp(), sizes=(90, 90)), 8, summed=False)
 
 
 def test_one_task_at_a_time_is_not_dealt_to_workers() -> None:

@@ -1,0 +1,61 @@
+"""Weighted sums of updates: all that a mean has to know of them, so they can be added up where they were trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+
+from evsim.algorithms import tree
+from evsim.algorithms.tree import Payload, Tree
+
+#: Weight of one report by payload; the entry "" serves payloads not named.
+Weight = Mapping[str, float]
+
+
+@final
+@dataclass(eq=False)
+class WeightedSums:
+    """sum_k w_k u_k and sum_k w_k by payload. Whoever adds owns it; what it holds is changed in place.
+
+    Attributes:
+        totals: by payload, the weighted sum of the updates; float64 unless said otherwise where it is made.
+        weights: by payload, the sum of the weights.
+    """
+
+    totals: Payload = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+
+    def add(self, update: Payload, weight: Weight, *, exact: bool = True) -> None:
+        """Take one update; `exact`: sum in float64, else in the precision of the update."""
+        for name, leaves in update.items():
+            w = weight.get(name, weight[""])
+            if name in self.totals:
+                tree.accumulate(self.totals[name], leaves, w)
+            else:
+                self.totals[name] = tree.scale(_summable(leaves, exact=exact), w)
+            self.weights[name] = self.weights.get(name, 0.0) + w
+
+    def join(self, other: WeightedSums) -> None:
+        """Take other sums, in float64."""
+        for name, leaves in other.totals.items():
+            if name in self.totals:
+                tree.accumulate(self.totals[name], leaves, 1.0)
+            else:
+                self.totals[name] = {k: leaf.to(torch.float64, copy=True) for k, leaf in leaves.items()}
+            self.weights[name] = self.weights.get(name, 0.0) + other.weights[name]
+
+    def means(self) -> Payload:
+        """Each sum over the sum of its weights; payloads that weigh nothing are left out."""
+        return {
+            name: tree.scale(leaves, 1 / self.weights[name])
+            for name, leaves in self.totals.items()
+            if self.weights[name] > 0
+        }
+
+
+def _summable(leaves: Tree, *, exact: bool) -> Tree:
+    """Integer leaves cannot hold weighted sums."""
+    return {k: leaf.double() if exact or not leaf.is_floating_point() else leaf for k, leaf in leaves.items()}
