@@ -22,10 +22,12 @@ from typing_extensions import override
 from evsim import registry, rng
 from evsim.algorithms.base import ClientRule, State
 from evsim.algorithms.sgd import Sgd
+from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload
 from evsim.training.agreement import largest_difference, tolerance
 from evsim.training.base import Executor, Job, Result, TrainingData, TrainTask
 from evsim.training.serial import Serial
+from evsim.training.sums import Block, added_up
 
 SIDE = 8
 N_CLASSES = 5
@@ -103,6 +105,48 @@ class ExecutorContract(ABC):
             finite = [bool(torch.isfinite(r.update["model"]["1.weight"]).all()) for r in run(make_tasks(job))]
         assert finite == [client != 4 for client in range(len(SIZES))]
 
+    @pytest.mark.parametrize("model", ["mlp", "dropout", "group_norm", "batch_norm"])
+    def test_sums_are_those_of_the_results(self, model: str) -> None:
+        sizes = tuple(2 * size for size in SIZES) if model == "batch_norm" else SIZES
+        self._compare_sums(make_job(MODELS[model](), sizes=sizes))
+
+    @pytest.mark.parametrize("name", ["scaffold", "fednova", "qfedavg"])
+    def test_sums_of_rules_that_send_more_and_keep_states_are_those_of_the_results(self, name: str) -> None:
+        self._compare_sums(make_job(mlp(), make_rule(name)))
+
+    def test_sums_in_single_precision_agree_to_the_stated_tolerance(self) -> None:
+        self._compare_sums(make_job(mlp(), dtype=torch.float32))
+
+    def test_an_update_that_is_not_finite_is_left_out_of_the_sums(self) -> None:
+        job = make_job(mlp(), Sgd(learning_rate=0.1, batch_size=4))
+        job.data.x[job.data.of_client(4)] = float("inf")
+        job.data.x[job.data.of_client(6)] = float("inf")
+        self._compare_sums(job)
+
+    def _compare_sums(self, job: Job) -> None:
+        tasks = [task for nth in range(3) for task in make_tasks(job, versions=2, nth=nth)]
+        draws = rng.uniform(rng.key(0, "weights"), np.arange(len(tasks)))
+        weights = {"": draws, "control": np.ones(len(tasks))}
+        with opened(Serial(), job) as run:
+            expected = added_up(run(tasks), weights)
+        runner = self.make().open(job)
+        try:
+            found, blocks = _joined(list(runner.sums(tasks, weights)), len(tasks))
+        finally:
+            runner.close()
+        assert sorted(place for block in blocks for place in block.places.tolist()) == list(range(len(tasks)))
+        assert found.finite.tolist() == expected.finite.tolist()
+        allowed = tolerance(job)
+        np.testing.assert_allclose(found.mean_square_loss, expected.mean_square_loss, rtol=2 * allowed)
+        assert found.sums.weights == pytest.approx(expected.sums.weights, rel=1e-12)
+        assert set(found.sums.totals) == set(expected.sums.totals)
+        for name, leaves in expected.sums.totals.items():
+            size = max((float(leaf.abs().max()) for leaf in leaves.values() if leaf.numel()), default=0.0)
+            for k, leaf in leaves.items():
+                assert float((found.sums.totals[name][k].double() - leaf).abs().max()) <= allowed * max(size, 1e-12)
+        for state, other in zip(expected.states, found.states, strict=True):
+            assert _state_gap(state, other) <= allowed
+
     def _compare(self, job: Job, tasks_of: Callable[[Job], list[TrainTask]]) -> None:
         tasks = tasks_of(job)
         with opened(Serial(), job) as run:
@@ -110,6 +154,18 @@ class ExecutorContract(ABC):
         assert any(float(leaf.abs().max()) > 0 for leaf in expected[0].update["model"].values())
         with opened(self.make(), job) as run:
             assert_agree(job, expected, run(tasks))
+
+
+def _joined(blocks: Sequence[Block], count: int) -> tuple[Block, Sequence[Block]]:
+    """All blocks as one, in the order of the tasks; and the blocks."""
+    sums = WeightedSums()
+    finite, square, states = np.zeros(count, np.bool_), np.empty(count), [State() for _ in range(count)]
+    for block in blocks:
+        sums.join(block.sums)
+        finite[block.places], square[block.places] = block.finite, block.mean_square_loss
+        for place, state in zip(block.places.tolist(), block.states, strict=True):
+            states[place] = state
+    return Block(np.arange(count), sums, finite, square, states), blocks
 
 
 def assert_agree(job: Job, expected: Sequence[Result], found: Sequence[Result]) -> None:

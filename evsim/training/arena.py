@@ -47,10 +47,10 @@ def _shared(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _NORESERVE)
 
 
-def pack(message: object, arena: Arena, slot: int, refer: Callable[[object], object] | None = None) -> bytes:
-    """Pickle a message, its tensors into a slot; `refer` may name objects that the other side already has."""
+def pack(message: object, arena: Arena, slots: range, refer: Callable[[object], object] | None = None) -> bytes:
+    """Pickle a message, its tensors into slots; `refer` may name objects that the other side already has."""
     stream = io.BytesIO()
-    _Packer(stream, arena, slot, refer).dump(message)
+    _Packer(stream, arena, slots, refer).dump(message)
     return stream.getvalue()
 
 
@@ -60,10 +60,12 @@ def unpack(packed: bytes, arena: Arena, *, own: bool, resolve: Callable[[Any], o
 
 
 class _Packer(pickle.Pickler):
-    def __init__(self, stream: io.BytesIO, arena: Arena, slot: int, refer: Callable[[object], object] | None) -> None:
+    def __init__(
+        self, stream: io.BytesIO, arena: Arena, slots: range, refer: Callable[[object], object] | None
+    ) -> None:
         super().__init__(stream, protocol=pickle.HIGHEST_PROTOCOL)
         self._arena, self._refer = arena, refer
-        self._at, self._end = slot * arena.slot_bytes, (slot + 1) * arena.slot_bytes
+        self._at, self._end = slots.start * arena.slot_bytes, slots.stop * arena.slot_bytes
 
     @override
     def persistent_id(self, obj: object) -> object:

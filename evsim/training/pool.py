@@ -13,10 +13,14 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from typing import final
 
+import numpy as np
+import torch
+
 from evsim.algorithms.base import State
 from evsim.algorithms.tree import Payload
 from evsim.training.arena import Arena, pack, unpack
 from evsim.training.base import Job, Result, TrainTask
+from evsim.training.sums import Block, Weights, weights_at
 from evsim.training.worker import Reference, Station, serve
 
 Group = list[int]  # places of tasks in the run
@@ -43,13 +47,24 @@ class Lost:
 
     Attributes:
         what: what happened to it.
-        groups: its unfinished tasks; the very first was in work.
+        groups: its unfinished tasks.
+        in_work: those it was training.
         fatal: whether trying again is pointless.
     """
 
     what: str
     groups: list[Group]
+    in_work: Group
     fatal: bool
+
+
+@final
+@dataclass(frozen=True)
+class Summed:
+    """The sums that a worker has sent, for a group that begins at this place of the run; its blocks count from 0."""
+
+    place: int
+    blocks: list[Block]
 
 
 @final
@@ -76,6 +91,7 @@ class _Worker:
     process: ForkProcess
     conn: Connection
     station: Station
+    summing: bool = False  # what it is asked for
     groups: deque[Group] = field(default_factory=deque)
     slots: deque[list[int]] = field(default_factory=deque)  # of received payloads, by group
     given: int = 0
@@ -93,23 +109,26 @@ class Pool:
         self._received = _ReceivedSlots(shape.workers * _OUTSTANDING * shape.group, self._slot_bytes)
         self._alive: list[_Worker] = []
 
-    def give(self, group: Group, tasks: Sequence[TrainTask]) -> bool:
-        """Give a group to the worker with the least to do; False if all have enough."""
+    def give(self, group: Group, tasks: Sequence[TrainTask], weights: Weights | None) -> bool:
+        """Give a group to the worker with the least to do, for sums if there are weights; False if all have enough."""
         self._start()
         worker = min(self._alive, key=lambda each: len(each.groups))
         if len(worker.groups) >= _OUTSTANDING:
             return False
         some = [tasks[place] for place in group]
         names = {id(task.received): self._received.acquire(task.received) for task in _first_of_each(some)}
-        message = pack(some, worker.station.inbox, worker.given % _OUTSTANDING, lambda obj: names.get(id(obj)))
+        slot = worker.given % _OUTSTANDING
+        message = pack(some, worker.station.inbox, range(slot, slot + 1), lambda obj: names.get(id(obj)))
+        own = None if weights is None else weights_at(weights, np.array(group))
         with suppress(OSError):  # it died; its group is found lost when its pipe is read
-            worker.conn.send((worker.given, message))
+            worker.conn.send((worker.given, message, own))
+        worker.summing = weights is not None
         worker.given += 1
         worker.groups.append(list(group))
         worker.slots.append([slot for slot, _, _ in names.values()])
         return True
 
-    def events(self, *, block: bool) -> Iterator[Lost | Trained]:
+    def events(self, *, block: bool) -> Iterator[Lost | Trained | Summed]:
         """What the workers have sent since the last call; with `block`, at least one event."""
         busy = {worker.conn: worker for worker in self._alive if worker.groups}
         for conn in wait(list(busy), timeout=None if block else 0):
@@ -127,7 +146,7 @@ class Pool:
         for worker in list(self._alive):
             self._drop(worker)
 
-    def _read(self, worker: _Worker) -> Lost | Trained | None:
+    def _read(self, worker: _Worker) -> Lost | Trained | Summed | None:
         try:
             kind, content = worker.conn.recv()
         except (EOFError, OSError):
@@ -137,9 +156,23 @@ class Pool:
             return None
         if kind == "result":
             return Trained(self._next_place(worker), *unpack(content, worker.station.outbox, own=True))
+        if kind == "sums":
+            return Summed(self._finish_group(worker), unpack(content, worker.station.outbox, own=True))
+        return self._lose(worker, f"a worker failed ({content})", fatal=kind == "error")
+
+    def _lose(self, worker: _Worker, what: str, *, fatal: bool) -> Lost:
+        """Give a worker up: it may have more to do, and its memory is in an unknown state."""
         groups = [list(group) for group in worker.groups]
-        self._drop(worker)  # it may have more to do, and its memory is in an unknown state
-        return Lost(f"a worker failed ({content})", groups, fatal=kind == "error")
+        current = groups[0] if groups else []
+        done = int(worker.station.progress) if worker.summing else 0  # else finished tasks have left the group
+        in_work = current if self._shape.chunk > 1 else current[min(done, len(current) - 1) :][:1]
+        self._drop(worker)
+        return Lost(what, groups, in_work, fatal)
+
+    def _finish_group(self, worker: _Worker) -> int:
+        """The first place of the group whose sums have come."""
+        self._received.release(worker.slots.popleft())
+        return worker.groups.popleft()[0]
 
     def _next_place(self, worker: _Worker) -> int:
         """The task whose result has come; a worker sends results in order."""
@@ -153,12 +186,10 @@ class Pool:
     def _died(self, worker: _Worker) -> Lost:
         worker.process.join(1.0)
         code = worker.process.exitcode
-        groups = [list(group) for group in worker.groups]
-        self._drop(worker)
         if code is not None and code < 0:
             hint = "; perhaps the machine ran out of memory" if -code == signal.SIGKILL else ""
-            return Lost(f"a worker was ended by signal {signal.Signals(-code).name}{hint}", groups, fatal=False)
-        return Lost(f"a worker ended by itself (exit code {code})", groups, fatal=False)
+            return self._lose(worker, f"a worker was ended by signal {signal.Signals(-code).name}{hint}", fatal=False)
+        return self._lose(worker, f"a worker ended by itself (exit code {code})", fatal=False)
 
     def _start(self) -> None:
         """Fork what is missing."""
@@ -180,7 +211,8 @@ class Pool:
     def _station(self) -> Station:
         shape = self._shape
         boxes = Arena(_OUTSTANDING, self._slot_bytes * shape.group), Arena(_OUTSTANDING * shape.group, self._slot_bytes)
-        return Station(self._job, shape.chunk, shape.channels_last, *boxes, self._received.arena, shape.group)
+        progress = Arena(1, 8).view(0, torch.int64, (1,)).zero_()
+        return Station(self._job, shape.chunk, shape.channels_last, *boxes, self._received.arena, shape.group, progress)
 
     def _drop(self, worker: _Worker) -> None:
         self._alive.remove(worker)
@@ -227,4 +259,4 @@ class _ReceivedSlots:
         self._known = {name: entry for name, entry in self._known.items() if entry[1][0] != slot}
         self._generation += 1
         self._written[slot] = self._generation
-        self._known[id(payload)] = payload, (slot, self._generation, pack(payload, self.arena, slot))
+        self._known[id(payload)] = payload, (slot, self._generation, pack(payload, self.arena, range(slot, slot + 1)))

@@ -6,25 +6,27 @@ import os
 import signal
 import traceback
 import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import torch
 
 from evsim.training.arena import Arena, pack, unpack
-from evsim.training.base import Job, Runner, TrainTask
+from evsim.training.base import Job, Result, Runner, TrainTask
 from evsim.training.batched import Batched, BatchedRunner, out_of_memory
 from evsim.training.memory import keep_freed_memory
 from evsim.training.serial import Serial, SerialRunner
+from evsim.training.sums import Weights, added_up
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from multiprocessing.connection import Connection
 
     from evsim.algorithms.tree import Payload
 
 #: A received payload that lies in shared memory: slot, generation, pickled with its tensors' places.
 Reference = tuple[int, int, bytes]
+Message = tuple[str, bytes]  # its kind, and its content with the tensors' places
 
 
 @final
@@ -38,6 +40,7 @@ class Station:
         channels_last: memory format of serial training.
         inbox, outbox: shared memory for tasks and results; received payloads have an arena of their own.
         group: most tasks in a message.
+        progress: shared, (1,): the place in its group of the task in work, where updates are added up one by one.
     """
 
     job: Job
@@ -47,6 +50,22 @@ class Station:
     outbox: Arena
     received: Arena
     group: int
+    progress: torch.Tensor
+
+    def slots(self, number: int) -> range:
+        """Where the results of the worker's nth group go; free again when the group after it is given."""
+        first = (number % 2) * self.group
+        return range(first, first + self.group)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """What a worker is given at a time: its nth group; with weights, sums are wanted."""
+
+    number: int
+    tasks: Sequence[TrainTask]
+    weights: Weights | None
 
 
 def serve(station: Station, conn: Connection, siblings: Sequence[Connection]) -> None:
@@ -62,11 +81,11 @@ def serve(station: Station, conn: Connection, siblings: Sequence[Connection]) ->
         received = _Received(station.received)
         while True:
             try:
-                number, packed = conn.recv()
+                number, packed, weights = conn.recv()
             except (EOFError, OSError):
                 os._exit(0)
             tasks = unpack(packed, station.inbox, own=False, resolve=received.resolve)
-            _train(station, conn, runner, number, tasks)
+            _serve_group(station, conn, runner, _Group(number, tasks, weights))
             for warning in told:
                 conn.send(("warning", str(warning.message)))
             told.clear()
@@ -78,17 +97,41 @@ def _runner(station: Station) -> Runner:
     return SerialRunner(station.job, Serial(channels_last=station.channels_last))
 
 
-def _train(station: Station, conn: Connection, runner: Runner, number: int, tasks: Sequence[TrainTask]) -> None:
-    """Train a group and send a result as soon as it is there; its slot is free again when the group is done."""
+def _serve_group(station: Station, conn: Connection, runner: Runner, group: _Group) -> None:
+    """Train a group and send what it gave."""
     try:
-        for place, result in enumerate(runner.run(tasks)):
-            slot = (number % 2) * station.group + place
-            losses = result.mean_loss, result.mean_square_loss
-            parts = (result.update, result.state, result.steps, *losses, dict(result.metrics))
-            conn.send(("result", pack(parts, station.outbox, slot)))
+        weights = group.weights
+        messages = _results(station, runner, group) if weights is None else _sums(station, runner, group, weights)
+        for message in messages:
+            conn.send(message)
     except Exception as error:  # whatever it is, the parent says which task it was
         what = traceback.format_exception_only(error)[-1].strip()
         conn.send(("memory" if out_of_memory(error) else "error", what))
+
+
+def _results(station: Station, runner: Runner, group: _Group) -> Iterator[Message]:
+    """A message for each result, as soon as it is there."""
+    for slot, result in zip(station.slots(group.number), runner.run(group.tasks), strict=False):
+        losses = result.mean_loss, result.mean_square_loss
+        parts = (result.update, result.state, result.steps, *losses, dict(result.metrics))
+        yield "result", pack(parts, station.outbox, range(slot, slot + 1))
+
+
+def _sums(station: Station, runner: Runner, group: _Group, weights: Weights) -> Iterator[Message]:
+    """One message for the sums of the group; a few updates are added in the precision of training."""
+    if station.chunk > 1:
+        blocks = list(runner.sums(group.tasks, weights))
+    else:
+        blocks = [added_up(_counted(runner.run(group.tasks), station.progress), weights, exact=False)]
+    yield "sums", pack(blocks, station.outbox, station.slots(group.number))
+
+
+def _counted(results: Iterator[Result], progress: torch.Tensor) -> Iterator[Result]:
+    """The results; tells on the way which one is in work."""
+    progress[0] = 0
+    for result in results:
+        progress += 1
+        yield result
 
 
 @final

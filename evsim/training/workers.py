@@ -12,17 +12,20 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 from typing_extensions import override
 
 from evsim.errors import TrainingError, require
 from evsim.training.base import Executor, Job, Result, Runner, TrainTask
-from evsim.training.pool import Lost, Pool, Shape
+from evsim.training.pool import Group, Lost, Pool, Shape, Summed
+from evsim.training.sums import Block, Weights
 from evsim.training.threads import limited_threads
 
 _GROUP_BYTES = 4 << 20
+_SUM_BYTES = 1 << 30  # of a group that comes back as one sum; only bounds address space
+_FEWEST = 4  # tasks behind a sum: less and copying sums costs as much as copying updates
 _MOST_IN_GROUP = 16
 _AHEAD = 4  # groups per worker that may be trained before the first one is needed
 
@@ -76,8 +79,9 @@ class WorkersRunner(Runner):
     def __init__(self, job: Job, options: Workers) -> None:
         self._options = options
         self._workers = options.workers or usable_cores()
-        self._group = options.chunk if options.chunk > 1 else _group_size(job)
-        self._pool = Pool(job, Shape(self._workers, self._group, options.chunk, options.channels_last))
+        self._group = options.chunk if options.chunk > 1 else _group_size(job, _GROUP_BYTES)
+        self._most = options.chunk if options.chunk > 1 else _group_size(job, _SUM_BYTES)
+        self._pool = Pool(job, Shape(self._workers, self._most, options.chunk, options.channels_last))
 
     @property
     @override
@@ -88,11 +92,33 @@ class WorkersRunner(Runner):
 
     @override
     def run(self, tasks: Sequence[TrainTask]) -> Iterator[Result]:
-        run = _Run(self._pool, tasks, self._group, together=self._options.chunk > 1)
+        groups = [
+            list(range(start, start + self._group)[: len(tasks) - start]) for start in range(0, len(tasks), self._group)
+        ]
+        run = _Run(self._pool, tasks, groups, None)
         try:
             yield from run.results()
         finally:
             self._pool.settle()  # an abandoned run leaves no results behind
+
+    @override
+    def sums(self, tasks: Sequence[TrainTask], weights: Weights) -> Iterator[Block]:
+        run = _Run(self._pool, tasks, self._sum_groups(len(tasks)), weights)
+        try:
+            yield from run.blocks()
+        finally:
+            self._pool.settle()
+
+    def _sum_groups(self, count: int) -> list[Group]:
+        """Groups that get smaller towards the end, so that no worker waits long for the others."""
+        groups: list[Group] = []
+        start = 0
+        while start < count:
+            share = -(-(count - start) // (2 * self._workers))
+            size = self._most if self._options.chunk > 1 else min(max(share, _FEWEST), self._most)
+            groups.append(list(range(start, min(start + size, count))))
+            start += size
+        return groups
 
     @override
     def close(self) -> None:
@@ -102,35 +128,44 @@ class WorkersRunner(Runner):
 
 @final
 class _Run:
-    """One call of `run`."""
+    """One call of `run`, or of `sums` if there are weights."""
 
-    def __init__(self, pool: Pool, tasks: Sequence[TrainTask], group: int, *, together: bool) -> None:
-        self._pool, self._tasks = pool, tasks
-        self._todo = deque(list(range(start, min(start + group, len(tasks)))) for start in range(0, len(tasks), group))
-        self._ahead = _AHEAD * pool.workers * group
-        self._together = together  # the tasks of a group are in work at the same time
+    def __init__(
+        self, pool: Pool, tasks: Sequence[TrainTask], groups: Sequence[Group], weights: Weights | None
+    ) -> None:
+        self._pool, self._tasks, self._weights = pool, tasks, weights
+        self._groups, self._todo = groups, deque(groups)
+        self._ahead = _AHEAD * pool.workers * max(map(len, groups), default=1)
         self._found: dict[int, Result] = {}
+        self._blocks: dict[int, list[Block]] = {}  # by the first place of the group
         self._tries: dict[int, int] = {}
 
     def results(self) -> Iterator[Result]:
         """Results in order, while the workers go on."""
         for place in range(len(self._tasks)):
-            with limited_threads(1):  # copying an update must not wait for a core that a worker has
-                self._advance(place)
+            self._advance(place, self._found)
             yield self._found.pop(place)
 
-    def _advance(self, place: int) -> None:
-        """Keep the workers busy until the result for this place is there."""
+    def blocks(self) -> Iterator[Block]:
+        """Sums in the order of the groups, while the workers go on."""
+        for group in self._groups:
+            self._advance(group[0], self._blocks)
+            for block in self._blocks.pop(group[0]):
+                yield replace(block, places=block.places + group[0])
+
+    @limited_threads(1)  # copying an update must not wait for a core that a worker has
+    def _advance(self, place: int, found: Mapping[int, object]) -> None:
+        """Keep the workers busy until what was found for this place is there."""
         self._deal(place)
         self._pump(block=False)
-        while place not in self._found:
+        while place not in found:
             self._deal(place)
             self._pump(block=True)
 
     def _deal(self, place: int) -> None:
         """Give groups to free workers, but do not run far ahead of the result that is needed."""
         while self._todo and self._todo[0][0] < place + self._ahead:
-            if not self._pool.give(self._todo[0], self._tasks):
+            if not self._pool.give(self._todo[0], self._tasks, self._weights):
                 return
             self._todo.popleft()
 
@@ -139,26 +174,31 @@ class _Run:
         for event in self._pool.events(block=block):
             if isinstance(event, Lost):
                 self._retry(event)
+            elif isinstance(event, Summed):
+                self._blocks[event.place] = event.blocks
             else:
                 self._found[event.place] = event.result(self._tasks[event.place])
 
     def _retry(self, lost: Lost) -> None:
-        """Put the tasks of a lost group back, one by one; give up on one that was in work for the second time."""
-        in_work = lost.groups[0] if self._together else lost.groups[0][:1]
-        for place in in_work:
+        """Put the tasks of lost groups back; give up on one that was in work for the second time."""
+        for place in lost.in_work:
             self._tries[place] = self._tries.get(place, 0) + 1
-        named = ", ".join(f"task {self._tasks[place].task} of client {self._tasks[place].client}" for place in in_work)
+        tasks = [self._tasks[place] for place in lost.in_work]
+        named = ", ".join(f"task {task.task} of client {task.client}" for task in tasks)
         if lost.fatal:
             raise TrainingError(f"{lost.what} while it trained {named}")
-        if max(self._tries[place] for place in in_work) > 1:
+        if max((self._tries[place] for place in lost.in_work), default=0) > 1:
             raise TrainingError(f"{lost.what} while it trained {named}, for the second time")
         text = f"{lost.what} while it trained {named}; tried once more in another worker"
         warnings.warn(text, RuntimeWarning, stacklevel=2)
-        self._todo.extendleft([place] for group in reversed(lost.groups) for place in reversed(group))
+        if self._weights is None:
+            self._todo.extendleft([place] for group in reversed(lost.groups) for place in reversed(group))
+        else:  # whole, so that the sums are the same
+            self._todo.extendleft(reversed(lost.groups))
 
 
-def _group_size(job: Job) -> int:
+def _group_size(job: Job, most_bytes: int) -> int:
     """Tasks in a message: many for a small model, where messages would cost more than training."""
     leaves = [*job.model.parameters(), *job.model.buffers()]
     model = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
-    return max(1, min(_MOST_IN_GROUP, _GROUP_BYTES // max(1, model)))
+    return max(1, min(_MOST_IN_GROUP, most_bytes // max(1, model)))

@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from evsim.errors import PolicyError, TrainingError
 from evsim.testing.executors import assert_agree, make_job, make_tasks, mlp, opened
 from evsim.training.base import Job
 from evsim.training.serial import Serial
+from evsim.training.sums import added_up
 from evsim.training.workers import Workers, can_fork
 
 
@@ -58,6 +60,46 @@ def test_the_task_of_a_worker_that_died_is_trained_by_another(tmp_path: Path, ho
     assert "tried once more in another worker" in deaths[0]
     with opened(Serial(), job) as run:
         assert_agree(job, run(tasks), found)
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+@pytest.mark.filterwarnings("ignore:the model cannot be trained in batches")
+def test_the_sums_of_a_worker_that_died_are_taken_by_another(tmp_path: Path, chunk: int) -> None:
+    job = make_trap("killed", tmp_path, times=1)
+    tasks = [task for nth in range(4) for task in make_tasks(job, nth=nth)]
+    weights = {"": np.arange(1.0, len(tasks) + 1)}
+    runner = Workers(workers=2, chunk=chunk).open(job)
+    with pytest.warns(RuntimeWarning, match="SIGKILL") as told:
+        blocks = list(runner.sums(tasks, weights))
+    (death,) = [str(each.message) for each in told if each.category is RuntimeWarning]
+    assert "task 103 of client 3" in death
+    again = list(runner.sums(tasks, weights))
+    runner.close()
+    with opened(Serial(), job) as run:
+        expected = added_up(run(tasks), weights).sums.totals["model"]["inner.1.weight"]
+    for found in (blocks, again):
+        assert [place for block in found for place in sorted(block.places.tolist())] == list(range(len(tasks)))
+        total = sum(block.sums.totals["model"]["inner.1.weight"] for block in found)
+        assert float((total - expected).abs().max()) < 1e-12 * float(expected.abs().max()) * len(tasks)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_task_that_kills_two_workers_stops_the_sums_with_its_name(tmp_path: Path) -> None:
+    job = make_trap("killed", tmp_path, times=2)
+    tasks = make_tasks(job)
+    runner = Workers(workers=2).open(job)
+    with pytest.raises(TrainingError, match=r"SIGKILL.*trained task 103 of client 3, for the second time"):
+        list(runner.sums(tasks, {"": np.ones(len(tasks))}))
+    runner.close()
+
+
+@pytest.mark.parametrize(("count", "workers"), [(0, 2), (1, 2), (5, 2), (100, 2), (1000, 3), (37, 8)])
+def test_groups_behind_a_sum_hold_every_task_once_and_never_grow(count: int, workers: int) -> None:
+    runner = Workers(workers=workers).open(make_job(mlp()))
+    groups = runner._sum_groups(count)
+    assert [place for group in groups for place in group] == list(range(count))
+    sizes = [len(group) for group in groups]
+    assert sizes == sorted(sizes, reverse=True)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
