@@ -1,13 +1,12 @@
-"""The learning side of a run: the server's model, the tasks waiting to be trained, and the server step.
+"""The learning side of a run: the server's model, and the server step.
 
 Training is deferred: a task's inputs are fixed when it is dispatched, and it is trained when the server uses its
-report. The timeline hears of it only through `Feedback`. Only accepted tasks are ever trained, so a client's state is
-a chain over its accepted tasks: it advances when such a task is resolved.
+report. The timeline hears of it only through `Feedback`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -17,16 +16,17 @@ import torch
 
 from evsim import rng
 from evsim.algorithms import tree
-from evsim.algorithms.base import Method, ReportMeta, State, StatefulMerge, StepInfo, SummingMerge
+from evsim.algorithms.base import Method, State, StatefulMerge, StepInfo, SummingMerge
 from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload, Tree
 from evsim.events import Feedback, IntArray
-from evsim.profiling import part, parts_of
-from evsim.training.base import Executor, Job, Result, TrainingData, TrainTask, inputs
-from evsim.training.client_state import ClientStates, States
+from evsim.profiling import part
+from evsim.training.base import Executor, Job, TrainingData, inputs
+from evsim.training.client_state import ClientStates
 from evsim.training.evaluation import evaluate, per_client, summarize
-from evsim.training.reports import Resolved, Waiting, averaged, columns, feedback_of
-from evsim.training.sums import Block, Weights, weights_at
+from evsim.training.pending import Pending
+from evsim.training.reports import Seen, Waiting, averaged, feedback_of
+from evsim.training.sums import Weights
 from evsim.training.threads import limited_threads
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["Learning", "Method", "Setting"]
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
-Seen = dict[int, tuple[float, bool]]  # by task: its utility, and whether its update is finite
-_STATES_AT_ONCE = 256 << 20  # bytes of client states handed to the executor in one go
 
 
 @final
@@ -88,9 +86,8 @@ class Learning:
         job = Job(self._model, method.client_rule, self._data, self._dtype, autocast, self._device, setting.seed)
         self._runner = executor.open(job)
         self._sums_suffice = isinstance(method.merge, SummingMerge) and not method.upload
-        self._waiting: dict[int, Waiting] = {}
-        self._early: dict[int, Resolved] = {}  # trained before the server step that uses them
         self.client_states = ClientStates(setting.state_budget, setting.state_folder)
+        self._pending = Pending(method, job, self._runner, self.client_states, self._n_clients)
         self._sent: tuple[int, Payload] | None = None
         self.version = 0
 
@@ -104,42 +101,39 @@ class Learning:
     def dispatched(self, tasks: IntArray, clients: IntArray, nth: IntArray, max_steps: IntArray | None = None) -> None:
         """Fix the inputs of new tasks: they train the current version, for at most so many steps (0: no limit)."""
         received, limits = self._received(), np.zeros_like(tasks) if max_steps is None else max_steps
-        for task, client, k, limit in zip(tasks.tolist(), clients.tolist(), nth.tolist(), limits.tolist(), strict=True):
-            self._waiting[task] = Waiting(client, k, self.version, received, limit)
+        inputs = zip(clients.tolist(), nth.tolist(), limits.tolist(), strict=True)
+        self._pending.add(tasks.tolist(), (Waiting(client, k, self.version, received, n) for client, k, n in inputs))
 
     def discard(self, tasks: Iterable[int]) -> None:
         """Forget tasks that will never be used."""
-        for task in tasks:
-            self._waiting.pop(task, None)
-            self._early.pop(task, None)
+        self._pending.discard(tasks)
 
     @part("merge")
     @limited_threads(1)  # an update is small, and waiting for a second thread can cost more than adding it
     def train(self, tasks: IntArray) -> Feedback:
         """Train accepted tasks now; their updates wait for `apply`. Utilities are those of `apply`."""
-        for task, resolved in self._resolve(self._in_order(tasks)):
-            self._early[task] = resolved
-        return feedback_of(tasks, {task: (self._early[task].utility, True) for task in tasks.tolist()})
+        trained = self._pending.train_early(self._pending.in_order(tasks), self.version)
+        return feedback_of(tasks, {task: (trained[task].utility, True) for task in tasks.tolist()})
 
     @part("merge")
     @limited_threads(1)  # an update is small, and waiting for a second thread can cost more than adding it
     def apply(self, tasks: IntArray) -> Feedback:
         """Train the tasks, merge their updates in (client, task) order, step the optimizer: the next version.
 
-        Without a single finite update nothing changes, and the feedback says so.
+        Where the merge is a sum and nothing changes updates on their way, executors add up what they train. Without a
+        single finite update nothing changes, and the feedback says so.
 
         Raises:
             TrainingError: if the merge needs more updates; the model is then as it was.
         """
-        order = self._in_order(tasks)
-        metas = self._metas(order)
-        weights = self._method.weighting.weights(columns(metas))
+        order = self._pending.in_order(tasks)
+        weights = self._method.weighting.weights(self._pending.reports(order, self.version))
         info = StepInfo(self.version, self._n_clients, self._goal, len(order), self._seed)
         acc = self._method.merge.init(self._server, info)
-        if self._sums_suffice and isinstance(acc, WeightedSums) and not self._early:
-            seen = self._add_up(order, weights, acc)
+        if self._sums_suffice and isinstance(acc, WeightedSums) and not self._pending.some_are_trained:
+            seen = self._pending.add_up(order, weights, acc)
         else:
-            acc, seen = self._add_each(order, weights, acc, metas)
+            acc, seen = self._add_each(order, weights, acc)
         usable = sum(valid for _, valid in seen.values())
         if usable:
             self._step(acc, replace(info, n_reports=usable))
@@ -198,6 +192,17 @@ class Learning:
             self._sent = self.version, {name: tree.cast(leaves, self._dtype) for name, leaves in message.items()}
         return self._sent[1]
 
+    def _add_each(self, order: Sequence[int], weights: Weights, acc: object) -> tuple[object, Seen]:
+        """Train, encode and merge one update after the other."""
+        seen: Seen = {}
+        metas = self._pending.metas(order, self.version)
+        for position, (task, resolved) in enumerate(self._pending.resolve(order, self.version)):
+            if resolved.update is not None:
+                own = {name: float(values[position]) for name, values in weights.items()}
+                acc = self._method.merge.add(acc, resolved.update, own, metas[position])
+            seen[task] = resolved.utility, resolved.update is not None
+        return acc, seen
+
     def _step(self, acc: object, info: StepInfo) -> None:
         merge, server = self._method.merge, self._server
         merged = merge.finish(acc, server, info)
@@ -214,123 +219,3 @@ class Learning:
             return own
         draws = rng.hash64(rng.key(self._seed, "query", self.version), client, np.arange(len(own)))
         return own[np.argsort(draws, kind="stable")[:max_samples]]
-
-    # -- merging ----------------------------------------------------------------------------------------------------
-
-    def _add_up(self, order: Sequence[int], weights: Weights, sums: WeightedSums) -> Seen:
-        """Train and add up where the updates are."""
-        seen: Seen = {}
-        start = 0
-        for some in self._segments(order):
-            own = weights_at(weights, slice(start, start := start + len(some)))
-            blocks = self._runner.sums([self._train_task(task) for task in some], own)
-            for block in parts_of("forward/backward", blocks):
-                sums.join(block.sums)
-                seen |= self._hear(some, block)
-        return seen
-
-    def _hear(self, tasks: Sequence[int], block: Block) -> Seen:
-        """Keep the states of a block's accepted tasks; what the timeline hears of them."""
-        seen: Seen = {}
-        columns = block.places.tolist(), block.finite.tolist(), block.mean_square_loss.tolist(), block.states
-        for place, finite, square, state in zip(*columns, strict=True):
-            task = tasks[place]
-            seen[task] = square**0.5, finite
-            if finite and state:
-                self.client_states.put(self._waiting[task].client, {"rule": state})
-        return seen
-
-    def _add_each(
-        self, order: Sequence[int], weights: Weights, acc: object, metas: Sequence[ReportMeta]
-    ) -> tuple[object, Seen]:
-        """Train, encode and merge one update after the other."""
-        seen: Seen = {}
-        for position, (task, resolved) in enumerate(self._resolve(order)):
-            if resolved.update is not None:
-                own = {name: float(values[position]) for name, values in weights.items()}
-                acc = self._method.merge.add(acc, resolved.update, own, metas[position])
-            seen[task] = resolved.utility, resolved.update is not None
-        return acc, seen
-
-    # -- tasks ------------------------------------------------------------------------------------------------------
-
-    def _in_order(self, tasks: IntArray) -> list[int]:
-        return sorted(tasks.tolist(), key=lambda task: (self._waiting[task].client, task))
-
-    def _metas(self, tasks: Sequence[int]) -> list[ReportMeta]:
-        waiting = [self._waiting[task] for task in tasks]
-        samples = np.array([self._data.size(each.client) for each in waiting], np.int64)
-        scheduled = self._method.client_rule.schedule.n_steps(samples).tolist()
-        found = []
-        for task, each, size, steps in zip(tasks, waiting, samples.tolist(), scheduled, strict=True):
-            done, staleness = min(steps, each.max_steps or steps), self.version - each.version
-            run = (self._seed, self._n_clients, each.received)
-            found.append(ReportMeta(each.client, task, size, done, each.version, staleness, *run))
-        return found
-
-    def _resolve(self, order: Sequence[int]) -> Iterator[tuple[int, Resolved]]:
-        """Train what is not trained yet; pairs in the order given."""
-        fresh = self._fresh([task for task in order if task not in self._early])
-        for task in order:
-            yield task, self._early[task] if task in self._early else self._finish(next(fresh))
-
-    def _fresh(self, tasks: Sequence[int]) -> Iterator[Result]:
-        """Results in the order given; a later task of a client starts from the state the earlier one left."""
-        for some in self._segments(tasks):
-            yield from parts_of("forward/backward", self._runner.run([self._train_task(task) for task in some]))
-
-    def _segments(self, tasks: Sequence[int]) -> Iterator[list[int]]:
-        """Runs of tasks that can be trained together: all of them unless clients keep states."""
-        if not tasks:
-            return
-        state = self._method.client_rule.init_client(self._waiting[tasks[0]].received)
-        size = sum(leaf.nbytes for leaves in state.values() for leaf in leaves.values())
-        limit = len(tasks) if size == 0 else max(_STATES_AT_ONCE // size, 1)
-        some: list[int] = []
-        for task in tasks:
-            again = size and some and self._waiting[some[-1]].client == self._waiting[task].client
-            if again or len(some) == limit:
-                yield some
-                some = []
-            some.append(task)
-        yield some
-
-    def _train_task(self, task: int) -> TrainTask:
-        waiting = self._waiting[task]
-        state = self._states_of(waiting.client).get("rule")
-        if state is None:
-            state = self._method.client_rule.init_client(waiting.received)
-        return TrainTask(task, waiting.client, waiting.nth, waiting.version, waiting.received, state, waiting.max_steps)
-
-    def _finish(self, result: Result) -> Resolved:
-        """Send the update through the upload chain; the client's states advance if the update is finite."""
-        utility = float(result.mean_square_loss**0.5)  # Oort's statistical utility per sample
-        if not tree.is_finite(result.update):
-            return Resolved(None, utility)
-        update, states = self._encode(result)
-        if self._method.upload and not tree.is_finite(update):
-            return Resolved(None, utility)
-        if any(states.values()):
-            self.client_states.put(result.task.client, states)
-        return Resolved(update, utility)
-
-    def _encode(self, result: Result) -> tuple[Payload, States]:
-        task = result.task
-        update = {name: tree.double(leaves) for name, leaves in result.update.items()}
-        states: States = {"rule": result.state}
-        if not self._method.upload:
-            return update, states
-        old, (meta,) = self._states_of(task.client), self._metas([task.task])
-        for place, transform in enumerate(self._method.upload):
-            name = f"upload{place}"
-            state = old[name] if name in old else transform.init_client(update)
-            key = rng.key(self._seed, "upload", place, task.client, task.nth)
-            update, states[name] = transform.encode(update, state, meta, key)
-        return update, states
-
-    def _states_of(self, client: int) -> States:
-        """A client's states on the device."""
-        return {
-            place: {name: tree.apply(lambda leaf: leaf.to(self._device), leaves) for name, leaves in state.items()}
-            for place, state in self.client_states.get(client).items()
-        }

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from evsim.algorithms.base import ReportMeta, Reports
 from evsim.algorithms.tree import Payload
 from evsim.events import Feedback, IntArray
 
@@ -16,8 +14,11 @@ if TYPE_CHECKING:
     import torch
 
 
+Seen = dict[int, tuple[float, bool]]  # by task: its utility, and whether its update is finite
+
+
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Waiting:
     """A dispatched task's inputs."""
 
@@ -37,19 +38,13 @@ class Resolved:
     utility: float
 
 
-def columns(metas: Sequence[ReportMeta]) -> Reports:
-    """What a weighting may look at."""
-    rows = np.array([(meta.client, meta.samples, meta.staleness) for meta in metas], np.int64).reshape(-1, 3)
-    return Reports(rows[:, 0], rows[:, 1], rows[:, 2])
-
-
 def averaged(buffer: torch.Tensor, gained: torch.Tensor) -> torch.Tensor:
     """Buffers are averaged and nothing else; integer ones are rounded."""
     total = buffer.double() + gained
     return total if buffer.is_floating_point() else total.round().to(buffer.dtype)
 
 
-def feedback_of(tasks: IntArray, seen: Mapping[int, tuple[float, bool]]) -> Feedback:
+def feedback_of(tasks: IntArray, seen: Seen) -> Feedback:
     """(utility, valid) by task, in the order asked for."""
     found = [seen[task] for task in tasks.tolist()]
     return Feedback(tasks, np.array([u for u, _ in found], np.float64), np.array([v for _, v in found], np.bool_))

@@ -6,7 +6,9 @@ measurement down.
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from evsim.training.base import Executor, Job, Runner, TrainingData, TrainTask
 from evsim.training.batched import Batched
 from evsim.training.calibration import describe
 from evsim.training.serial import Serial
+from evsim.training.sums import Block
 from evsim.training.threads import limited_threads
 from evsim.training.workers import Workers
 from tests.benchmarks.works import COHORT, PER_CLIENT, WORKS, Work, bare_loop, samples
@@ -54,18 +57,18 @@ def test_training(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with limited_threads(1):
         bare = few / best_seconds(lambda: bare_loop(job, range(few)))
     print(f"\n{work.name}: bare loop on one thread {bare:,.0f}/s")
-    rates = {describe(mode): rate_of(mode, job, tasks) for mode in modes(convolutions=convolutions)}
-    for name, (rate, cpu_ms) in rates.items():
-        print(f"  {name:<42} {rate:>9,.1f}/s {rate / bare:>6.2f} x bare {cpu_ms:>8.2f} CPU ms")
-    best = max(rate for rate, _ in rates.values())
+    best = 0.0
+    for mode in modes(convolutions=convolutions):
+        (single, _), (summed, cpu_ms) = (rate_of(mode, job, tasks, sums=sums) for sums in (False, True))
+        best = max(best, single, summed)
+        times = f"{summed / bare:>6.2f} x bare {cpu_ms:>8.2f} CPU ms"
+        print(f"  {describe(mode):<42} {single:>9,.1f}/s one by one {summed:>9,.1f}/s as sums {times}")
     whole, plan = whole_run(work, tmp_path)
     picked = f"{plan['picked']}, {plan['source']} in {plan['calibration_s']} s" if "pin" in plan else plan["why"]
     print(f"  auto: {picked}")
-    print(f"  a whole run {whole:>40,.0f}/s {whole / bare:>6.2f} x bare, {whole / best:.2f} x the best mode alone")
     again, _ = whole_run(work, tmp_path)
-    print(
-        f"  again, pick cached {again:>33,.0f}/s {again / bare:>6.2f} x bare, {again / best:.2f} x the best mode alone"
-    )
+    for name, rate in (("a whole run", whole), ("again, pick cached", again)):
+        print(f"  {name:<42} {rate:>9,.1f}/s {rate / bare:>6.2f} x bare, {rate / best:.2f} x the best mode alone")
 
 
 def job_of(work: Work, folder: Path) -> Job:
@@ -89,8 +92,8 @@ def tasks_of(job: Job) -> list[TrainTask]:
     return [TrainTask(client, client, 0, 0, received, job.rule.init_client(received)) for client in range(COHORT)]
 
 
-def rate_of(mode: Executor, job: Job, tasks: list[TrainTask]) -> tuple[float, float]:
-    """Tasks per second, the best of several passes over the cohort, or over a part of it where it is slow.
+def rate_of(mode: Executor, job: Job, tasks: list[TrainTask], *, sums: bool) -> tuple[float, float]:
+    """Tasks per second, one result each or added up: the best of several passes over the cohort, or over a part of it.
 
     And processor milliseconds per task, of this process and its workers: busy neighbours hardly change those.
     """
@@ -99,20 +102,21 @@ def rate_of(mode: Executor, job: Job, tasks: list[TrainTask]) -> tuple[float, fl
         for _ in runner.run(tasks[: getattr(mode, "chunk", 2)]):
             pass  # what is paid once
         before = before if isinstance(mode, Workers) else _cpu_s()
-        passes = [_one_pass(runner, tasks)]
-        while sum(seconds for _, seconds in passes) < _SHORT_S and len(passes) < 10:
-            passes.append(_one_pass(runner, tasks))
+        passes = [_one_pass(runner, tasks, sums=sums)]
+        while math.fsum(seconds for _, seconds in passes) < _SHORT_S:
+            passes.append(_one_pass(runner, tasks, sums=sums))
     finally:
         runner.close()  # only then the workers' time is known
-    trained = sum(count for count, _ in passes)
+    trained = math.fsum(count for count, _ in passes)
     return max(count / seconds for count, seconds in passes), 1000 * (_cpu_s() - before) / trained
 
 
-def _one_pass(runner: Runner, tasks: list[TrainTask]) -> tuple[int, float]:
+def _one_pass(runner: Runner, tasks: list[TrainTask], *, sums: bool) -> tuple[int, float]:
     """Tasks trained, seconds; stops after four seconds."""
     start, count = time.perf_counter(), 0
-    for _ in runner.run(tasks):
-        count += 1
+    ones = {"": np.ones(len(tasks))}
+    for gave in runner.sums(tasks, ones) if sums else runner.run(tasks):
+        count += len(gave.places) if isinstance(gave, Block) else 1
         if time.perf_counter() - start > 4 * _SHORT_S:
             break
     return count, time.perf_counter() - start
@@ -135,15 +139,18 @@ def best_seconds(run: Callable[[], object]) -> float:
 
 
 def whole_run(work: Work, folder: Path) -> tuple[float, dict[str, Any]]:
-    """Client updates per second of a whole run under auto, once the first third of its steps is over; its plan."""
+    """Client updates per second of a whole run under auto, once the first third of its steps is over; its plan.
+
+    The best of a few parts of the run, as the modes alone are given by their best pass.
+    """
     told: list[tuple[int, float]] = []
     scenario = Scenario.from_dict(work.scenario(folder, {"kind": "auto"}), folder=folder)
     out = folder / f"run{time.perf_counter_ns()}"
     Simulation(scenario, device="cpu").run(out, lambda shot: told.append((shot.server_step, shot.wall_s)))
     later = [pair for pair in told if pair[0] >= work.rounds / 3]
-    (first, since), (last, until) = later[0], next(pair for pair in later if pair[0] == later[-1][0])
-    plan = json.loads((out / "manifest.json").read_text())["executor"]
-    return COHORT * (last - first) / (until - since), plan
+    ends = dict(reversed(later))  # the first message of each step
+    rates = [COHORT * (b - a) / (ends[b] - ends[a]) for a, b in itertools.pairwise(sorted(ends))]
+    return max(rates), json.loads((out / "manifest.json").read_text())["executor"]
 
 
 _MEMORY = """

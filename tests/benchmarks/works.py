@@ -52,12 +52,12 @@ class Work:
 
 
 WORKS = [
-    Work("mlp-a", {"kind": "mlp", "hidden": [64]}, _A, 200),
-    Work("mlp-b", {"kind": "mlp", "hidden": [64]}, _B, 60),
+    Work("mlp-a", {"kind": "mlp", "hidden": [64]}, _A, 600),
+    Work("mlp-b", {"kind": "mlp", "hidden": [64]}, _B, 150),
     Work("cnn-a", {"kind": "cnn"}, _A, 4),
     Work("cnn-b", {"kind": "cnn"}, _B, 3),
     Work("cnn-a bfloat16", {"kind": "cnn"}, _A, 4, precision="bfloat16"),
-    Work("softmax", {"kind": "softmax"}, _A, 200),
+    Work("softmax", {"kind": "softmax"}, _A, 600),
     Work("gru", {"kind": "gru", "hidden": 64}, _A, 10, text=True),
     Work("resnet", {"kind": "evsim.training.models:Factory", "target": "tests.benchmarks.works:resnet"}, _A, 3),
 ]
