@@ -30,7 +30,7 @@ from evsim.training.serial import Serial
 from evsim.training.sums import Block
 from evsim.training.threads import limited_threads
 from evsim.training.workers import Workers
-from tests.benchmarks.works import COHORT, PER_CLIENT, WORKS, Work, bare_loop, samples
+from tests.benchmarks.works import COHORT, N_CLIENTS, PER_CLIENT, WORKS, Work, bare_loop, samples
 
 pytestmark = pytest.mark.benchmark
 _SHORT_S = 1.0
@@ -55,7 +55,8 @@ def test_training(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     convolutions = "cnn" in work.name or work.name == "resnet"
     few = 12 if convolutions else COHORT
     with limited_threads(1):
-        bare = few / best_seconds(lambda: bare_loop(job, range(few)))
+        starts = itertools.cycle(range(0, N_CLIENTS - few + 1, few))
+        bare = few / best_seconds(lambda: bare_loop(job, range(start := next(starts), start + few)))
     print(f"\n{work.name}: bare loop on one thread {bare:,.0f}/s")
     best = 0.0
     for mode in modes(convolutions=convolutions):
@@ -72,39 +73,41 @@ def test_training(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def job_of(work: Work, folder: Path) -> Job:
-    """The job that a run of the work would open, for one cohort."""
+    """The job that a run of the work would open."""
     scenario = Scenario.from_dict(work.scenario(folder, {"kind": "serial"}), folder=folder)
-    x, y = samples(COHORT * PER_CLIENT, text=work.text)
+    x, y = samples(N_CLIENTS * PER_CLIENT, text=work.text)
     classes = 80 if work.text else 62
     assert scenario.model is not None
     model = scenario.model.build(
         shape=x.shape[1:], n_classes=classes, n_tokens=classes if work.text else None, seed=0
     ).train()
-    offsets = np.arange(COHORT + 1) * PER_CLIENT
+    offsets = np.arange(N_CLIENTS + 1) * PER_CLIENT
     data = TrainingData(torch.from_numpy(x), torch.from_numpy(y), np.arange(len(y)), offsets)
     half = work.precision == "bfloat16"
     return Job(model, scenario.client_rule, data, torch.float32, half, torch.device("cpu"), seed=0)
 
 
-def tasks_of(job: Job) -> list[TrainTask]:
+def tasks_of(job: Job) -> list[list[TrainTask]]:
+    """One task per client, by cohorts: passes take turns, since a real cohort's data is not in the cache either."""
     params = {name: leaf.detach().clone() for name, leaf in job.model.named_parameters()}
     received = {"model": params, "buffers": {name: leaf.clone() for name, leaf in job.model.named_buffers()}}
-    return [TrainTask(client, client, 0, 0, received, job.rule.init_client(received)) for client in range(COHORT)]
+    tasks = [TrainTask(client, client, 0, 0, received, job.rule.init_client(received)) for client in range(N_CLIENTS)]
+    return [tasks[start : start + COHORT] for start in range(0, N_CLIENTS, COHORT)]
 
 
-def rate_of(mode: Executor, job: Job, tasks: list[TrainTask], *, sums: bool) -> tuple[float, float]:
+def rate_of(mode: Executor, job: Job, cohorts: list[list[TrainTask]], *, sums: bool) -> tuple[float, float]:
     """Tasks per second, one result each or added up: the best of several passes over the cohort, or over a part of it.
 
     And processor milliseconds per task, of this process and its workers: busy neighbours hardly change those.
     """
-    runner, before = mode.open(job), _cpu_s()
+    runner, before, turns = mode.open(job), _cpu_s(), itertools.cycle(cohorts)
     try:
-        for _ in runner.run(tasks[: getattr(mode, "chunk", 2)]):
+        for _ in runner.run(cohorts[0][: getattr(mode, "chunk", 2)]):
             pass  # what is paid once
         before = before if isinstance(mode, Workers) else _cpu_s()
-        passes = [_one_pass(runner, tasks, sums=sums)]
+        passes = [_one_pass(runner, next(turns), sums=sums)]
         while math.fsum(seconds for _, seconds in passes) < _SHORT_S:
-            passes.append(_one_pass(runner, tasks, sums=sums))
+            passes.append(_one_pass(runner, next(turns), sums=sums))
     finally:
         runner.close()  # only then the workers' time is known
     trained = math.fsum(count for count, _ in passes)
