@@ -25,7 +25,8 @@ from evsim.algorithms.sgd import Sgd
 from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload
 from evsim.training.agreement import largest_difference, tolerance
-from evsim.training.base import Executor, Job, Result, TrainingData, TrainTask
+from evsim.training.base import Executor, Job, Result, TrainTask
+from evsim.training.samples import TrainingData
 from evsim.training.serial import Serial
 from evsim.training.sums import Block, added_up
 

@@ -9,49 +9,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import torch
 
 from evsim.algorithms.base import ClientRule, State
 from evsim.algorithms.tree import Payload
-from evsim.events import IntArray
+from evsim.training.samples import TrainingData
 from evsim.training.sums import Block, Weights, added_up, weights_at
 
-if TYPE_CHECKING:
-    from evsim.training.data.base import FederatedData
-
 _BLOCK = 64  # tasks that are added up together if an executor has no way of its own
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class TrainingData:
-    """The clients' samples as tensors that lie on the device, and which of them each client has."""
-
-    x: torch.Tensor
-    y: torch.Tensor
-    index: IntArray
-    offsets: IntArray
-
-    @classmethod
-    def of(cls, data: FederatedData, dtype: torch.dtype, device: torch.device) -> TrainingData:
-        """Move a federated data set to a device; floating-point inputs take the given precision."""
-        return cls(inputs(data.x, dtype, device), torch.as_tensor(data.y).to(device), data.index, data.offsets)
-
-    def of_client(self, client: int) -> IntArray:
-        """Row numbers of a client's samples in x and y."""
-        return self.index[self.offsets[client] : self.offsets[client + 1]]
-
-    def size(self, client: int) -> int:
-        """Number of samples of a client."""
-        return int(self.offsets[client + 1] - self.offsets[client])
-
-
-def inputs(x: object, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """An input array as a tensor on the device: floats in the given precision, token ids as they are."""
-    tensor = torch.as_tensor(x)
-    return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
 
 
 @final

@@ -10,7 +10,8 @@ import numpy as np
 from evsim import rng
 from evsim.algorithms.base import Schedule
 from evsim.events import BoolArray, IntArray
-from evsim.training.base import TrainingData, TrainTask
+from evsim.training.base import TrainTask
+from evsim.training.samples import TrainingData
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -180,7 +180,7 @@ def estimated_flops(job: Job) -> float:
     was_training = job.model.training
     job.model.eval()  # training mode would move BatchNorm's statistics
     with torch.no_grad(), limited_threads(1), counter:
-        job.model(job.data.x[:size])
+        job.model(job.data.x[:size].to(job.device))
     job.model.train(was_training)
     return _STEP_FLOPS + 3.0 * float(counter.get_total_flops())
 

@@ -19,6 +19,7 @@ from evsim.training.base import Job, Result, TrainTask
 from evsim.training.batches import BatchPlan, plan_batches
 from evsim.training.functional import Functional
 from evsim.training.opening import mean_loss
+from evsim.training.samples import Ahead, Batch, on_device
 from evsim.training.serial import gained
 from evsim.training.stacking import between, first, split_shared, stack_payloads, take, unstack
 from evsim.training.sums import Block, Weights, stacked_sums, weights_at
@@ -64,7 +65,8 @@ def padding_matters(job: Job, functional: Functional, task: TrainTask) -> bool:
     keys = torch.tensor([task.task], device=job.device) if functional.uses_key else None
     found = []
     for rows, weights in (([[0, 1]], [[0.5, 0.5]]), ([[0, 1, 0, 0]], [[0.5, 0.5, 0.0, 0.0]])):
-        batch = (torch.tensor(rows, device=job.device), keys, torch.tensor(weights).to(job.device, job.dtype))
+        samples = job.data.take(job.data.rows(np.array(rows)))
+        batch = (samples, keys, torch.tensor(weights).to(job.device, job.dtype))
         found.append(gradients(job, functional, carry, received["buffers"], batch)[0])
     size = max(float(leaf.abs().max()) for leaf in found[0].values())
     gap = max(float((leaf - found[1][name]).abs().max()) for name, leaf in found[0].items())
@@ -85,14 +87,19 @@ class _Chunk:
     carry: Carry
     buffers: Tree
     sums: torch.Tensor = field(init=False)  # (clients, 2): losses and their squares
-    rows: torch.Tensor = field(init=False)  # (clients, steps, batch)
+    rows: torch.Tensor = field(init=False)  # (clients, steps, batch), beside the samples
+    ahead: Ahead = field(init=False)
+    weights: torch.Tensor = field(init=False)  # (clients, steps, batch): 1 / size of the batch, 0 for padding
+    steps: torch.Tensor = field(init=False)  # (clients,)
     keys: torch.Tensor | None = field(init=False)
     done: list[tuple[Payload, Payload, Tree]] = field(default_factory=list)  # update, state, metrics; last ones first
 
     def __post_init__(self) -> None:
         device = self.job.device
-        self.rows = torch.from_numpy(self.plan.rows).to(device)
-        self.keys = torch.from_numpy(self.plan.keys).to(device) if self.functional.uses_key else None
+        self.rows, self.ahead = self.job.data.rows(self.plan.rows), Ahead(self.job.data)
+        self.weights = on_device(_weights(self.plan), device).to(self.job.dtype)
+        self.steps = on_device(self.plan.steps, device)
+        self.keys = on_device(self.plan.keys, device) if self.functional.uses_key else None
         self.sums = torch.zeros(len(self.tasks), 2, dtype=torch.float64, device=device)
         self.count = len(self.tasks)
 
@@ -101,7 +108,7 @@ class _Chunk:
         if count == self.count:
             return
         cut = partial(between, start=count, stop=self.count)
-        steps = torch.from_numpy(self.plan.steps[count : self.count]).to(self.job.device)
+        steps = self.steps[count : self.count]
         received = cut(self.received)
         update = self.job.rule.finish(cut(self.carry), received, cut(self.state), steps)
         buffers = cut({"": self.buffers})[""]
@@ -119,6 +126,7 @@ class _Chunk:
         else:
             self.carry, self.buffers, sums = self._stepped(step, None, counts)
             self.sums[: self.count] += sums
+            self._look_ahead(step + 1)
 
     def results(self) -> list[Result]:
         """One result per task, in the order of the tasks."""
@@ -153,11 +161,17 @@ class _Chunk:
         means[self.plan.steps == 0] = np.nan
         return means
 
+    def _look_ahead(self, step: int) -> None:
+        """Streamed samples of the next step come over while the device still works on this one."""
+        count = int((self.plan.steps > step).sum())
+        if count:
+            self.ahead.load(step, self.rows[:count, step, : int(self.plan.counts[:count, step].max())])
+
     def _step_by_size(self, step: int, counts: IntArray) -> None:
         """Take clients with the same batch size together, so that none of them needs a row of padding."""
         parts: list[tuple[torch.Tensor, Carry, Tree]] = []
         for size in np.unique(counts):
-            places = torch.from_numpy(np.flatnonzero(counts == size)).to(self.job.device)
+            places = on_device(np.flatnonzero(counts == size), self.job.device)
             carry, buffers, sums = self._stepped(step, places, counts[counts == size])
             self.sums.index_add_(0, places, sums)
             parts.append((places, carry, buffers))
@@ -172,27 +186,29 @@ class _Chunk:
         carry, buffers = of(self.carry), of({"": self.buffers})[""]
         width = int(counts.max())
         rows, keys = self.rows[: self.count, step, :width], self.keys
+        weights = self.weights[: self.count, step, :width]
         keys = None if keys is None else keys[: self.count, step]
         if places is not None:
-            rows, keys = rows.index_select(0, places), None if keys is None else keys.index_select(0, places)
-        weights = _weights(counts, width, self.job)
-        grads, losses, new = gradients(self.job, self.functional, carry, buffers, (rows, keys, weights))
+            rows, weights = rows.index_select(0, places.to(rows.device)), weights.index_select(0, places)
+            keys = None if keys is None else keys.index_select(0, places)
+        samples = self.ahead.get(step, rows) if places is None else self.job.data.take(rows)
+        grads, losses, new = gradients(self.job, self.functional, carry, buffers, (samples, keys, weights))
         stepped = self.job.rule.step(carry, grads, of(self.received), of(self.state))
         seen = losses.double() * (weights > 0)
         return stepped, new, torch.stack([seen.sum(1), seen.square().sum(1)], 1)
 
 
-_Batch = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]  # rows, keys of the step, weights of the samples
+_Inputs = tuple[Batch, torch.Tensor | None, torch.Tensor]  # samples, keys of the step, weights of the samples
 
 
 def gradients(
-    job: Job, functional: Functional, carry: Carry, buffers: Tree, batch: _Batch
+    job: Job, functional: Functional, carry: Carry, buffers: Tree, batch: _Inputs
 ) -> tuple[Tree, torch.Tensor, Tree]:
     """Gradient of each client's weighted loss, per-sample losses (clients, batch), new buffers.
 
     Leaves that all clients share stay one: the first step of clients of one version is then one large product.
     """
-    rows, keys, weights = batch
+    (x, y), keys, weights = batch
     values: Carry = {}
     dims: dict[str, dict[str, int | None]] = {}
     for name, leaves in carry.items():
@@ -204,7 +220,6 @@ def gradients(
         in_dims=(train_dims, dims, 0, 0, 0, 0, key_dim),
         randomness="error",
     )
-    x, y = _gathered(job.data.x, rows), _gathered(job.data.y, rows)
     grads, (losses, new) = mapped(train, values, buffers, x, y, weights, keys)
     return grads, losses, new
 
@@ -240,14 +255,10 @@ def _rest(carry: Carry, place: int) -> Carry:
     return {name: {k: leaf[place] for k, leaf in leaves.items()} for name, leaves in carry.items() if name != "train"}
 
 
-def _gathered(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    return values.index_select(0, rows.reshape(-1)).reshape(*rows.shape, *values.shape[1:])
-
-
-def _weights(counts: IntArray, width: int, job: Job) -> torch.Tensor:
-    """1 / count for the samples of a mini-batch, 0 for its padding; (clients, width)."""
-    own = np.arange(width) < counts[:, None]
-    return torch.from_numpy(own / counts[:, None]).to(job.device, job.dtype)
+def _weights(plan: BatchPlan) -> FloatArray:
+    """1 / size of the mini-batch for its samples, 0 for its padding; (clients, steps, batch)."""
+    counts = plan.counts[..., None]
+    return np.asarray((np.arange(plan.rows.shape[2]) < counts) / np.maximum(counts, 1))
 
 
 def _joined(parts: list[Tree], order: torch.Tensor) -> Tree:

@@ -11,20 +11,24 @@ from torch.func import functional_call
 if TYPE_CHECKING:
     from evsim.algorithms.tree import Tree
     from evsim.events import FloatArray
-    from evsim.training.base import TrainingData
+    from evsim.training.samples import TrainingData
 
 
 @torch.no_grad()
 def evaluate(
     model: torch.nn.Module, state: tuple[Tree, Tree], x: torch.Tensor, y: torch.Tensor, batch_size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss of each sample (float64) and whether its largest logit is right; two tensors of shape (samples,)."""
+    """Loss of each sample (float64) and whether its largest logit is right; two tensors of shape (samples,).
+
+    The samples may lie in host memory.
+    """
+    device = next(model.parameters(), x).device
     model.eval()
     try:
         losses, hits = [], []
         for start in range(0, len(y), batch_size):
-            logits = functional_call(model, state, (x[start : start + batch_size],))
-            labels = y[start : start + batch_size]
+            logits = functional_call(model, state, (x[start : start + batch_size].to(device),))
+            labels = y[start : start + batch_size].to(device)
             losses.append(torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none"))
             hits.append(logits.argmax(-1) == labels)
         return torch.cat(losses), torch.cat(hits)

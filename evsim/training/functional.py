@@ -104,7 +104,7 @@ def _draws_globally(model: nn.Module, job: Job) -> bool:
     if len(job.data.x) == 0:
         return False
     trial = copy.deepcopy(model)
-    x = job.data.x[:2].repeat_interleave(2, 0)  # never one sample alone, which BatchNorm refuses
+    x = job.data.x[:2].to(job.device).repeat_interleave(2, 0)  # never one sample alone, which BatchNorm refuses
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         before = _generator_state(x.device)

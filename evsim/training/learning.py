@@ -21,11 +21,12 @@ from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload, Tree
 from evsim.events import Feedback, IntArray
 from evsim.profiling import part
-from evsim.training.base import Executor, Job, TrainingData, inputs
+from evsim.training.base import Executor, Job
 from evsim.training.client_state import ClientStates
 from evsim.training.evaluation import evaluate, per_client, summarize
 from evsim.training.pending import Pending
 from evsim.training.reports import Seen, Waiting, averaged, feedback_of
+from evsim.training.samples import Batch, TrainingData, fits, inputs
 from evsim.training.sums import Weights
 from evsim.training.threads import limited_threads
 
@@ -79,7 +80,7 @@ class Learning:
         self._device, self._dtype = torch.device(setting.device), _DTYPES[setting.precision]
         self._model = model.to(self._device, self._dtype).train()
         self._data = TrainingData.of(data, self._dtype, self._device)
-        self._test = inputs(data.x_test, self._dtype, self._device), torch.as_tensor(data.y_test).to(self._device)
+        self._test = self._placed(data)
         self._n_clients = data.n_clients
         self._server = self._initial_state()
         autocast = setting.precision == "bfloat16"
@@ -94,7 +95,8 @@ class Learning:
     @property
     def plan(self) -> Mapping[str, object]:
         """The executor's plan."""
-        return self._runner.plan
+        streamed = {"samples": "streamed from host memory"} if self._data.streamed else {}
+        return {**self._runner.plan, **streamed}
 
     # -- what the timeline asks -------------------------------------------------------------------------------------
 
@@ -157,7 +159,7 @@ class Learning:
         sizes = np.array([len(own) for own in rows], np.int64)
         if not sizes.sum():
             return np.full(len(rows), np.nan)
-        picked = torch.from_numpy(np.concatenate(rows)).to(self._device)
+        picked = self._data.rows(np.concatenate(rows))
         each, _ = evaluate(self._model, self._current(), self._data.x[picked], self._data.y[picked], batch_size)
         totals = np.bincount(np.repeat(np.arange(len(rows)), sizes), each.cpu().numpy(), len(rows))
         return np.asarray(np.divide(totals, sizes, out=np.full(len(rows), np.nan), where=sizes > 0))
@@ -171,6 +173,11 @@ class Learning:
         """Release the executor and the client states."""
         self._runner.close()
         self.client_states.close()
+
+    def _placed(self, data: FederatedData) -> Batch:
+        """The test set; on the device if it fits there."""
+        x, y = inputs(data.x_test, self._dtype, torch.device("cpu")), torch.as_tensor(data.y_test)
+        return (x.to(self._device), y.to(self._device)) if fits(self._device, x, y) else (x, y)
 
     # -- the server's state -----------------------------------------------------------------------------------------
 

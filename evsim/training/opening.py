@@ -32,7 +32,7 @@ def open_task(job: Job, task: TrainTask, carry: Carry, apply: Apply) -> Carry:
 def mean_loss(job: Job, task: TrainTask, carry: Carry, apply: Apply) -> tuple[torch.Tensor, Tree]:
     """Mean loss of one client's samples and its gradient, zeros unless the rule asks for it."""
     train = {name: leaf.detach().requires_grad_() for name, leaf in carry["train"].items()}
-    rows = torch.as_tensor(job.data.of_client(task.client)).to(job.device)
+    rows = job.data.rows(job.data.of_client(task.client))
     wants_gradient = isinstance(job.rule, OpeningPass) and job.rule.opening == "gradient"
     total = torch.zeros((), dtype=job.dtype, device=job.device)
     gradient = tree.zeros(carry["train"])
@@ -40,7 +40,7 @@ def mean_loss(job: Job, task: TrainTask, carry: Carry, apply: Apply) -> tuple[to
         if len(part) == 0:
             break
         with torch.set_grad_enabled(wants_gradient):
-            x, y = job.data.x[part], job.data.y[part]
+            x, y = job.data.take(part)
             losses, _ = job.rule.loss(apply, {**carry, "train": train}, task.received["buffers"], x, y)
             share = losses.sum() / len(rows)
         total = total + share.detach()

@@ -97,14 +97,12 @@ class SerialRunner(Runner):
     ) -> tuple[Tree, torch.Tensor, Tree]:
         """Gradient of the mean loss of a step, the per-sample losses, the new buffers."""
         data, device = self._job.data, self._job.device
-        rows = torch.from_numpy(plan.rows[place][: plan.counts[place]]).to(device)
+        x, y = data.take(data.rows(plan.rows[place][: plan.counts[place]]))
         key = torch.tensor(plan.keys[place], device=device) if self._draws else None
         train = {name: leaf.detach().requires_grad_() for name, leaf in carry["train"].items()}
         apply = self._functional.apply(key)
         with torch.enable_grad():
-            per_sample, new = self._job.rule.loss(
-                apply, {**carry, "train": train}, buffers, data.x.index_select(0, rows), data.y.index_select(0, rows)
-            )
+            per_sample, new = self._job.rule.loss(apply, {**carry, "train": train}, buffers, x, y)
             grads = torch.autograd.grad(per_sample.mean(), list(train.values()))
         return dict(zip(train, grads, strict=True)), per_sample.detach(), {k: v.detach() for k, v in new.items()}
 

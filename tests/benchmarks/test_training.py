@@ -23,9 +23,10 @@ import pytest
 import torch
 
 from evsim import Scenario, Simulation
-from evsim.training.base import Executor, Job, Runner, TrainingData, TrainTask
+from evsim.training.base import Executor, Job, Runner, TrainTask
 from evsim.training.batched import Batched
 from evsim.training.calibration import describe
+from evsim.training.samples import TrainingData
 from evsim.training.serial import Serial
 from evsim.training.sums import Block
 from evsim.training.threads import limited_threads

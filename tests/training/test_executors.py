@@ -21,6 +21,7 @@ from evsim.training.calibration import describe
 from evsim.training.chunk import train_chunk
 from evsim.training.dropout import KeyedDropout, keyed, set_keys
 from evsim.training.functional import Functional
+from evsim.training.samples import Ahead, Batch, fits
 from evsim.training.serial import Serial
 from evsim.training.workers import Workers
 
@@ -66,6 +67,44 @@ def test_tasks_cut_short_train_as_serially(executor: Executor) -> None:
     assert [result.steps for result in expected] == [2, 0, 2, 1, 3, 2, 1, 7]
     with opened(executor, job) as run:
         assert_agree(job, expected, run(tasks))
+
+
+@pytest.mark.parametrize("executor", [Serial(), Batched(chunk=4)], ids=describe)
+@pytest.mark.parametrize("model", ["mlp", "batch_norm"])
+def test_streamed_samples_train_as_resident_ones(executor: Executor, model: str) -> None:
+    sizes = (14, 0, 2, 26, 40, 6, 16, 26)
+    job = make_job(MODELS[model](), sizes=sizes)
+    streamed = replace(job, data=replace(job.data, streamed=True))
+    with opened(executor, job) as run, opened(executor, streamed) as run_streamed:
+        assert_agree(job, run(make_tasks(job)), run_streamed(make_tasks(job)))
+
+
+def test_every_step_but_the_first_finds_its_samples_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job(mlp())
+    job = replace(job, data=replace(job.data, streamed=True))
+    ready: list[tuple[int, bool]] = []
+
+    def noted(self: Ahead, step: int, rows: torch.Tensor) -> Batch:
+        ready.append((step, self._held is not None and self._held[0] == step))
+        batch = get(self, step, rows)
+        assert batch[0].shape[:2] == rows.shape
+        return batch
+
+    get = Ahead.get
+    with opened(Batched(chunk=8), job) as run:
+        run(make_tasks(job)[:1])  # the first tasks are checked against Serial
+        monkeypatch.setattr(Ahead, "get", noted)
+        run(make_tasks(job))
+    assert ready == [(step, step > 0) for step in range(10)]  # 20 samples in batches of 4, twice
+
+
+@pytest.mark.parametrize(("free", "streams"), [(1000, True), (10_000_000, False)])
+def test_data_that_do_not_fit_on_a_gpu_stay_in_host_memory(
+    monkeypatch: pytest.MonkeyPatch, free: int, streams: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 0))
+    assert fits(torch.device("cuda"), torch.zeros(1000)) != streams
+    assert fits(torch.device("cpu"), torch.zeros(1000))
 
 
 def test_little_memory_halves_the_chunk_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
