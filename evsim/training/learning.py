@@ -21,11 +21,11 @@ from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload, Tree
 from evsim.events import Feedback, IntArray
 from evsim.profiling import part
-from evsim.training.base import Executor, Job
+from evsim.training.base import Executor, Job, TrainTask
 from evsim.training.client_state import ClientStates
 from evsim.training.evaluation import evaluate, per_client, summarize
 from evsim.training.pending import Pending
-from evsim.training.reports import Seen, Waiting, averaged, feedback_of
+from evsim.training.reports import Seen, averaged, feedback_of
 from evsim.training.samples import Batch, TrainingData, fits, inputs
 from evsim.training.sums import Weights
 from evsim.training.threads import limited_threads
@@ -103,8 +103,8 @@ class Learning:
     def dispatched(self, tasks: IntArray, clients: IntArray, nth: IntArray, max_steps: IntArray | None = None) -> None:
         """Fix the inputs of new tasks: they train the current version, for at most so many steps (0: no limit)."""
         received, limits = self._received(), np.zeros_like(tasks) if max_steps is None else max_steps
-        inputs = zip(clients.tolist(), nth.tolist(), limits.tolist(), strict=True)
-        self._pending.add(tasks.tolist(), (Waiting(client, k, self.version, received, n) for client, k, n in inputs))
+        columns = zip(tasks.tolist(), clients.tolist(), nth.tolist(), limits.tolist(), strict=True)
+        self._pending.add([TrainTask(t, client, k, self.version, received, {}, n) for t, client, k, n in columns])
 
     def discard(self, tasks: Iterable[int]) -> None:
         """Forget tasks that will never be used."""

@@ -7,6 +7,7 @@ task is resolved with a finite update.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
 import numpy as np
@@ -19,7 +20,7 @@ from evsim.events import IntArray
 from evsim.profiling import parts_of
 from evsim.training.base import Job, Result, Runner, TrainTask
 from evsim.training.client_state import ClientStates, States
-from evsim.training.reports import Resolved, Seen, Waiting
+from evsim.training.reports import Resolved, Seen
 from evsim.training.sums import Block, Weights, weights_at
 
 if TYPE_CHECKING:
@@ -43,12 +44,12 @@ class Pending:
     def __init__(self, method: Method, job: Job, runner: Runner, states: ClientStates, n_clients: int) -> None:
         self._method, self._job, self._runner, self._states = method, job, runner, states
         self._n_clients = n_clients
-        self._waiting: dict[int, Waiting] = {}
+        self._waiting: dict[int, TrainTask] = {}  # a state, if clients keep any, is looked up when the task is trained
         self._early: dict[int, Resolved] = {}  # trained before the server step that uses them
 
-    def add(self, tasks: Iterable[int], inputs: Iterable[Waiting]) -> None:
-        """Take new tasks."""
-        self._waiting.update(zip(tasks, inputs, strict=True))
+    def add(self, tasks: Iterable[TrainTask]) -> None:
+        """Take new tasks, without their clients' states."""
+        self._waiting.update((each.task, each) for each in tasks)
 
     def discard(self, tasks: Iterable[int]) -> None:
         """Forget tasks that will never be used, or were."""
@@ -129,8 +130,7 @@ class Pending:
         """Runs of tasks that can be trained together: all of them unless clients keep states."""
         if not tasks:
             return
-        state = self._method.client_rule.init_client(self._waiting[tasks[0]].received)
-        size = sum(leaf.nbytes for leaves in state.values() for leaf in leaves.values())
+        size = self._state_bytes(tasks[0])
         if not size:
             yield list(tasks)
             return
@@ -144,16 +144,19 @@ class Pending:
         yield some
 
     def _train_tasks(self, tasks: Sequence[int]) -> list[TrainTask]:
-        found = []
-        for task in tasks:
-            own = self._waiting[task]
-            state = self._state_of(own)
-            found.append(TrainTask(task, own.client, own.nth, own.version, own.received, state, own.max_steps))
-        return found
+        waiting = [self._waiting[task] for task in tasks]
+        if not self._state_bytes(tasks[0]):
+            return waiting
+        return [replace(each, state=self._state_of(each)) for each in waiting]
 
-    def _state_of(self, waiting: Waiting) -> State:
-        kept = self._states.get(waiting.client).get("rule")
-        return self._method.client_rule.init_client(waiting.received) if kept is None else self._moved(kept)
+    def _state_bytes(self, task: int) -> int:
+        """Size of the state that a client keeps for its rule; 0 if the rule keeps none."""
+        state = self._method.client_rule.init_client(self._waiting[task].received)
+        return sum(leaf.nbytes for leaves in state.values() for leaf in leaves.values())
+
+    def _state_of(self, task: TrainTask) -> State:
+        kept = self._states.get(task.client).get("rule")
+        return self._method.client_rule.init_client(task.received) if kept is None else self._moved(kept)
 
     def _finish(self, result: Result, version: int) -> Resolved:
         """Send the update through the upload chain; the client's states advance if the update is finite."""

@@ -18,18 +18,6 @@ Seen = dict[int, tuple[float, bool]]  # by task: its utility, and whether its up
 
 
 @final
-@dataclass(frozen=True, eq=False, slots=True)
-class Waiting:
-    """A dispatched task's inputs."""
-
-    client: int
-    nth: int
-    version: int
-    received: Payload
-    max_steps: int
-
-
-@final
 @dataclass(frozen=True, eq=False)
 class Resolved:
     """A trained task: its update as the server sees it (None: not finite), and its utility."""
