@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evsim import registry
+from evsim.aggregation.pacing import QuantileDeadline
 from evsim.aggregation.synchronous import Synchronous
 from evsim.algorithms.fedprox import FedProx
+from evsim.algorithms.mean import Mean
 from evsim.algorithms.sgd import Sgd
 from evsim.errors import ScenarioError
 from evsim.resources import bundled
@@ -164,6 +166,43 @@ def test_an_override_is_toml_and_a_bare_word_is_text(write):
 def test_an_override_without_value_returns_to_the_default(write):
     scenario = Scenario.load("quickstart", ["client_rule.epochs=", "client_rule.steps=4"])
     assert scenario.client_rule == Sgd(learning_rate=0.05, batch_size=5, steps=4)
+
+
+def test_a_file_unsets_what_it_takes_over_before_its_own_tables_are_laid_on_top(write):
+    write('extends = "quickstart"\nseed = 4\n', "base.toml")
+    text = """
+        extends = "base.toml"
+        unset = ["seed", "aggregation.reporting_deadline", "client_rule"]
+        [aggregation]
+        pacing = { kind = "quantile", share = 0.9 }
+        [client_rule]
+        kind = "sgd"
+        learning_rate = 0.2
+    """
+    scenario = Scenario.load(write(text))
+    assert scenario.seed == 0
+    assert scenario.aggregation.reporting_deadline is None
+    assert scenario.aggregation.pacing == QuantileDeadline(share=0.9)
+    assert scenario.aggregation.cohort_goal == Scenario.load("quickstart").aggregation.cohort_goal
+    assert scenario.client_rule == Sgd(learning_rate=0.2)  # batch_size 5 of the quickstart is gone
+    assert Scenario.load(write(scenario.to_toml(), "dumped/study.toml")) == scenario
+
+
+def test_unset_reaches_through_every_file_and_into_a_policy_that_is_its_kind_alone(write):
+    write('extends = "replay"\npopulation.join = "modulo"\nrecord.availability_every = "7min"\n', "base.toml")
+    write('extends = "base.toml"\nunset = ["population.join", "record.availability_every"]\n', "middle.toml")
+    scenario = Scenario.load(write('extends = "middle.toml"\nunset = ["stop.virtual_time"]\nstop.rounds = 2\n'))
+    assert scenario.population.join == Sample()
+    assert scenario.record.availability_every == 5 * MS_PER_MINUTE
+    assert scenario.stop == Stop(rounds=2)
+
+
+def test_unsetting_an_algorithm_takes_its_kinds_along_and_a_kind_of_it_can_be_unset(write):
+    write('extends = "quickstart"\nalgorithm = "fedbuff"\n', "base.toml")
+    plain = Scenario.load(write('extends = "base.toml"\nunset = ["algorithm"]\n', "quickstart.toml"))
+    assert plain == Scenario.load("quickstart")
+    assert Scenario.load(write('extends = "base.toml"\nunset = ["merge"]\n')).merge == Mean()
+    assert Scenario.load(write('extends = "base.toml"\n'), ["algorithm="]).merge == Mean()
 
 
 def test_an_algorithm_lies_under_the_tables_of_its_file(write):

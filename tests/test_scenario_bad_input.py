@@ -171,6 +171,69 @@ def test_extends_names_a_file_nearby(complaint, base):
     assert line.startswith("s.toml: extends: ")
 
 
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            '["aggregation.reporting_dedline"]',
+            "'aggregation.reporting_dedline' is not set; expected a key that the extended files set; did you mean "
+            + "'aggregation.reporting_deadline'? (known: aggregation.cohort_goal, ",
+        ),
+        ('["agregation.kind"]', "'agregation.kind' is not set; expected a key that the extended files set; "),
+        ('["seed.x"]', "'seed.x' is not set; "),
+        ('["cost.samples_per_client"]', "'cost.samples_per_client' is not set; "),  # a key of [cost], but nobody set it
+        ('["model", "model.kind"]', "'model.kind' is not set; "),
+        ('"seed"', "'seed'; expected a list of dotted keys, such as ["),
+        ('["seed", 3]', "['seed', 3]; expected a list of dotted keys, such as ["),
+        ('["a..b"]', "['a..b']; expected a list of dotted keys, such as ["),
+    ],
+)
+def test_unset_names_keys_that_are_there(complaint, keys, said):
+    (line,) = complaint(f'extends = "quickstart"\nunset = {keys}\n')
+    assert line.startswith(f"s.toml: unset: {said}")
+
+
+def test_every_key_that_is_not_there_is_reported(complaint):
+    assert len(complaint('extends = "quickstart"\nunset = ["a", "seed", "b"]\n')) == 2
+
+
+def test_a_file_that_extends_nothing_unsets_nothing(complaint):
+    (line,) = complaint('unset = ["seed"]\n' + DRY)
+    assert line == (
+        "s.toml: unset: ['seed']; expected extends = ... beside it; a file that extends nothing inherits nothing"
+    )
+
+
+def test_what_is_missing_because_it_was_unset_names_the_file_that_unset_it(complaint, tmp_path):
+    (tmp_path / "base.toml").write_text('extends = "quickstart"\nunset = ["data"]\n', encoding="utf-8")
+    (line,) = complaint('extends = "base.toml"\n')
+    assert line.startswith("base.toml: data: missing; expected a [data] table")
+
+
+@pytest.mark.parametrize(
+    ("below", "said"),
+    [
+        (
+            'unset = ["seed"]',
+            "weighting.unset: unknown key, given ['seed']; it belongs to the top level: write it above",
+        ),
+        ('extends = "replay"', "weighting.extends: unknown key, given 'replay'; it belongs to the top level: write it"),
+        (
+            "seed = 3",
+            "weighting.seed: unknown key, given 3; it belongs to the top level: write it above the first [table]",
+        ),
+        (
+            'merge = { kind = "refl" }',
+            "weighting.merge: unknown key, given {'kind': 'refl'}; it belongs to the top level: "
+            + "write it as a table [merge] of its own",
+        ),
+    ],
+)
+def test_a_key_of_the_top_level_below_a_header_is_sent_up(complaint, below, said):
+    (line,) = complaint(f'{DRY}[weighting]\nkind = "uniform"\n{below}\n')
+    assert line.startswith(f"s.toml: {said}")
+
+
 @pytest.mark.parametrize("override", ["seed", "=3", "a b=3", "seed 3", "a..b=1", "client_rule.learning_rate=[1,"])
 def test_a_bad_override_says_how_to_write_one(complaint, override):
     (line,) = complaint(DRY, override)

@@ -13,7 +13,8 @@ from evsim.algorithms.compositions import COMPOSITIONS
 from evsim.errors import ScenarioError, report, suggest
 from evsim.scenario import sources, together
 from evsim.scenario.checking import Checker
-from evsim.scenario.layers import Layer, Tables, fail, merge, origin_of, origins
+from evsim.scenario.hints import fields_of
+from evsim.scenario.layers import FILE_KEYS, Layer, Tables, fail, merge, origin_of, origins, take_out
 from evsim.scenario.tables import PopulationTable
 
 #: What a scenario means when it says nothing.
@@ -44,7 +45,7 @@ def assemble(cls: type, layers: Sequence[Layer], *, name: str, folder: Path) -> 
     stated = {"name": name, **_stack(layers, folder)}
     defaults = merge(DEFAULTS, DRY_DEFAULTS) if stated.get("training") == "none" else DEFAULTS
     said = origins(layers)
-    checker = Checker(partial(origin_of, said), folder)
+    checker = Checker(partial(origin_of, said), folder, top={*fields_of(cls), *FILE_KEYS})
     values = checker.values(cls, merge(defaults, stated), "")
     everything = _with_defaults(cls, values)
     found = together.problems(everything)
@@ -66,13 +67,25 @@ def _with_defaults(cls: type, values: Mapping[str, Any]) -> Tables:
 
 def _stack(layers: Sequence[Layer], folder: Path) -> Tables:
     """All layers merged; the algorithm that is named last lies directly under the layer that names it."""
-    naming = [place for place, layer in enumerate(layers) if isinstance(layer.tables.get("algorithm"), str)]
+    naming = _naming(layers)
     merged: Tables = {}
-    for place, layer in enumerate(layers):
-        if naming and place == naming[-1]:
+    for layer in layers:
+        merged = take_out(merged, layer)
+        if layer is naming:
             merged = _lay(merged, _composition(layer), folder)
         merged = merge(merged, layer.tables)
     return merged
+
+
+def _naming(layers: Sequence[Layer]) -> Layer | None:
+    """The layer whose algorithm counts: the last one that names one, if none above unsets it."""
+    found = None
+    for layer in layers:
+        if "algorithm" in layer.tables:
+            found = layer if isinstance(layer.tables["algorithm"], str) else None
+        elif "algorithm" in layer.unset:
+            found = None
+    return found
 
 
 def _composition(layer: Layer) -> Mapping[str, Any]:

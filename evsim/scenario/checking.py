@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, Field, is_dataclass
 from pathlib import Path
 from typing import Any, Final, final
@@ -44,11 +44,12 @@ class Checker:
     Args:
         origin: says where a dotted key was written, such as a file name.
         folder: where files named by a kind (``"rule.py:MyRule"``) are looked for.
+        top: keys of the top level, which a file may write into a table by mistake.
     """
 
-    def __init__(self, origin: Callable[[str], str], folder: Path) -> None:
+    def __init__(self, origin: Callable[[str], str], folder: Path, top: Collection[str] = ()) -> None:
         self.problems: list[Problem] = []
-        self._origin, self._folder = origin, folder
+        self._origin, self._folder, self._top = origin, folder, top
 
     def add(self, at: str, given: str, expected: str = "", hint: str = "") -> object:
         """Note a problem at a dotted key."""
@@ -62,7 +63,8 @@ class Checker:
         known, hints = fields_of(cls), hints_of(cls)
         for key, given in table.items():
             if key not in known:
-                self.add(_join(at, key), f"unknown key, given {_show(given)}", "", suggest(key, known))
+                hint = _above(key, given) if at and key in self._top else suggest(key, known)
+                self.add(_join(at, key), f"unknown key, given {_show(given)}", "", hint)
         found = {}
         for key, field in known.items():
             made = self._field(key, field, hints[field.name], table, at)
@@ -161,6 +163,12 @@ class Checker:
             self.add(at, str(given), "a finite number")
             return False
         return True
+
+
+def _above(key: str, given: object) -> str:
+    """What to do with a key of the top level that stands in a table: all that follows a header is of its table."""
+    place = f"as a table [{key}] of its own" if isinstance(given, Mapping) else "above the first [table]"
+    return f"it belongs to the top level: write it {place}"
 
 
 def _join(at: str, key: str) -> str:

@@ -15,6 +15,9 @@ from evsim.resources import bundled, bundled_scenario
 
 Tables = dict[str, Any]
 
+#: What a file says about the files below it, at its top level; no keys of a scenario.
+FILE_KEYS = ("extends", "unset")
+
 _MAX_DEPTH = 16
 _POSITION = re.compile(r"(.*) \(at line (\d+), column (\d+)\)", re.DOTALL)
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
@@ -23,10 +26,17 @@ _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 @final
 @dataclass(frozen=True)
 class Layer:
-    """Tables of one origin, such as one file."""
+    """Tables of one origin, such as one file.
+
+    Attributes:
+        origin: a file as the user typed it, or ``-o key``.
+        tables: laid over those of the layers below.
+        unset: dotted keys that are first taken out of the layers below.
+    """
 
     origin: str
     tables: Tables
+    unset: tuple[str, ...] = ()
 
 
 def fail(where: str, given: str, expected: str = "", hint: str = "") -> ScenarioError:
@@ -73,10 +83,10 @@ def _read(path: Path, seen: tuple[Path, ...]) -> list[Layer]:
     if len(chain) > _MAX_DEPTH:
         raise fail(f"{path.name}: extends", f"more than {_MAX_DEPTH} files extend each other", "a shorter chain")
     tables = _parse(path)
-    base = tables.pop("extends", None)
+    base, unset = tables.pop("extends", None), tables.pop("unset", [])
     if seen:
         tables.pop("name", None)  # a name is of one file
-    own = Layer(_shown(path), tables)
+    own = Layer(_shown(path), tables, _unset_keys(unset, base, f"{_shown(path)}: unset"))
     return [own] if base is None else [*_read(_extended(base, path), chain), own]
 
 
@@ -90,6 +100,14 @@ def _extended(base: object, path: Path) -> Path:
         if found is not None and found.is_file():
             return found
     raise fail(where, repr(base), "a file beside this one, or the name of a bundled scenario", "no such file")
+
+
+def _unset_keys(given: object, base: object, where: str) -> tuple[str, ...]:
+    if not isinstance(given, list) or not all(isinstance(key, str) and _KEY.fullmatch(key) for key in given):
+        raise fail(where, repr(given), 'a list of dotted keys, such as ["aggregation.reporting_deadline"]')
+    if given and base is None:
+        raise fail(where, repr(given), "extends = ... beside it", "a file that extends nothing inherits nothing")
+    return tuple(given)
 
 
 def _parse(path: Path) -> Tables:
@@ -154,7 +172,7 @@ def _nested(key: str, value: object) -> Tables:
 
 # -- merging ---------------------------------------------------------------------------------------------------------
 
-_UNSET = object()  # in an override: back to the default
+_UNSET = object()  # in tables: back to the default
 
 
 def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> Tables:
@@ -175,6 +193,36 @@ def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> Tables:
     return merged
 
 
+def take_out(below: Tables, layer: Layer) -> Tables:
+    """The tables below a layer without the keys that it unsets.
+
+    Raises:
+        ScenarioError: with every key that is not there: a slip of the pen must not leave the inherited value in force.
+    """
+    problems = []
+    for key in layer.unset:
+        known = _keys_beside(below, key)
+        if key in known:
+            below = merge(below, _nested(key, _UNSET))
+        else:
+            expected = "a key that the extended files set"
+            problems.append(Problem(f"{layer.origin}: unset", f"{key!r} is not set", expected, suggest(key, known)))
+    if problems:
+        raise ScenarioError(report(problems))
+    return below
+
+
+def _keys_beside(tables: Tables, key: str) -> list[str]:
+    """The dotted keys of the table that holds a key, or would; of the nearest one around it if there is none."""
+    table, prefix = tables, ""
+    for part in key.split(".")[:-1]:
+        inner = _as_table(part, table.get(part))
+        if not isinstance(inner, Mapping):
+            break
+        table, prefix = dict(inner), f"{prefix}{part}."
+    return [prefix + name for name in table]
+
+
 def _as_table(key: str, value: object) -> object:
     """A policy given by its kind alone as the table it stands for."""
     return {"kind": value} if isinstance(value, str) and key in registry.slots() else value
@@ -188,7 +236,7 @@ def origins(layers: Sequence[Layer]) -> dict[str, str]:
     """Who said each dotted key last; "" is where what nobody said would have belonged."""
     said = {"": layers[-1].origin if layers else ""}
     for layer in layers:
-        said |= dict.fromkeys(_dotted(layer.tables), layer.origin)
+        said |= dict.fromkeys((*layer.unset, *_dotted(layer.tables)), layer.origin)
         if not layer.origin.startswith("-o "):
             said[""] = layer.origin
     return said
