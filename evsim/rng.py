@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike, NDArray
 
 _MASK = (1 << 64) - 1
@@ -29,11 +31,31 @@ def key(seed: int, *names: str | int) -> int:
     >>> key(0, "select", 3) == key(0, "select", 3), key(0, "a") == key(1, "a")
     (True, False)
     """
+    return int.from_bytes(_hashed(seed, *names).digest(), "little")
+
+
+def numbered(seed: int, *names: str | int) -> Callable[[int], int]:
+    """`key` of the names and one more, a number: what stays the same is hashed once.
+
+    >>> numbered(7, "select")(3) == key(7, "select", 3)
+    True
+    """
+    prefix = _hashed(seed, *names)
+
+    def of(number: int) -> int:
+        digest = prefix.copy()
+        digest.update(b"i%d\0" % number)
+        return int.from_bytes(digest.digest(), "little")
+
+    return of
+
+
+def _hashed(*names: str | int) -> hashlib.blake2b:
     digest = hashlib.blake2b(digest_size=8)
-    for name in (seed, *names):
+    for name in names:
         text = f"{'s' if isinstance(name, str) else 'i'}{name}\0"
         digest.update(text.encode())
-    return int.from_bytes(digest.digest(), "little")
+    return digest
 
 
 def stream(seed: int, *names: str | int) -> np.random.Generator:
@@ -69,6 +91,13 @@ def uniform(base: int, *columns: ArrayLike) -> NDArray[np.float64]:
     """A draw from the open interval (0, 1) per row, 53 bits."""
     draws: NDArray[np.float64] = ((hash64(base, *columns) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     return draws
+
+
+def uniform_one(base: int, *values: int) -> float:
+    """`uniform` for one row of integers >= 0, without array overhead."""
+    for value in values:
+        base = mix(base ^ value)
+    return ((base >> 11) + 0.5) * 2.0**-53
 
 
 def normal(base: int, *columns: ArrayLike) -> NDArray[np.float64]:

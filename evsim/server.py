@@ -6,23 +6,22 @@ from the replay, endings from the task book. The log equals that of settling at 
 
 from __future__ import annotations
 
-import hashlib
-import struct
 from collections.abc import Callable
 from typing import Any, final
 
 import numpy as np
 
 from evsim.aggregation.base import Cohort, Process
-from evsim.events import FloatArray, IntArray, Outcome, Rank
-from evsim.selection.base import Answers, Query, Reports
-from evsim.tasks import KINDS, Fate, TaskBook
-from evsim.traces.cost import Price, PriceAhead
+from evsim.dispatch import QUERY, Dispatcher, TimelineHash
+from evsim.events import IntArray, Outcome, Rank
+from evsim.selection.base import Answers, Query
+from evsim.tasks import Fate, TaskBook
 from evsim.units import FOREVER
-from evsim.world import Errand, World, cut, forward_only
+from evsim.untold import Untold
+from evsim.world import Errand, World, forward_only
 
-_LOST, _ARRIVES, _STOPPED, _IN_FLIGHT = int(Fate.LOST), int(Fate.ARRIVES), int(Fate.STOPPED), int(Outcome.IN_FLIGHT)
-TRAIN, QUERY = KINDS.index("train"), KINDS.index("query")
+_LOST, _ARRIVES, _STOPPED = int(Fate.LOST), int(Fate.ARRIVES), int(Fate.STOPPED)
+_AGGREGATED, _DROPPED, _ABORTED = int(Outcome.AGGREGATED), int(Outcome.DROPPED), int(Outcome.ABORTED)
 _ANSWER_BYTES = 8  # one loss
 _WRITE_ROWS = 100_000  # finished rows kept before they go to the journal
 
@@ -46,20 +45,17 @@ class LiveServer:
         self._cohorts: dict[int, Cohort] = {}
         self._buffer: Cohort | None = None  # where reports go if the aggregator fills buffers
         self._kept: list[int] = []  # late reports that wait for the next step
-        self._untold: list[tuple[IntArray, Any, FloatArray | None]] = []  # feedback the selector has not heard yet
+        self._hash = TimelineHash()
+        self._dispatcher = Dispatcher(world, self.book, self._hash)
+        self._untold = Untold(self.book)
         self._keep_late = False
-        self._n_tasks = np.zeros(len(world.samples), np.int64)
         self._seen = np.zeros(len(world.samples), np.bool_)
         self._queries = 0  # in flight
         self._settled_at = -1
-        self._training = Errand(TRAIN, world.work, world.wire_bytes, partial=world.partial)
-        pricing = world.pricing
-        one_by_one = pricing.network.is_constant and pricing.cost.availability_check == "throughout"
-        one_by_one = one_by_one and world.partial is None
-        self._ahead = PriceAhead(pricing, world.work, world.wire_bytes) if one_by_one else None
         self._has_data = world.samples > 0
+        self._all_have_data = bool(self._has_data.all())
+        self._write_at = _WRITE_ROWS
         self._declared = world.pricing.declared_ms(world.work(world.samples), world.wire_bytes)
-        self._hash = hashlib.blake2b(digest_size=16)
         self._check_in(world.replay.online_at_start())
 
     # -- the Server protocol ----------------------------------------------------------------------------------------
@@ -97,10 +93,7 @@ class LiveServer:
     def dispatch(self, clients: IntArray, deadline: int) -> Cohort:
         """Start a round with these clients."""
         cohort = Cohort(self.rounds, self.now, deadline, invited=len(clients), unknown=len(clients))
-        cohort.tasks = self._enter(cohort.round, clients, self._training, deadline, FOREVER)
-        world = self._world
-        nth, max_steps = (self.book.column(name, cohort.tasks) for name in ("nth", "max_steps"))
-        world.learning.dispatched(cohort.tasks, clients, nth, max_steps)
+        cohort.tasks = self._dispatcher.train(cohort.round, self.version, clients, deadline, FOREVER)
         self._cohorts[cohort.round] = cohort
         self.rounds += 1
         return cohort
@@ -146,12 +139,7 @@ class LiveServer:
         """Give each client a task that may last so long."""
         if len(clients):
             stop_at = FOREVER if timeout is None else self.now + timeout
-            if len(clients) == 1 and self._ahead is not None:
-                tasks = self._enter_one(buffer.round, int(clients[0]), self._ahead, stop_at)
-            else:
-                tasks = self._enter(buffer.round, clients, self._training, stop_at, stop_at)
-            nth, max_steps = (self.book.column(name, tasks) for name in ("nth", "max_steps"))
-            self._world.learning.dispatched(tasks, clients, nth, max_steps)
+            self._dispatcher.train(buffer.round, self.version, clients, stop_at, stop_at)
             buffer.invited += len(clients)
 
     def wait(self, *, or_check_in: bool, until: int) -> Process[None]:
@@ -172,11 +160,10 @@ class LiveServer:
 
     def accept(self, task: int) -> None:
         """A report enters the buffer; a selector that learns hears of its training now."""
-        tasks = np.array([task])
-        utility = None
         if self._manager.selector.needs_utility:
-            utility = self._world.learning.train(tasks).utility
-        self._tell(tasks, Outcome.AGGREGATED, utility)
+            self._untold.add_one(task, _AGGREGATED, float(self._world.learning.train(np.array([task])).utility[0]))
+        else:
+            self._untold.add_one(task, _AGGREGATED)
 
     def reject(self, buffer: Cohort, task: int) -> None:
         """A report came with too much staleness."""
@@ -197,7 +184,7 @@ class LiveServer:
         outcomes = np.where(feedback.valid, Outcome.AGGREGATED, Outcome.INVALID)
         self.book.set("outcome", reports, outcomes)
         if cohort is not self._buffer:
-            self._tell(reports, outcomes, feedback.utility if self._manager.selector.needs_utility else None)
+            self._untold.add(reports, outcomes, feedback.utility if self._manager.selector.needs_utility else None)
             self._resolve(np.setdiff1d(cohort.reports, reports), Outcome.SURPLUS)
         self._row(cohort, reason if applied else "invalid", applied, staleness)
 
@@ -216,14 +203,17 @@ class LiveServer:
 
     def settle(self) -> None:
         """Bring the world up to now; once is enough for an instant, since a task lasts at least 1 ms."""
-        if self._settled_at == self.now:
+        now = self.now
+        if self._settled_at == now:
             return
-        self._settled_at = self.now
-        clients, check_in = self._world.replay.advance(self.now)
+        self._settled_at = now
+        clients, check_in = self._world.replay.advance(now)
         if len(clients):
             self._observe(clients, check_in)
-        known = self.book.pop_known(self.now)
-        if len(known):
+        known = self.book.pop_known(now)
+        if len(known) == 1 and self._buffer is not None and not self._queries:
+            self._ending(self._buffer, int(known[0]))
+        elif len(known):
             self._endings(known)
 
     def finish(self) -> None:
@@ -242,106 +232,6 @@ class LiveServer:
         return self._hash.hexdigest()
 
     # -- inside -----------------------------------------------------------------------------------------------------
-
-    def _enter(self, number: int, clients: IntArray, errand: Errand, deadline: int, stop_at: int) -> IntArray:
-        """Price tasks, read their fate from the traces, enter them in the book; returns their ids."""
-        world, now = self._world, self.now
-        nth = self._n_tasks[clients]
-        self._n_tasks[clients] += 1
-        samples = world.samples[clients]
-        if errand.max_samples is not None:
-            samples = np.minimum(samples, errand.max_samples)
-        down, up = (np.full(len(clients), size, np.int64) for size in errand.wire_bytes)
-        price = world.pricing.price(clients, nth, errand.work(samples), (down, up), now)
-        max_steps = np.zeros(len(clients), np.int64)
-        if errand.partial is not None and min(deadline, stop_at) < FOREVER:
-            max_steps = self._whole_steps(errand, samples, price, min(deadline, stop_at) - now)
-            work = cut(errand.partial, errand.work(samples), samples, max_steps)
-            price = world.pricing.price(clients, nth, work, (down, up), now)
-        ended, fate, known = self._fate(clients, price, deadline, stop_at)
-        tasks = self.book.add(
-            {
-                "client": clients,
-                "round": number,
-                "version": self.version,
-                "kind": errand.kind,
-                "nth": nth,
-                "max_steps": max_steps,
-                "dispatched_at": now,
-                "ended_at": ended,
-                "known_at": known,
-                "fate": fate,
-                "outcome": Outcome.IN_FLIGHT,
-                "staleness": -1,
-                "server_step": -1,
-                "samples": samples,
-                "charged_samples": price.charged_samples,
-                "bytes_down": down,
-                "bytes_up": up,
-                "download_ms": price.download_ms,
-                "compute_ms": price.compute_ms,
-                "upload_ms": price.upload_ms,
-            }
-        )
-        if errand.kind == TRAIN:
-            self._manager.assign(clients)
-        else:
-            self._manager.assign_query(clients)
-        self._digest(tasks, clients, ended, fate, known, np.full(len(tasks), now))
-        return tasks
-
-    def _whole_steps(self, errand: Errand, samples: IntArray, price: Price, left_ms: int) -> IntArray:
-        """Steps that fit for clients that would be too late; 0, no limit, for the others and where not one fits."""
-        if errand.partial is None:
-            return np.zeros_like(samples)
-        budget = np.maximum(left_ms - price.download_ms - price.upload_ms - 1, 0)  # 1 ms for rounding
-        fits = self._world.pricing.samples_within(price, errand.work(samples), budget)
-        return np.where(price.total_ms > left_ms, errand.partial.n_steps_within(samples, fits), 0)
-
-    def _enter_one(self, number: int, client: int, prices: PriceAhead, stop_at: int) -> IntArray:
-        """`_enter` for one training task, without array overhead: asynchronous servers refill slot by slot."""
-        world, now = self._world, self.now
-        nth, samples = int(self._n_tasks[client]), int(world.samples[client])
-        self._n_tasks[client] += 1
-        download, compute, upload, charged = prices.of(client, nth, samples)
-        finish, until = now + download + compute + upload, int(world.replay.online_until[client])
-        fate, ended = (_ARRIVES, finish) if finish <= until else (_LOST, until)
-        if ended > stop_at:
-            fate, ended = _STOPPED, stop_at
-        known, clients = ended, np.array([client])
-        if fate == _LOST:
-            known = max(ended, min(int(world.availability.next_check_in(clients, ended)[0]), stop_at))
-        row = {"client": client, "round": number, "version": self.version, "kind": TRAIN, "nth": nth, "max_steps": 0}
-        row |= {"dispatched_at": now, "ended_at": ended, "known_at": known, "fate": fate, "outcome": _IN_FLIGHT}
-        row |= {"staleness": -1, "server_step": -1, "samples": samples, "charged_samples": charged}
-        row |= {"bytes_down": world.wire_bytes[0], "bytes_up": world.wire_bytes[1]}
-        row |= {"download_ms": download, "compute_ms": compute, "upload_ms": upload}
-        task = self.book.add_one(row)
-        self._manager.assign(clients)
-        self._digest([task], [client], [ended], [fate], [known], [now])
-        return np.array([task])
-
-    def _fate(
-        self, clients: IntArray, price: Price, deadline: int, stop_at: int
-    ) -> tuple[IntArray, IntArray, IntArray]:
-        """When each task ends, how, and when the server knows."""
-        trace, now = self._world.availability, self.now
-        finish = now + price.total_ms
-        if self._world.pricing.cost.availability_check == "throughout":
-            until = self._world.replay.online_until[clients]
-            fate, ended = (finish <= until).astype(np.int64), np.minimum(finish, until)
-        else:  # a report that arrives exactly at check-out counts
-            present = trace.is_online(clients, finish) | trace.is_online(clients, finish - 1)
-            fate, ended = present.astype(np.int64), finish
-        fate = np.where(ended > stop_at, _STOPPED, fate)
-        ended = np.minimum(ended, stop_at)
-        lost = fate == _LOST
-        if not lost.any():
-            return ended, fate, ended
-        known = ended.copy()
-        back = trace.next_check_in(clients[lost], ended[lost])
-        known[lost] = np.maximum(ended[lost], np.minimum(back, deadline))
-        return ended, fate, known
 
     def _close_at(self, cohort: Cohort, goal: int) -> tuple[int, str]:
         known = self.book.column("known_at", cohort.tasks)
@@ -363,7 +253,7 @@ class LiveServer:
         return None
 
     def _observe(self, clients: IntArray, check_in: Any) -> None:
-        if not self._has_data.all():
+        if not self._all_have_data:
             keep = self._has_data[clients]
             clients, check_in = clients[keep], check_in[keep]
         new = clients[check_in & ~self._seen[clients]]
@@ -381,7 +271,7 @@ class LiveServer:
         """Send the model to candidates and wait for their losses, at most until the query's timeout."""
         stop_at = FOREVER if query.timeout_ms is None else self.now + query.timeout_ms
         errand = Errand(QUERY, forward_only, (self._world.wire_bytes[0], _ANSWER_BYTES), query.max_samples)
-        tasks = self._enter(self.rounds, query.clients, errand, stop_at, stop_at)
+        tasks = self._dispatcher.ask(self.rounds, self.version, query.clients, errand, stop_at)
         self._queries += len(tasks)
         last = int(self.book.column("known_at", tasks).max())
         yield self._clock.forever() if last >= FOREVER else self._clock.at(last, Rank.SERVER)
@@ -389,6 +279,16 @@ class LiveServer:
         answered = query.clients[self.book.column("fate", tasks) == _ARRIVES]
         losses = self._world.learning.losses(answered, query.max_samples)
         self._manager.register_answers(Answers(answered, losses))
+
+    def _ending(self, buffer: Cohort, task: int) -> None:
+        """`_endings` for one task of training, without array overhead."""
+        self._manager.release_one(self.book.cell("client", task))
+        fate = self.book.cell("fate", task)
+        if fate == _ARRIVES:
+            buffer.arrived.append(task)
+        else:
+            buffer.lost += 1
+            self._resolve(np.array([task]), _DROPPED if fate == _LOST else _ABORTED)
 
     def _endings(self, tasks: IntArray) -> None:
         self._manager.release(self.book.column("client", tasks))
@@ -443,31 +343,15 @@ class LiveServer:
         if len(tasks):
             self.book.set("outcome", tasks, outcome)
             self._world.learning.discard(tasks.tolist())
-            self._tell(tasks, outcome, None)
-
-    def _tell(self, tasks: IntArray, outcome: Any, utility: FloatArray | None) -> None:
-        """Feedback is due; the selector hears of it before it is asked again."""
-        self._untold.append((tasks, outcome, utility))
+            if len(tasks) == 1:
+                self._untold.add_one(int(tasks[0]), outcome)
+            else:
+                self._untold.add(tasks, outcome, None)
 
     def _tell_all(self) -> None:
-        if not self._untold:
-            return
-        tasks = np.concatenate([part for part, _, _ in self._untold])
-        outcome = [np.broadcast_to(np.asarray(code, np.int8), part.shape) for part, code, _ in self._untold]
-        utility = [np.full(len(part), np.nan) if known is None else known for part, _, known in self._untold]
-        self._untold = []
-        known = self.book.column("known_at", tasks)
-        self._manager.register_feedback(
-            Reports(
-                clients=self.book.column("client", tasks),
-                at=known,
-                round=self.book.column("round", tasks),
-                outcome=np.concatenate(outcome),
-                duration_ms=known - self.book.column("dispatched_at", tasks),
-                samples=self.book.column("samples", tasks),
-                utility=np.concatenate(utility),
-            )
-        )
+        """Feedback is due as soon as an outcome is decided; the selector hears of it before it is asked again."""
+        if self._untold:
+            self._manager.register_feedback(self._untold.take())
 
     def _row(self, cohort: Cohort, reason: str, applied: bool, staleness: IntArray) -> None:  # noqa: FBT001  a column
         reports = len(cohort.arrived)
@@ -486,21 +370,15 @@ class LiveServer:
             "mean_staleness": float(staleness.mean()) if len(staleness) else float("nan"),
         }
         self._world.rows.append("server_steps", {name: [value] for name, value in row.items()})
-        numbers = [row[name] for name in ("round", "version", "started_at", "closed_at", "reports", "dropped")]
-        self._digest(*(np.array([number]) for number in numbers))
+        self._hash.add_one(cohort.round, self.version, cohort.started_at, self.now, reports, cohort.lost)
         self._write()
         self._on_step(applied, cohort.round)
 
     def _write(self, *, everything: bool = False) -> None:
-        if everything or self.book.rows_in_memory >= _WRITE_ROWS:
+        if everything or self.book.rows_in_memory >= self._write_at:
             self._tell_all()
             rows = self.book.release(self.now, everything=everything)
             if rows is not None:
                 self._world.rows.append("tasks", self.book.as_table(rows))
-
-    def _digest(self, *columns: Any) -> None:
-        """Rows one after the other, so that the digest does not depend on how many are entered at once."""
-        if len(columns[0]) == 1:  # the same bytes without array overhead
-            self._hash.update(struct.pack(f"<{len(columns)}q", *(int(column[0]) for column in columns)))
-            return
-        self._hash.update(np.stack([np.asarray(c, np.int64) for c in columns], axis=1).astype("<i8").tobytes())
+            # A task that lasts for days holds back those after it: without new rows another look would find nothing.
+            self._write_at = self.book.rows_in_memory + _WRITE_ROWS

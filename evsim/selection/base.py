@@ -72,6 +72,9 @@ class ClientView(Protocol):
     def is_idle(self, clients: IntArray) -> BoolArray:
         """Whether each of the clients is idle; O(clients)."""
 
+    def is_idle_one(self, client: int) -> bool:
+        """`is_idle` for one client, a hundred times cheaper than an array of one."""
+
     @property
     def samples(self) -> IntArray:
         """Data size each client declared when it first checked in; -1 before that."""

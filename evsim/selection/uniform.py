@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from evsim.events import IntArray
 
 _BLOCK = 32  # draws beyond the expected number, so that one block nearly always suffices
+_ONE_BY_ONE = 24  # draws that cost about as much as one block
 
 
 @final
@@ -40,12 +41,26 @@ class Uniform(Selector[None]):
         if n == 0:
             return np.empty(0, np.int64), None
         if n * view.n_clients <= view.n_idle**2:
-            return _first_idle(view, n, key), None
+            one = _first_of_few(view, key) if n == 1 else -1
+            return (_first_idle(view, n, key) if one < 0 else np.array([one])), None
         return smallest_keys(view.idle, n, key), None
 
     @override
     def feedback(self, state: None, reports: Reports) -> None:
         return None
+
+
+def _first_of_few(view: ClientView, key: int) -> int:
+    """The client of `_first_idle` for n = 1, if a few draws are likely to find and do find one; otherwise -1."""
+    n_clients = view.n_clients
+    if n_clients > _ONE_BY_ONE * view.n_idle:
+        return -1
+    mix, is_idle = rng.mix, view.is_idle_one
+    for draw in range(_ONE_BY_ONE):
+        client = mix(key ^ draw) % n_clients
+        if is_idle(client):
+            return client
+    return -1
 
 
 def _first_idle(view: ClientView, n: int, key: int) -> IntArray:

@@ -166,6 +166,17 @@ class AvailabilityTrace:
         found = self.starts[np.where(wraps, np.minimum(first, self.n_intervals - 1), row)] + wraps * period
         return np.where((first == end) | self._always[of], FOREVER, instant + found - within)
 
+    def next_check_in_of(self, device: int, at: int) -> int:
+        """`next_check_in` of one device, without array overhead."""
+        first, end = int(self.offsets[device]), int(self.offsets[device + 1])
+        if first == end or self._always[device]:
+            return FOREVER
+        period = int(self.period[device])
+        within = at % period
+        row = first + int(self.starts[first:end].searchsorted(within))
+        found = int(self.starts[row]) if row < end else int(self.starts[first]) + period
+        return at - within + found
+
     def edges(self, t0: int, t1: int) -> Edges:
         """All check-ins and check-outs with t0 <= instant < t1, repetitions included, for a window of any length.
 

@@ -6,7 +6,6 @@ many (`sample_scale`). NumPy only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, final
 
@@ -17,8 +16,6 @@ from evsim.errors import require
 from evsim.events import FloatArray, IntArray
 from evsim.traces.network import IndependentLinks, Network
 from evsim.traces.speed import DeviceSpeed
-
-_AHEAD = 16
 
 
 @final
@@ -138,13 +135,18 @@ class Pricing:
 
     def declared_ms(self, work: Work, sizes: tuple[int, int]) -> FloatArray:
         """Task duration that each client's device class promises, ms, without jitter; one entry per client."""
-        everyone = np.arange(len(self.speed.download_kbps))
-        down, up = (np.full(len(everyone), size, np.int64) for size in sizes)
+        download, compute, upload = self.promised_ms(work, sizes)
+        return download + upload + compute
+
+    def promised_ms(self, work: Work, sizes: tuple[int, int]) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Download, compute and upload of each client's device class, ms, without jitter; one entry per client."""
+        speed = self.speed
+        begin = np.zeros(len(speed.download_kbps), np.int64)
+        down, up = (np.full_like(begin, size) for size in sizes)
         passes = (work.samples * self.cost.training_factor + work.forward_samples) * self.cost.sample_scale
-        begin = np.zeros(len(everyone), np.int64)
-        transfer = self.network.transfer_ms(down, self.speed.download_kbps, begin)
-        transfer = transfer + self.network.transfer_ms(up, self.speed.upload_kbps, begin)
-        return np.asarray(transfer + self.speed.compute_ms_per_sample * passes)
+        download = self.network.transfer_ms(down, speed.download_kbps, begin)
+        upload = self.network.transfer_ms(up, speed.upload_kbps, begin)
+        return download, speed.compute_ms_per_sample * passes, upload
 
     def _jitter(self, name: str, clients: IntArray, tasks: IntArray) -> FloatArray:
         sigma = self.speed.compute_jitter if name == "compute" else self.speed.network_jitter
@@ -154,32 +156,31 @@ class Pricing:
 
 
 @final
-class PriceAhead:
-    """Prices of single tasks, computed for a client's next few tasks at once.
+class SinglePrices:
+    """Prices of single tasks of clients whose work is always the same, without array overhead for each.
 
-    A server that dispatches one task at a time would pay the overhead of an array operation for every number; the
-    prices are those of `Pricing.price`, which holds as long as the network is constant.
+    All but the jitter is priced once, for everybody. The prices are those of `Pricing.price`, which holds as long as
+    the network is constant.
     """
 
-    def __init__(self, pricing: Pricing, work: Callable[[IntArray], Work], wire_bytes: tuple[int, int]) -> None:
-        self._pricing, self._work, self._wire_bytes = pricing, work, wire_bytes
-        self._known: dict[int, tuple[int, list[list[int]]]] = {}  # client -> first task, rows of four numbers
+    def __init__(self, pricing: Pricing, work: Work, sizes: tuple[int, int]) -> None:
+        from scipy.special import ndtri
 
-    def of(self, client: int, nth: int, samples: int) -> list[int]:
+        self._promised = tuple(np.ascontiguousarray(ms).data for ms in pricing.promised_ms(work, sizes))
+        charged = (work.samples + work.forward_samples) * pricing.cost.sample_scale
+        self._charged = memoryview(np.rint(charged).astype(np.int64))
+        self._keys = tuple(rng.key(pricing.seed, "jitter", name) for name in ("compute", "network"))
+        self._sigmas = np.array([pricing.speed.compute_jitter, pricing.speed.network_jitter])
+        self._ndtri = ndtri
+
+    def of(self, client: int, nth: int) -> tuple[int, int, int, int]:
         """Download, compute, upload in ms, and charged samples of a client's nth task."""
-        first, rows = self._known.get(client, (nth, []))
-        if nth - first >= len(rows):
-            first, rows = nth, self._block(client, nth, samples)
-            self._known[client] = first, rows
-        return rows[nth - first]
-
-    def _block(self, client: int, nth: int, samples: int) -> list[list[int]]:
-        clients, sizes = np.full(_AHEAD, client), np.full(_AHEAD, samples)
-        down, up = (np.full(_AHEAD, size, np.int64) for size in self._wire_bytes)
-        price = self._pricing.price(clients, np.arange(nth, nth + _AHEAD), self._work(sizes), (down, up), 0)
-        rows = [price.download_ms, price.compute_ms, price.upload_ms, price.charged_samples]
-        block: list[list[int]] = np.stack(rows, axis=1).tolist()
-        return block
+        draws = [rng.uniform_one(key, client, nth) for key in self._keys]
+        jitter, link = np.exp(self._sigmas * self._ndtri(draws)).tolist()  # of NumPy as in bulk: the last bit counts
+        promised_download, promised_compute, promised_upload = self._promised
+        download, upload = round(promised_download[client] * link), round(promised_upload[client] * link)
+        compute = round(promised_compute[client] * jitter)
+        return download, compute or int(download + upload == 0), upload, self._charged[client]
 
 
 def _ms(duration: FloatArray) -> IntArray:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from evsim.traces.availability import AvailabilityTrace, Edges
 
 _WINDOW_EDGES = 400_000  # about 10 MB of arrays per window
+_NOTHING = np.empty(0, np.int64), np.empty(0, np.bool_)
 
 
 @final
@@ -35,6 +36,8 @@ class Replay:
         self._check_in = np.empty(0, np.bool_)
         self._until: IntArray = np.empty(0, np.int64)
         self._next = 0
+        self._next_at = self._loaded_until  # no edge before this instant
+        self._check_in_rows: IntArray = np.empty(0, np.int64)  # of the window's edges
         self.n_edges = 0
         everyone = np.arange(trace.n_devices)
         #: For each client that is online at the cursor, the check-out that ends its session, ms.
@@ -47,6 +50,8 @@ class Replay:
 
     def advance(self, now: int) -> tuple[IntArray, BoolArray]:
         """Clients and whether they check in, for the edges up to and including `now`, in order."""
+        if now < self._next_at:
+            return _NOTHING
         while self._loaded_until <= now:
             self._load()
         first, self._next = self._next, int(self._at.searchsorted(now, side="right"))
@@ -54,17 +59,26 @@ class Replay:
         clients, check_in = self._device[first : self._next], self._check_in[first : self._next]
         if len(clients):
             self.online_until[clients[check_in]] = self._until[first : self._next][check_in]
+        self._look_ahead()
         return clients, check_in
 
     def next_check_ins(self, count: int, until: int) -> IntArray:
         """Instants of the next check-ins, at most `count`, none after `until`."""
-        found = self._at[self._next :][self._check_in[self._next :]]
+        found = self._check_ins_ahead(count)
         while len(found) < count and self._loaded_until <= until and self._trace.n_intervals:
             if not self.returns():
                 break
             self._load()
-            found = self._at[self._next :][self._check_in[self._next :]]
-        return found[:count][found[:count] <= until]
+            found = self._check_ins_ahead(count)
+        return found[found <= until]
+
+    def _check_ins_ahead(self, count: int) -> IntArray:
+        """Instants of the next check-ins of the window, at most `count`; does not look at the rest of the window."""
+        first = int(self._check_in_rows.searchsorted(self._next))
+        return self._at[self._check_in_rows[first : first + count]]
+
+    def _look_ahead(self) -> None:
+        self._next_at = int(self._at[self._next]) if self._next < len(self._at) else self._loaded_until
 
     def returns(self) -> bool:
         """Whether any device ever checks in again: a whole period without an edge means never."""
@@ -90,6 +104,8 @@ class Replay:
             self._until = until
         self._next = 0
         self._loaded_until = stop
+        self._check_in_rows = np.flatnonzero(self._check_in)
+        self._look_ahead()
 
 
 @final
