@@ -15,12 +15,14 @@ def check(
     override: Overrides = None,
 ) -> None:
     """Check a scenario and say what it means; every problem is reported at once."""
+    from evsim.cli.cautions import caution
     from evsim.scenario import Scenario
     from evsim.scenario.words import in_words
 
     found = Scenario.load(scenario, override or ())
     say_table(in_words(found))
-    say(f"{scenario}: fine")
+    said = caution(found)
+    say(f"{scenario}: {'runs, with caveats' if said else 'fine'}")
 
 
 def list_kinds(

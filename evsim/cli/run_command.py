@@ -22,6 +22,7 @@ def run(
     profiled: Annotated[bool, typer.Option("--profile", help="Say where the wall-clock time went.")] = False,
 ) -> None:
     """Run a scenario and write its run folder, with a plot."""
+    from evsim.cli.cautions import cautioned
     from evsim.cli.folders import claimed
     from evsim.cli.progress import progress
     from evsim.profiling import profile
@@ -31,7 +32,7 @@ def run(
     seeds = [] if seed is None else [f"seed={seed}"]
     chosen = Scenario.load(scenario, [*(override or ()), *seeds])
     watch = profile() if profiled else nullcontext()
-    with claimed(out, chosen.name) as folder, progress(chosen.start) as show, watch as told:
+    with cautioned(chosen), claimed(out, chosen.name) as folder, progress(chosen.start) as show, watch as told:
         Simulation(chosen, device=device).run(folder, show)
     if told is not None:
         say("\n".join(told.lines()))
