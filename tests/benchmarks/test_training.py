@@ -6,6 +6,7 @@ measurement down.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
@@ -31,7 +32,7 @@ from evsim.training.serial import Serial
 from evsim.training.sums import Block
 from evsim.training.threads import limited_threads
 from evsim.training.workers import Workers
-from tests.benchmarks.works import COHORT, N_CLIENTS, PER_CLIENT, WORKS, Work, bare_loop, samples
+from tests.benchmarks.works import COHORT, N_CLIENTS, PER_CLIENT, WORKS, Work, bare_loop, big_batch, samples
 
 pytestmark = pytest.mark.benchmark
 _SHORT_S = 1.0
@@ -58,7 +59,8 @@ def test_training(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with limited_threads(1):
         starts = itertools.cycle(range(0, N_CLIENTS - few + 1, few))
         bare = few / best_seconds(lambda: bare_loop(job, range(start := next(starts), start + few)))
-    print(f"\n{work.name}: bare loop on one thread {bare:,.0f}/s")
+    bound = COHORT / best_seconds(lambda: big_batch(copy.deepcopy(job), COHORT * PER_CLIENT))
+    print(f"\n{work.name}: bare loop on one thread {bare:,.0f}/s; one model on all samples of a cohort {bound:,.0f}/s")
     best = 0.0
     for mode in modes(convolutions=convolutions):
         (single, _), (summed, cpu_ms) = (rate_of(mode, job, tasks, sums=sums) for sums in (False, True))
@@ -151,10 +153,15 @@ def whole_run(work: Work, folder: Path) -> tuple[float, dict[str, Any]]:
     scenario = Scenario.from_dict(work.scenario(folder, {"kind": "auto"}), folder=folder)
     out = folder / f"run{time.perf_counter_ns()}"
     Simulation(scenario, device="cpu").run(out, lambda shot: told.append((shot.server_step, shot.wall_s)))
-    later = [pair for pair in told if pair[0] >= work.rounds / 3]
+    plan = json.loads((out / "manifest.json").read_text())["executor"]
+    return best_part(told, work.rounds, COHORT), plan
+
+
+def best_part(told: list[tuple[int, float]], rounds: int, cohort: int) -> float:
+    """Updates per second of the best part of a run, from (server step, wall-clock seconds) told on the way."""
+    later = [pair for pair in told if pair[0] >= rounds / 3]
     ends = dict(reversed(later))  # the first message of each step
-    rates = [COHORT * (b - a) / (ends[b] - ends[a]) for a, b in itertools.pairwise(sorted(ends))]
-    return max(rates), json.loads((out / "manifest.json").read_text())["executor"]
+    return max(cohort * (b - a) / (ends[b] - ends[a]) for a, b in itertools.pairwise(sorted(ends)))
 
 
 _MEMORY = """

@@ -26,8 +26,8 @@ class Work:
     text: bool = False
     precision: str = "float32"
 
-    def scenario(self, folder: Path, executor: dict[str, Any]) -> dict[str, Any]:
-        """All clients always on, a cohort of 100 of 1000, no evaluation but the first and the last."""
+    def scenario(self, folder: Path, executor: dict[str, Any], cohort: int = COHORT) -> dict[str, Any]:
+        """All clients always on, a cohort of so many of 1000, no evaluation but the first and the last."""
         write_data(folder, text=self.text)
         return {
             "name": self.name,
@@ -44,7 +44,7 @@ class Work:
                 "partition": {"kind": "natural"},
             },
             "model": self.model,
-            "aggregation": {"kind": "synchronous", "cohort_goal": COHORT},
+            "aggregation": {"kind": "synchronous", "cohort_goal": cohort},
             "client_rule": {"kind": "sgd", "learning_rate": 0.05, **self.rule},
             "executor": executor,
             "evaluation": {"every": self.rounds},
@@ -110,13 +110,13 @@ def bare_loop(job: Any, clients: range) -> None:
     params = list(model.parameters())
     start = [leaf.detach().clone() for leaf in params]
     for client in clients:
-        rows = torch.from_numpy(job.data.of_client(client))
+        rows = torch.from_numpy(job.data.of_client(client)).to(job.device)
         with torch.no_grad():
             for leaf, value in zip(params, start, strict=True):
                 leaf.copy_(value)
         for _ in range(schedule.epochs):
-            for batch in torch.split(rows[torch.randperm(len(rows))], schedule.batch_size):
-                with torch.autocast("cpu", torch.bfloat16, enabled=job.autocast):
+            for batch in torch.split(rows[torch.randperm(len(rows), device=job.device)], schedule.batch_size):
+                with torch.autocast(job.device.type, torch.bfloat16, enabled=job.autocast):
                     logits = model(job.data.x[batch])
                 grads = torch.autograd.grad(nn.functional.cross_entropy(logits.float(), job.data.y[batch]), params)
                 with torch.no_grad():
@@ -126,3 +126,22 @@ def bare_loop(job: Any, clients: range) -> None:
     with torch.no_grad():
         for leaf, value in zip(params, start, strict=True):
             leaf.copy_(value)
+
+
+def big_batch(job: Any, rows: int) -> None:
+    """One model on so many samples at once, as many steps as a task has: no client has weights of its own.
+
+    What no simulation of clients can reach; their share of it says how well a device is used.
+    """
+    model, schedule, rate = job.model, job.rule.schedule, job.rule.learning_rate
+    params = list(model.parameters())
+    picked = torch.arange(rows, device=job.device) % len(job.data.y)
+    x, y = job.data.x[picked], job.data.y[picked]
+    for _ in range(schedule.epochs):
+        for batch in torch.split(torch.arange(rows, device=job.device), rows * schedule.batch_size // PER_CLIENT):
+            with torch.autocast(job.device.type, torch.bfloat16, enabled=job.autocast):
+                logits = model(x[batch])
+            grads = torch.autograd.grad(nn.functional.cross_entropy(logits.float(), y[batch]), params)
+            with torch.no_grad():
+                for leaf, grad in zip(params, grads, strict=True):
+                    leaf.sub_(grad, alpha=rate)
