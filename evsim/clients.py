@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=np.generic)
 
+_INT64 = np.dtype(np.int64)
 _FEW = 16  # so many clients are handled one by one sooner than as an array
 
 
@@ -45,7 +46,8 @@ class ClientManager:
         self.selector = selector
         self.predictor = predictor
         self._select_key, self._candidates_key = (rng.numbered(seed, name) for name in ("select", "candidates"))
-        self._asks = type(selector).candidates is not Selector.candidates
+        #: Whether `candidates` can ever name anybody.
+        self.asks = type(selector).candidates is not Selector.candidates
         self._state = selector.init(n_clients)
         self._online = np.zeros(n_clients, np.bool_)
         self._busy = np.zeros(n_clients, np.bool_)
@@ -131,8 +133,6 @@ class ClientManager:
         self.now = now
         self.round = self.round if number is None else number
         self.answers = None
-        if not self._asks:
-            return None
         query = self.selector.candidates(self._state, self, n, self._candidates_key(self._n_selections))
         if query is not None:
             self._check_choice("candidates", query.clients, len(query.clients))
@@ -225,7 +225,7 @@ class ClientManager:
 
     def _is_one_idle(self, clients: IntArray) -> bool:
         """Whether `_fault` would find nothing in a choice of one client, without array overhead."""
-        if not isinstance(clients, np.ndarray) or clients.dtype != np.int64 or clients.shape != (1,):
+        if not isinstance(clients, np.ndarray) or clients.dtype != _INT64 or clients.shape != (1,):
             return False
         client = int(clients[0])
         return 0 <= client < self.n_clients and self.is_idle_one(client)
@@ -266,7 +266,7 @@ class ClientManager:
 
     def is_idle_one(self, client: int) -> bool:
         """Whether a client is idle."""
-        return bool(self._one_idle[client])
+        return self._one_idle[client]  # type: ignore[return-value]  # a bool: the array's type is not known to mypy
 
     @property
     def samples(self) -> IntArray:

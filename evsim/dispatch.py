@@ -15,6 +15,7 @@ from evsim.units import FOREVER
 from evsim.world import Errand, World, cut
 
 TRAIN, QUERY = KINDS.index("train"), KINDS.index("query")
+_NO_LIMIT = np.zeros(1, np.int64)
 _LOST, _ARRIVES, _STOPPED, _IN_FLIGHT = int(Fate.LOST), int(Fate.ARRIVES), int(Fate.STOPPED), int(Outcome.IN_FLIGHT)
 
 
@@ -24,14 +25,15 @@ class TimelineHash:
 
     def __init__(self) -> None:
         self._digest = hashlib.blake2b(digest_size=16)
+        self._pack = struct.Struct("<6q").pack
 
     def add(self, *columns: Any) -> None:
         """Rows one after the other, as columns of equal length."""
         self._digest.update(np.stack([np.asarray(c, np.int64) for c in columns], axis=1).astype("<i8").tobytes())
 
     def add_one(self, *numbers: int) -> None:
-        """One row; the same bytes without array overhead."""
-        self._digest.update(struct.pack(f"<{len(numbers)}q", *numbers))
+        """One row of six numbers; the same bytes without array overhead."""
+        self._digest.update(self._pack(*numbers))
 
     def hexdigest(self) -> str:
         """The digest so far."""
@@ -61,10 +63,12 @@ class Dispatcher:
         A loss is known by the `deadline` at the latest, and what lasts longer than `stop_at` is stopped.
         """
         if len(clients) == 1 and deadline == stop_at and self._prices is not None:
-            tasks = np.array([self._enter_one(number, version, int(clients[0]), self._prices, stop_at)])
+            client = int(clients[0])
+            nth, max_steps = np.array([self._one_nth[client]]), _NO_LIMIT
+            tasks = np.array([self._enter_one(number, version, client, self._prices, stop_at)])
         else:
             tasks = self._enter(number, version, clients, self._errand, deadline, stop_at)
-        nth, max_steps = self._book.column("nth", tasks), self._book.column("max_steps", tasks)
+            nth, max_steps = self._book.column("nth", tasks), self._book.column("max_steps", tasks)
         self._world.learning.dispatched(tasks, clients, nth, max_steps)
         return tasks
 

@@ -93,11 +93,9 @@ def uniform(base: int, *columns: ArrayLike) -> NDArray[np.float64]:
     return draws
 
 
-def uniform_one(base: int, *values: int) -> float:
-    """`uniform` for one row of integers >= 0, without array overhead."""
-    for value in values:
-        base = mix(base ^ value)
-    return ((base >> 11) + 0.5) * 2.0**-53
+def uniform_one(base: int, value: int) -> float:
+    """`uniform` of one integer >= 0, without array overhead; a hash of columns as base continues them."""
+    return ((mix(base ^ value) >> 11) + 0.5) * 2.0**-53
 
 
 def normal(base: int, *columns: ArrayLike) -> NDArray[np.float64]:

@@ -80,9 +80,10 @@ class LiveServer:
         if not self._manager.selector.memoryless:
             self._tell_all()
         number = self.rounds if self._buffer is None else self._buffer.round
-        query = self._manager.candidates(n, self.now, number)
-        if query is not None and len(query.clients):
-            yield from self._ask(query)
+        if self._manager.asks:
+            query = self._manager.candidates(n, self.now, number)
+            if query is not None and len(query.clients):
+                yield from self._ask(query)
         return self._manager.select_clients(n, self.now, number)
 
     @property
@@ -210,10 +211,11 @@ class LiveServer:
         clients, check_in = self._world.replay.advance(now)
         if len(clients):
             self._observe(clients, check_in)
+        if self._buffer is not None and not self._queries and (task := self.book.pop_one(now)) >= 0:
+            self._ending(self._buffer, task)
+            return
         known = self.book.pop_known(now)
-        if len(known) == 1 and self._buffer is not None and not self._queries:
-            self._ending(self._buffer, int(known[0]))
-        elif len(known):
+        if len(known):
             self._endings(known)
 
     def finish(self) -> None:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from evsim.events import IntArray
 
 _BLOCK = 32  # draws beyond the expected number, so that one block nearly always suffices
-_ONE_BY_ONE = 24  # draws that cost about as much as one block
+_LIKELY = 24  # draws one by one that cost about as much as one block
+_ONE_BY_ONE = 64  # one by one at most: where `_LIKELY` are expected to suffice, one in fifteen needs more than these
 
 
 @final
@@ -53,7 +54,7 @@ class Uniform(Selector[None]):
 def _first_of_few(view: ClientView, key: int) -> int:
     """The client of `_first_idle` for n = 1, if a few draws are likely to find and do find one; otherwise -1."""
     n_clients = view.n_clients
-    if n_clients > _ONE_BY_ONE * view.n_idle:
+    if n_clients > _LIKELY * view.n_idle:
         return -1
     mix, is_idle = rng.mix, view.is_idle_one
     for draw in range(_ONE_BY_ONE):

@@ -148,11 +148,15 @@ class Pricing:
         upload = self.network.transfer_ms(up, speed.upload_kbps, begin)
         return download, speed.compute_ms_per_sample * passes, upload
 
+    def jitter_key(self, name: str) -> int:
+        """Names the draws of jitter of "compute" or of "network"."""
+        return rng.key(self.seed, "jitter", name)
+
     def _jitter(self, name: str, clients: IntArray, tasks: IntArray) -> FloatArray:
         sigma = self.speed.compute_jitter if name == "compute" else self.speed.network_jitter
         if sigma == 0.0:
             return np.ones(len(clients))
-        return np.asarray(np.exp(sigma * rng.normal(rng.key(self.seed, "jitter", name), clients, tasks)))
+        return np.asarray(np.exp(sigma * rng.normal(self.jitter_key(name), clients, tasks)))
 
 
 @final
@@ -166,20 +170,21 @@ class SinglePrices:
     def __init__(self, pricing: Pricing, work: Work, sizes: tuple[int, int]) -> None:
         from scipy.special import ndtri
 
-        self._promised = tuple(np.ascontiguousarray(ms).data for ms in pricing.promised_ms(work, sizes))
+        download, compute, upload = pricing.promised_ms(work, sizes)
+        self._download, self._compute, self._upload = download.data, compute.data, upload.data
         charged = (work.samples + work.forward_samples) * pricing.cost.sample_scale
         self._charged = memoryview(np.rint(charged).astype(np.int64))
-        self._keys = tuple(rng.key(pricing.seed, "jitter", name) for name in ("compute", "network"))
+        everyone, keys = np.arange(len(work.samples)), (pricing.jitter_key(name) for name in ("compute", "network"))
+        self._compute_base, self._network_base = (rng.hash64(key, everyone).data for key in keys)
         self._sigmas = np.array([pricing.speed.compute_jitter, pricing.speed.network_jitter])
         self._ndtri = ndtri
 
     def of(self, client: int, nth: int) -> tuple[int, int, int, int]:
         """Download, compute, upload in ms, and charged samples of a client's nth task."""
-        draws = [rng.uniform_one(key, client, nth) for key in self._keys]
+        draws = rng.uniform_one(self._compute_base[client], nth), rng.uniform_one(self._network_base[client], nth)
         jitter, link = np.exp(self._sigmas * self._ndtri(draws)).tolist()  # of NumPy as in bulk: the last bit counts
-        promised_download, promised_compute, promised_upload = self._promised
-        download, upload = round(promised_download[client] * link), round(promised_upload[client] * link)
-        compute = round(promised_compute[client] * jitter)
+        download, upload = round(self._download[client] * link), round(self._upload[client] * link)
+        compute = round(self._compute[client] * jitter)
         return download, compute or int(download + upload == 0), upload, self._charged[client]
 
 
