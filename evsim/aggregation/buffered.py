@@ -26,7 +26,7 @@ class Buffered(Aggregator):
         buffer_size: reports per server step (FedBuff's K).
         max_staleness: a report that is staler when it arrives is wasted, and never trained.
         task_timeout: a task that lasts longer is stopped, ms.
-        period: step at these intervals of virtual time too, with whatever the buffer holds, ms.
+        period: step at these intervals of virtual time, with whatever the buffer holds, and whenever it is full, ms.
     """
 
     concurrency: int

@@ -30,7 +30,7 @@ class Synchronous(Aggregator):
         late_reports: "discard", or "keep": a report that arrives after the close joins the next step as a stale update;
             it never counts towards goal or minimum. Choose a `weighting` (or merge) that discounts staleness.
         max_staleness: kept reports that are staler are not used.
-        pacing: chooses each round's deadline instead of a fixed `reporting_deadline`.
+        pacing: chooses each round's deadline instead of a fixed `reporting_deadline`; unset an inherited one.
     """
 
     cohort_goal: int
