@@ -8,14 +8,12 @@ from typing import Any, final
 
 import numpy as np
 
-from evsim.aggregation.synchronous import Synchronous
 from evsim.algorithms.base import Wire, Wires, total_bytes
-from evsim.algorithms.dp import DpMean
-from evsim.algorithms.scaffold import ScaffoldSgd
 from evsim.errors import ModelError, Problem, ScenarioError, report
 from evsim.events import IntArray
 from evsim.profiling import part
 from evsim.scenario import Scenario
+from evsim.scenario.caveats import caveats
 from evsim.traces.population import Population, populate
 from evsim.traces.sources import load_availability, load_speed
 from evsim.training.data.base import FederatedData, federate
@@ -60,22 +58,6 @@ def assemble(scenario: Scenario, device: str) -> Parts:
     population = _load_population(scenario, samples)
     learning, wires = _load_learning(scenario, data, device)
     return Parts(device, samples, population, learning, total_bytes(wires), _charged(scenario, wires))
-
-
-def caveats(scenario: Scenario) -> list[str]:
-    """Combinations that run, but that theory does not cover."""
-    found = []
-    in_rounds = isinstance(scenario.aggregation, Synchronous)
-    if isinstance(scenario.client_rule, ScaffoldSgd) and not in_rounds:
-        found.append(
-            "SCAFFOLD's analysis assumes that the clients of a step start from the same model; under this aggregation "
-            "they do not, so its guarantee does not carry over"
-        )
-    if isinstance(scenario.merge, DpMean) and not in_rounds:
-        found.append(
-            "privacy is not amplified by sampling under this aggregation: every server step counts in full (q = 1)"
-        )
-    return found
 
 
 def _charged(scenario: Scenario, model: Wires) -> tuple[int, int]:

@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evsim.aggregation.synchronous import Synchronous
-from evsim.assembly import caveats
 from evsim.errors import MissingExtraError
-from evsim.selection.uniform import Uniform
+from evsim.scenario.caveats import caveats, sampling
 
 if TYPE_CHECKING:
     from evsim.assembly import Parts
@@ -78,22 +76,13 @@ def _cost(scenario: Scenario, parts: Parts) -> dict[str, Any]:
 def _privacy(scenario: Scenario, n_clients: int, steps: int) -> dict[str, Any] | None:
     """What differential privacy the run gave; None if its method has none."""
     from evsim.algorithms.dp import DpMean
-    from evsim.algorithms.privacy import Sampling, account
+    from evsim.algorithms.privacy import account
 
-    merge, rounds = scenario.merge, scenario.aggregation
+    merge = scenario.merge
     if not isinstance(merge, DpMean):
         return None
-    sampling = Sampling(
-        n_clients=n_clients,
-        cohort=rounds.reports_per_step,
-        always_available=scenario.population.availability == "always",
-        uniform=isinstance(scenario.selection, Uniform),
-        synchronous=isinstance(rounds, Synchronous),
-        over_commitment=rounds.over_commitment if isinstance(rounds, Synchronous) else 1.0,
-        deadline=isinstance(rounds, Synchronous) and rounds.reporting_deadline is not None,
-    )
     try:
-        found = asdict(account(merge, sampling, steps))
+        found = asdict(account(merge, sampling(scenario, n_clients), steps))
     except MissingExtraError as error:
         return {"epsilon": None, "warnings": [str(error)]}
     return {name: str(value) if value == inf else value for name, value in found.items()}

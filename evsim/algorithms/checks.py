@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from evsim.algorithms.asynchronous import Mixing
+from evsim.algorithms.base import Reports
 from evsim.algorithms.dp import DpMean
 from evsim.algorithms.local_dp import LocalDpNoise
 from evsim.algorithms.weighting import Uniform
@@ -24,7 +28,7 @@ def check_method(method: Method, cohort_goal: int) -> list[Problem]:
         method: the policies.
         cohort_goal: reports the aggregator asks for per server step; 0 if it has no such number.
     """
-    return [*_payloads(method), *_merge(method, cohort_goal), *_privacy(method, cohort_goal)]
+    return [*_payloads(method), *_merge(method, cohort_goal), *_shares(method), *_privacy(method, cohort_goal)]
 
 
 def _payloads(method: Method) -> Iterator[Problem]:
@@ -78,6 +82,21 @@ def _merge(method: Method, cohort_goal: int) -> Iterator[Problem]:
             f"{_name(merge)} needs {merge.minimum_updates} updates, the cohort goal is {cohort_goal}",
             f"a cohort goal (and minimum_reports) of at least {merge.minimum_updates}",
             "raise them, or lower attackers",
+        )
+
+
+def _shares(method: Method) -> Iterator[Problem]:
+    """Mixing takes a share of the client's model, so a weight that counts samples would throw the server's far away."""
+    if not isinstance(method.merge, Mixing):
+        return
+    large_and_fresh = Reports(np.array([0]), np.array([1000]), np.array([0]))
+    weight = float(method.weighting.weights(large_and_fresh)[""][0])
+    if weight > 1:
+        yield Problem(
+            "weighting",
+            f"{_name(method.weighting)} gives a fresh report of 1000 samples the weight {weight:g}",
+            "weights of at most 1, which merge kind = 'mixing' multiplies by alpha",
+            "use weighting kind = 'uniform', or a staleness weighting with base = 'uniform'",
         )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from evsim.algorithms.asynchronous import Mixing
 from evsim.algorithms.base import Method
 from evsim.algorithms.broadcast import FullModel
 from evsim.algorithms.checks import check_method
@@ -20,6 +21,7 @@ from evsim.algorithms.robust import Krum, Median, MultiKrum
 from evsim.algorithms.scaffold import Scaffold, ScaffoldSgd, WithControl
 from evsim.algorithms.server_sgd import ServerSgd
 from evsim.algorithms.sgd import Sgd
+from evsim.algorithms.staleness import PolynomialStaleness
 from evsim.algorithms.weighting import BySamples, Uniform
 from evsim.errors import ScenarioError
 from evsim.scenario import Scenario
@@ -44,6 +46,18 @@ def _problems(goal=20, **slots):
         **slots,
     }
     return [str(problem) for problem in check_method(Method(**parts), goal)]
+
+
+@pytest.mark.parametrize("weighting", [BySamples(), PolynomialStaleness(base="samples")])
+def test_mixing_refuses_weights_that_are_no_shares(weighting):
+    (problem,) = _problems(goal=1, merge=Mixing(), weighting=weighting)
+    assert "gives a fresh report of 1000 samples the weight 1000" in problem
+    assert "base = 'uniform'" in problem
+
+
+@pytest.mark.parametrize("weighting", [Uniform(), PolynomialStaleness()])
+def test_mixing_takes_shares(weighting):
+    assert _problems(goal=1, merge=Mixing(), weighting=weighting) == []
 
 
 @pytest.mark.parametrize("name", COMPOSITIONS)
