@@ -12,7 +12,7 @@ from evsim.events import IntArray, Outcome
 from evsim.tasks import KINDS, Fate, TaskBook
 from evsim.traces.cost import Price, SinglePrices
 from evsim.units import FOREVER
-from evsim.world import Errand, World, cut
+from evsim.world import Errand, NoLearning, World, cut
 
 TRAIN, QUERY = KINDS.index("train"), KINDS.index("query")
 _NO_LIMIT = np.zeros(1, np.int64)
@@ -53,6 +53,7 @@ class Dispatcher:
         self._n_tasks = np.zeros(len(world.samples), np.int64)
         self._errand = Errand(TRAIN, world.work, world.wire_bytes, partial=world.partial)
         self._prices = _single_prices(world)
+        self._learns = not isinstance(world.learning, NoLearning)  # a dry run has no inputs to fix
         # The same storage as Python integers, for tasks that are given one at a time.
         self._one_nth, self._one_samples = self._n_tasks.data, world.samples.data
         self._one_until = world.replay.online_until.data
@@ -62,15 +63,21 @@ class Dispatcher:
 
         A loss is known by the `deadline` at the latest, and what lasts longer than `stop_at` is stopped.
         """
-        if len(clients) == 1 and deadline == stop_at and self._prices is not None:
-            client = int(clients[0])
-            nth, max_steps = np.array([self._one_nth[client]]), _NO_LIMIT
-            tasks = np.array([self._enter_one(number, version, client, self._prices, stop_at)])
-        else:
-            tasks = self._enter(number, version, clients, self._errand, deadline, stop_at)
-            nth, max_steps = self._book.column("nth", tasks), self._book.column("max_steps", tasks)
+        tasks = self._enter(number, version, clients, self._errand, deadline, stop_at)
+        nth, max_steps = self._book.column("nth", tasks), self._book.column("max_steps", tasks)
         self._world.learning.dispatched(tasks, clients, nth, max_steps)
         return tasks
+
+    def refill(self, number: int, version: int, clients: IntArray, stop_at: int) -> None:
+        """`train` for slots of a buffer; nearly always one, which is then given without array overhead."""
+        if len(clients) > 1 or self._prices is None:
+            self.train(number, version, clients, stop_at, stop_at)
+            return
+        client = int(clients[0])
+        nth = self._one_nth[client]
+        task = self._enter_one(number, version, client, self._prices, stop_at)
+        if self._learns:
+            self._world.learning.dispatched(np.array([task]), clients, np.array([nth]), _NO_LIMIT)
 
     def ask(self, number: int, version: int, clients: IntArray, errand: Errand, stop_at: int) -> IntArray:
         """Tasks that only answer a query; returns their ids."""

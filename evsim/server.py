@@ -140,7 +140,7 @@ class LiveServer:
         """Give each client a task that may last so long."""
         if len(clients):
             stop_at = FOREVER if timeout is None else self.now + timeout
-            self._dispatcher.train(buffer.round, self.version, clients, stop_at, stop_at)
+            self._dispatcher.refill(buffer.round, self.version, clients, stop_at)
             buffer.invited += len(clients)
 
     def wait(self, *, or_check_in: bool, until: int) -> Process[None]:

@@ -7,6 +7,7 @@ in the order in which they become known and releases finished rows, oldest first
 from __future__ import annotations
 
 import heapq
+import struct
 from enum import IntEnum
 from operator import itemgetter
 from typing import TYPE_CHECKING, final
@@ -48,6 +49,7 @@ _COLUMNS = (
 )
 KINDS = ("train", "query")
 _NOBODY = np.empty(0, np.int64)
+_ROW = struct.Struct(f"={len(_COLUMNS)}q")
 _in_order = itemgetter(*_COLUMNS)
 
 
@@ -67,8 +69,7 @@ class TaskBook:
         self._tie = rng.key(seed, "tie")
         self._first = 0  # id of row 0
         self._size = 0
-        self._rows: dict[str, IntArray] = {name: np.empty(1024, np.int64) for name in _COLUMNS}
-        self._one = {name: rows.data for name, rows in self._rows.items()}  # an entry as a Python int
+        self._hold(np.empty((1024, len(_COLUMNS)), np.int64))
         self._runs: dict[int, tuple[IntArray, IntArray]] = {}  # dispatch -> what is left of (known_at, ids), sorted
         self._heads: list[tuple[int, int]] = []  # heap of (earliest known_at, dispatch, or ~task of a single one)
         self._n_runs = 0
@@ -95,8 +96,7 @@ class TaskBook:
         self._reserve(1)
         row = self._size
         task = self._first + row
-        for column, value in zip(self._one.values(), _in_order(values), strict=True):
-            column[row] = value
+        _ROW.pack_into(self._bytes, row * _ROW.size, *_in_order(values))
         self._size += 1
         self.in_flight += 1
         heapq.heappush(self._heads, (values["known_at"], ~task))
@@ -212,8 +212,7 @@ class TaskBook:
         rows = {name: self._rows[name][:count].copy() for name in _COLUMNS}
         rows["task"] = np.arange(self._first, self._first + count)
         rest = self._size - count
-        for name in _COLUMNS:
-            self._rows[name][:rest] = self._rows[name][count : self._size]
+        self._table[:rest] = self._table[count : self._size]
         self._first, self._size = self._first + count, rest
         return _as_spent(rows, now)
 
@@ -228,13 +227,17 @@ class TaskBook:
             heapq.heappush(self._heads, (int(known[0]), run))
 
     def _reserve(self, count: int) -> None:
-        capacity = len(self._rows["client"])
-        if self._size + count > capacity:
-            grown = max(2 * capacity, self._size + count)
-            for name, old in self._rows.items():
-                self._rows[name] = np.empty(grown, np.int64)
-                self._rows[name][: self._size] = old[: self._size]
-                self._one[name] = self._rows[name].data
+        if self._size + count > len(self._table):
+            grown = np.empty((max(2 * len(self._table), self._size + count), len(_COLUMNS)), np.int64)
+            grown[: self._size] = self._table[: self._size]
+            self._hold(grown)
+
+    def _hold(self, table: IntArray) -> None:
+        """Keep the rows in this table: row by row, so that a single task is written at once."""
+        self._table = table  # (row, column)
+        self._rows = {name: table[:, place] for place, name in enumerate(_COLUMNS)}
+        self._one = {name: column.data for name, column in self._rows.items()}  # an entry as a Python integer
+        self._bytes = table.data.cast("B")
 
 
 def _as_spent(rows: dict[str, IntArray], now: int) -> dict[str, IntArray]:

@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from evsim import clients
 from evsim.clients import ClientManager
 from evsim.errors import PolicyError
 from evsim.events import IntArray, Outcome
@@ -16,7 +17,7 @@ from evsim.selection.oort import Oort
 from evsim.selection.uniform import Uniform
 from evsim.testing.selectors import make_reports
 
-N = 200  # batches of up to 6 clients are counted by their changes, larger ones by looking at everybody
+N = 200
 CLIENT = st.integers(0, 15) | st.just(N - 1)  # few, so that they meet again
 IDS = st.lists(CLIENT, max_size=10)
 
@@ -67,6 +68,20 @@ class ManagerAgainstModel(RuleBasedStateMachine):
         for client in chosen.tolist():
             self.selected[client] = self.selected.get(client, 0) + 1
 
+    @rule(client=CLIENT)
+    def assign_one(self, client: int) -> None:
+        if client in self.online - self.busy:
+            self.manager.assign_one(client)
+            self.busy.add(client)
+            self.selected[client] = self.selected.get(client, 0) + 1
+
+    @rule(data=st.data())
+    def release_one(self, data: st.DataObject) -> None:
+        if self.busy:
+            client = data.draw(st.sampled_from(sorted(self.busy)))
+            self.manager.release_one(client)
+            self.busy.discard(client)
+
     @rule(data=st.data(), outcome=st.sampled_from([Outcome.AGGREGATED, Outcome.LATE, Outcome.DROPPED]))
     def tasks_end(self, data: st.DataObject, outcome: Outcome) -> None:
         if not self.busy:
@@ -88,6 +103,7 @@ class ManagerAgainstModel(RuleBasedStateMachine):
         assert self.manager.n_idle == len(idle)
         assert self.manager.idle.tolist() == idle
         assert np.flatnonzero(self.manager.is_idle(np.arange(N))).tolist() == idle
+        assert [client for client in range(N) if self.manager.is_idle_one(client)] == idle
         assert self.manager.samples.tolist() == [self.samples.get(c, -1) for c in range(N)]
         assert self.manager.selected.tolist() == [self.selected.get(c, 0) for c in range(N)]
         assert self.manager.successes.tolist() == [self.successes.get(c, 0) for c in range(N)]
@@ -96,8 +112,23 @@ class ManagerAgainstModel(RuleBasedStateMachine):
         assert np.array_equal(self.manager.last_duration_ms, durations, equal_nan=True)
 
 
+class ManagerOfArraysAgainstModel(ManagerAgainstModel):
+    """As above, with every batch counted as an array, however small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(clients, "_FEW", -1)
+
+    def teardown(self) -> None:
+        self.patch.undo()
+
+
+SETTINGS = settings(derandomize=True, max_examples=40, stateful_step_count=25, deadline=None)
 TestManagerAgainstModel = ManagerAgainstModel.TestCase
-TestManagerAgainstModel.settings = settings(derandomize=True, max_examples=40, stateful_step_count=25, deadline=None)
+TestManagerAgainstModel.settings = SETTINGS
+TestManagerOfArraysAgainstModel = ManagerOfArraysAgainstModel.TestCase
+TestManagerOfArraysAgainstModel.settings = SETTINGS
 
 
 def test_a_busy_client_that_checks_out_stays_busy_and_is_not_idle_after_its_loss() -> None:

@@ -137,3 +137,21 @@ def test_a_dry_run_refuses_selectors_that_learn_from_losses(selection: dict[str,
         return
     with pytest.raises(ScenarioError, match=r"selection: .* learns from losses; expected a selector that does not"):
         Scenario.load("replay", overrides)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (np.array([0]), "client 0, which is not idle"),
+        (np.array([60]), "does not exist"),
+        (np.array([-1]), "does not exist"),
+        (np.array([[1]]), "ndarray int64"),
+        (np.array([1.0]), "ndarray float64"),
+        (np.array([1, 2]), "returned 2 clients"),
+        ([1], "returned list"),
+    ],
+)
+def test_a_wrong_choice_of_one_client_is_refused_too(answer: Any, words: str) -> None:
+    manager = make_manager(Fixed(answer))
+    with pytest.raises(PolicyError, match=words):
+        manager.select_clients(1, 0)

@@ -7,6 +7,8 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from evsim.clients import ClientManager
 from evsim.selection import uniform
@@ -51,3 +53,26 @@ def test_draws_go_on_until_enough_distinct_clients_are_found(monkeypatch: pytest
     full = ClientManager(Uniform(), 50, 3)
     full.register_client(np.arange(50), 0)
     assert sorted(full.select_clients(50, 0).tolist()) == list(range(50))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.integers(0, 2**64 - 1), st.sets(st.integers(0, 299), min_size=18), st.integers(1, 300))
+def test_the_draw_of_one_client_is_the_first_of_the_draws_of_many(key: int, online: set[int], n: int) -> None:
+    manager = ClientManager(Uniform(), 300, seed=0)
+    manager.register_client(np.array(sorted(online)), 0)
+    first = uniform._first_idle(manager, min(n, len(online)), key)[0]
+    assert uniform._first_idle(manager, 1, key).tolist() == [first]
+    assert uniform._first_of_few(manager, key) in {first, -1}
+    chosen, _ = Uniform().select(None, manager, 1, key)
+    assert chosen.tolist() == [first]
+    assert chosen.dtype == np.int64
+
+
+def test_single_draws_are_given_up_where_many_would_be_needed() -> None:
+    manager = ClientManager(Uniform(), 10_000, seed=0)
+    manager.register_client(np.arange(10_000 // uniform._LIKELY), 0)
+    assert uniform._first_of_few(manager, 5) == -1  # too few are idle
+    manager.register_client(np.arange(2_000), 0)
+    found = [uniform._first_of_few(manager, key) for key in range(200)]
+    assert sum(client >= 0 for client in found) >= 199  # 0.8^64 each
+    assert max(found) < 2_000

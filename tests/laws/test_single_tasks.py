@@ -1,0 +1,220 @@
+"""What is done for one task without arrays is what is done for many: every short cut against the plain way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import final
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typing_extensions import override
+
+from evsim import rng
+from evsim.aggregation.buffered import Buffered
+from evsim.dispatch import TimelineHash
+from evsim.events import IntArray
+from evsim.selection.base import ClientView, Reports, Selector
+from evsim.selection.sampling import smallest_keys
+from evsim.tasks import _COLUMNS, TaskBook
+from evsim.testing.timeline import TinyWorld
+from evsim.traces.availability import AvailabilityTrace
+from evsim.traces.cost import CostModel, Pricing, SinglePrices, Work
+from evsim.traces.network import IndependentLinks
+from evsim.traces.replay import Replay
+from evsim.traces.speed import DeviceSpeed
+from evsim.units import FOREVER
+from evsim.untold import Untold
+from tests.laws.test_buffered import policies
+from tests.laws.test_timeline import HORIZON, traces, worlds
+
+SIXTY_FOUR = st.integers(0, 2**64 - 1)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(SIXTY_FOUR, st.integers(0, 2**40), st.integers(0, 2**40))
+def test_a_draw_of_one_is_the_draw_of_an_array(base: int, client: int, nth: int) -> None:
+    begun = int(rng.hash64(base, client))
+    assert rng.mix(base ^ client) == begun
+    assert rng.uniform_one(begun, nth) == rng.uniform(base, client, nth)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.integers(0, 2**63), st.integers(-5, 2**40))
+def test_numbered_keys_are_the_keys_of_the_names(seed: int, number: int) -> None:
+    assert rng.numbered(seed, "select", 3)(number) == rng.key(seed, "select", 3, number)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.integers(0, 99),
+    st.sampled_from([0.0, 0.3, 2.0]),
+    st.sampled_from([0.0, 0.5]),
+    st.sampled_from([0, 1, 1_000_000]),
+    st.sampled_from([0.25, 1.0]),
+)
+def test_the_price_of_one_task_is_the_price_in_a_cohort(
+    seed: int, compute_jitter: float, network_jitter: float, size: int, scale: float
+) -> None:
+    draw, n = np.random.default_rng(seed), 300
+    speed = DeviceSpeed(
+        compute_ms_per_sample=draw.lognormal(0, 3, n),
+        download_kbps=draw.lognormal(8, 2, n),
+        upload_kbps=draw.lognormal(7, 2, n),
+        compute_jitter=compute_jitter,
+        network_jitter=network_jitter,
+    )
+    pricing = Pricing(CostModel(sample_scale=scale), speed, seed)
+    samples = draw.integers(0, 50, n)
+    work = Work(samples, samples // 2)
+    prices = SinglePrices(pricing, work, (size, 2 * size))
+    everyone, nth = np.arange(n), draw.integers(0, 1000, n)
+    sizes = np.full(n, size), np.full(n, 2 * size)
+    bulk = pricing.price(everyone, nth, work, sizes, 7)
+    columns = bulk.download_ms, bulk.compute_ms, bulk.upload_ms, bulk.charged_samples
+    expected = list(zip(*(column.tolist() for column in columns), strict=True))
+    assert [prices.of(client, k) for client, k in zip(everyone.tolist(), nth.tolist(), strict=True)] == expected
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(traces(), st.integers(0, 5000))
+def test_the_next_check_in_of_one_device_is_that_of_all(trace: AvailabilityTrace, at: int) -> None:
+    devices = np.arange(trace.n_devices)
+    one_by_one = [trace.next_check_in_of(device, at) for device in devices.tolist()]
+    assert one_by_one == trace.next_check_in(devices, at).tolist()
+
+
+def test_a_device_that_is_always_online_never_checks_in() -> None:
+    assert AvailabilityTrace.always(2).next_check_in_of(1, 99) == FOREVER
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(traces(), st.lists(st.integers(0, 400), max_size=30), st.integers(1, 5))
+def test_replay_in_steps_of_any_length_sees_every_edge_and_the_check_ins_ahead(
+    trace: AvailabilityTrace, steps: list[int], count: int
+) -> None:
+    replay, now = Replay(trace), 0
+    edges = trace.edges(1, 20_000)
+    begins = edges.at[edges.check_in]  # noqa: PD008  an array, not a table
+    for step in steps:
+        before, now = now, now + step
+        clients, check_in = replay.advance(now)
+        seen = (edges.at > before) & (edges.at <= now)
+        assert clients.tolist() == edges.device[seen].tolist()
+        assert check_in.tolist() == edges.check_in[seen].tolist()
+        until = now + 900
+        ahead = begins[(begins > now) & (begins <= until)][:count]
+        assert replay.next_check_ins(count, until).tolist() == ahead.tolist()
+        online = trace.is_online(np.arange(trace.n_devices), now)
+        ends = trace.online_until(np.arange(trace.n_devices), now)
+        assert replay.online_until[online].tolist() == ends[online].tolist()
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=4), max_size=12),
+    st.sets(st.integers(0, 47)),
+    st.data(),
+)
+def test_a_book_of_single_tasks_hands_out_what_a_book_of_dispatches_does(
+    dispatches: list[list[int]], stopped: set[int], data: st.DataObject
+) -> None:
+    """Many endings of one instant; some tasks are stopped by the server first."""
+    bulk, single = TaskBook(3), TaskBook(3)
+    for number, known in enumerate(dispatches):
+        row = dict.fromkeys(_COLUMNS, 5) | {"round": number, "outcome": 0}
+        ids = bulk.add(row | {"client": np.arange(len(known)), "known_at": known, "ended_at": known})
+        entered = [
+            single.add_one(row | {"client": client, "known_at": at, "ended_at": at}) for client, at in enumerate(known)
+        ]
+        assert entered == ids.tolist()
+    gone = np.array(sorted(task for task in stopped if task < len(bulk)), np.int64)
+    if len(gone):
+        assert bulk.abort(gone, 0).tolist() == single.abort(gone, 0).tolist()
+    now = 0
+    while bulk.in_flight:
+        assert single.next_instant() == bulk.next_instant()
+        assert single.next_known(3) == bulk.next_known(3)
+        now += data.draw(st.integers(0, 4))
+        known, one = bulk.pop_known(now).tolist(), single.pop_one(now)
+        assert one == (known[0] if len(known) == 1 else -1)
+        assert ([one] if one >= 0 else single.pop_known(now).tolist()) == known
+        assert single.in_flight == bulk.in_flight
+    for name in _COLUMNS:
+        assert single.column(name, np.arange(len(bulk))).tolist() == bulk.column(name, np.arange(len(bulk))).tolist()
+
+
+def test_rows_survive_growth_and_release_of_a_book() -> None:
+    book, row = TaskBook(0), dict.fromkeys(_COLUMNS, 0)
+    for task in range(3000):
+        book.add_one(row | {"client": task, "outcome": int(task < 1500), "known_at": FOREVER})
+    rows = book.release(9)
+    assert rows is not None
+    assert rows["client"].tolist() == list(range(1500))
+    assert [book.cell("client", task) for task in range(1500, 3000)] == list(range(1500, 3000))
+    assert book.add_one(row | {"client": 7}) == 3000
+    assert book.cell("client", 3000) == 7
+
+
+def test_a_row_has_the_same_digest_alone_and_among_others() -> None:
+    rows = np.arange(18).reshape(3, 6) - 4
+    together, alone = TimelineHash(), TimelineHash()
+    together.add(*rows.T)
+    for row in rows.tolist():
+        alone.add_one(*row)
+    assert together.hexdigest() == alone.hexdigest() != TimelineHash().hexdigest()
+
+
+def test_feedback_on_single_tasks_is_told_in_the_order_in_which_it_was_due() -> None:
+    book = TaskBook(0)
+    row = dict.fromkeys(_COLUMNS, 1) | {"outcome": 0, "known_at": 9, "dispatched_at": 4}
+    for client in range(5):
+        book.add_one(row | {"client": client})
+    untold = Untold(book)
+    assert not untold
+    untold.add_one(3, 1, 0.5)
+    untold.add(np.array([4, 0]), np.array([2, 3]), None)
+    untold.add_one(1, 5)
+    assert untold
+    told = untold.take()
+    assert told.clients.tolist() == [3, 4, 0, 1]
+    assert told.outcome.tolist() == [1, 2, 3, 5]
+    assert told.duration_ms.tolist() == [5] * 4
+    assert np.array_equal(told.utility, [0.5, np.nan, np.nan, np.nan], equal_nan=True)
+    assert not untold
+
+
+@final
+@dataclass(frozen=True)
+class Listening(Selector[None]):
+    """Chooses at random and writes down what it is told."""
+
+    told: list[list[object]] = field(default_factory=list)
+
+    @override
+    def init(self, n_clients: int) -> None:
+        return None
+
+    @override
+    def select(self, state: None, view: ClientView, n: int, key: int) -> tuple[IntArray, None]:
+        self.told.append([view.now, view.round, "select"])
+        return smallest_keys(view.idle, n, key), None
+
+    @override
+    def feedback(self, state: None, reports: Reports) -> None:
+        columns = reports.clients, reports.at, reports.round, reports.outcome, reports.duration_ms, reports.samples
+        self.told.extend(list(row) for row in zip(*(column.tolist() for column in columns), strict=True))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(worlds(), policies())
+def test_a_selector_hears_the_same_of_tasks_entered_one_by_one(world: TinyWorld, policy: Buffered) -> None:
+    fast, plain = Listening(), Listening()
+    one_by_one = replace(world, selector=fast).run(policy, until=HORIZON)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(IndependentLinks, "is_constant", False)
+        in_bulk = replace(world, selector=plain).run(policy, until=HORIZON)
+    assert fast.told == plain.told
+    pd.testing.assert_frame_equal(one_by_one.tasks, in_bulk.tasks)
