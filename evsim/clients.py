@@ -178,6 +178,10 @@ class ClientManager:
                 self._refresh_one(client)
             return
         idle = self._online[clients] & ~self._busy[clients]
+        if 16 * len(clients) > self.n_clients:  # counting flags is fast, sorting clients is not
+            self._idle[clients] = idle
+            self._n_idle = int(np.count_nonzero(self._idle))
+            return
         changed = np.unique(clients[idle != self._idle[clients]])  # a window may name a client more than once
         self._idle[clients] = idle
         self._n_idle += 2 * int(np.count_nonzero(self._idle[changed])) - len(changed)

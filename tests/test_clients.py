@@ -17,9 +17,9 @@ from evsim.selection.oort import Oort
 from evsim.selection.uniform import Uniform
 from evsim.testing.selectors import make_reports
 
-N = 200
+N = 200  # with arrays, batches of up to 12 clients are counted by their changes, larger ones by looking at everybody
 CLIENT = st.integers(0, 15) | st.just(N - 1)  # few, so that they meet again
-IDS = st.lists(CLIENT, max_size=10)
+IDS = st.lists(CLIENT, max_size=20)
 
 
 def ids(clients: list[int]) -> IntArray:
