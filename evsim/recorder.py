@@ -108,7 +108,7 @@ class Recorder:
             source = self._journal / f"{name}.arrows"
             _atomically(self._folder / f"{name}.parquet", lambda path, source=source: _to_parquet(source, path))
         if tensors is not None:
-            whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+            whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}  # keeps scalars as they are
             _atomically(self._folder / "model.safetensors", lambda path: save_file(whole, str(path)))
         _atomically(self._folder / "scenario.toml", lambda path: path.write_text(scenario_toml, encoding="utf-8"))
         text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"

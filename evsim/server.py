@@ -44,6 +44,7 @@ class LiveServer:
         self.end_reason = ""
         self._cohorts: dict[int, Cohort] = {}
         self._buffer: Cohort | None = None  # where reports go if the aggregator fills buffers
+        self._arrived: list[int] = []  # reports for buffers that the aggregator has not taken
         self._kept: list[int] = []  # late reports that wait for the next step
         self._hash = TimelineHash()
         self._dispatcher = Dispatcher(world, self.book, self._hash)
@@ -159,8 +160,14 @@ class LiveServer:
         """Server steps applied since the task was dispatched."""
         return self.version - self.book.cell("version", task)
 
-    def accept(self, task: int) -> None:
+    def arrivals(self) -> list[int]:
+        """Reports that arrived since it was last asked, in order."""
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    def accept(self, buffer: Cohort, task: int) -> None:
         """A report enters the buffer; a selector that learns hears of its training now."""
+        buffer.arrived.append(task)
         if self._manager.selector.needs_utility:
             self._untold.add_one(task, _AGGREGATED, float(self._world.learning.train(np.array([task])).utility[0]))
         else:
@@ -168,6 +175,7 @@ class LiveServer:
 
     def reject(self, buffer: Cohort, task: int) -> None:
         """A report came with too much staleness."""
+        buffer.arrived.append(task)
         buffer.stale += 1
         tasks = np.array([task])
         self.book.set("staleness", tasks, self.staleness(task))
@@ -287,7 +295,7 @@ class LiveServer:
         self._manager.release_one(self.book.cell("client", task))
         fate = self.book.cell("fate", task)
         if fate == _ARRIVES:
-            buffer.arrived.append(task)
+            self._arrived.append(task)
         else:
             buffer.lost += 1
             self._resolve(np.array([task]), _DROPPED if fate == _LOST else _ABORTED)
@@ -301,7 +309,7 @@ class LiveServer:
         self._resolve(tasks[fate == _STOPPED], Outcome.ABORTED)
         arrives = fate == _ARRIVES
         if self._buffer is not None:
-            self._buffer.arrived.extend(tasks[arrives].tolist())
+            self._arrived += tasks[arrives].tolist()
             self._buffer.lost += len(tasks) - int(np.count_nonzero(arrives))
             return
         rounds = self.book.column("round", tasks)

@@ -90,6 +90,15 @@ def test_finish_leaves_the_files_of_a_run_and_nothing_temporary(tmp_path):
     assert not is_unfinished(tmp_path / "run")
 
 
+def test_tensors_keep_their_shapes_and_values(tmp_path):
+    tensors = {"scalar": np.array(3.5), "counter": np.array(7), "turned": np.arange(6.0).reshape(2, 3).T}
+    finish(Recorder(tmp_path / "run"), **tensors)
+    found = load_file(tmp_path / "run" / "model.safetensors")
+    for name, tensor in tensors.items():
+        assert found[name].shape == tensor.shape
+        np.testing.assert_array_equal(found[name], tensor)
+
+
 def test_an_empty_folder_is_taken_and_a_full_one_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     Recorder(tmp_path / "empty")

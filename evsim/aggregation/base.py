@@ -98,7 +98,10 @@ class Server(Protocol):
     def staleness(self, task: int) -> int:
         """Server steps applied since the task was dispatched."""
 
-    def accept(self, task: int) -> None:
+    def arrivals(self) -> list[int]:
+        """Reports that arrived since it was last asked, in order."""
+
+    def accept(self, buffer: Cohort, task: int) -> None:
         """A report enters the buffer: its client's feedback is due."""
 
     def reject(self, buffer: Cohort, task: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import final
 
 import numpy as np
@@ -56,27 +57,26 @@ class Buffered(Aggregator):
     @override
     def run(self, server: Server) -> Process[None]:
         buffer, held = server.open_buffer(), list[int]()
-        seen, step_at = 0, self._next_step(server.now)
+        step_at = self._next_step(server.now)
         while not server.finished:
             free = self.concurrency - server.in_flight
             clients = (yield from server.select_clients(free, minimum=0)) if free else np.empty(0, np.int64)
             server.refill(buffer, clients, self.task_timeout)
             yield from server.wait(or_check_in=len(clients) < free, until=step_at)
-            arrived, seen = buffer.arrived[seen:], len(buffer.arrived)
-            for report in arrived:
+            for report in takewhile(lambda _: not server.finished, server.arrivals()):
                 if self.max_staleness is not None and server.staleness(report) > self.max_staleness:
                     server.reject(buffer, report)
                     continue
-                server.accept(report)
+                server.accept(buffer, report)
                 held.append(report)
                 if len(held) == self.buffer_size:
                     server.apply(buffer, np.array(held), "buffer")
-                    buffer, held, seen = server.open_buffer(), [], 0
+                    buffer, held = server.open_buffer(), []
             if server.now >= step_at:
                 step_at = self._next_step(server.now)
                 if held:
                     server.apply(buffer, np.array(held), "period")
-                    buffer, held, seen = server.open_buffer(), [], 0
+                    buffer, held = server.open_buffer(), []
 
     def _next_step(self, now: int) -> int:
         return FOREVER if self.period is None else now + self.period

@@ -57,6 +57,8 @@ def test_laws_of_buffered_aggregation(world: TinyWorld, policy: Buffered) -> Non
     assert len(sizes) == log.server_steps["version"].max() if len(log.server_steps) else len(used) == 0
     if policy.period is None:
         assert (sizes == policy.buffer_size).all()
+    merged = log.server_steps["reports"] - log.server_steps["late"]  # what came too stale is in both
+    assert merged.tolist() == sizes.reindex(log.server_steps["version"]).tolist()
     # staleness is the number of steps between the version a task received and the step that used it
     assert (used["staleness"] == used["server_step"] - 1 - used["version"]).all()
     spent = tasks[["download_ms", "compute_ms", "upload_ms"]].sum(axis=1)
@@ -142,6 +144,15 @@ def test_a_schedule_by_hand() -> None:
         row = rows.loc[task]
         assert (row["ended_at"], row["version"], row["staleness"], row["outcome"]) == (now, base, staleness, outcome)
     assert "stale" in set(rows["outcome"])
+
+
+def test_reports_of_one_instant_fill_one_buffer_after_the_other() -> None:
+    world = TinyWorld(trace=AvailabilityTrace.always(5))
+    steps = world.run(Buffered(concurrency=5, buffer_size=2), server_steps=7).server_steps
+    assert steps["reports"].tolist() == [2] * 7
+    assert steps["closed_at"].nunique() == 3  # of 5 reports an instant, with what the instant before left over
+    last = world.run(Buffered(concurrency=5, buffer_size=2), server_steps=1).server_steps
+    assert last["version"].tolist() == [1]  # the second full buffer of the instant comes too late
 
 
 @pytest.mark.parametrize("size", [1, 4])
