@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import final
 
 import torch
@@ -16,9 +17,9 @@ import torch
 from evsim.algorithms.base import ClientRule, State
 from evsim.algorithms.tree import Payload
 from evsim.training.samples import TrainingData
-from evsim.training.sums import Block, Weights, added_up, weights_at
+from evsim.training.sums import Block, Weights, added_up_in_few, weights_at
 
-_BLOCK = 64  # tasks that are added up together if an executor has no way of its own
+_BLOCK = 8  # tasks that are added up together if an executor has no way of its own
 
 
 @final
@@ -95,7 +96,7 @@ class Runner(ABC):
         """
         for start in range(0, len(tasks), _BLOCK):
             part = slice(start, start + _BLOCK)
-            block = added_up(self.run(tasks[part]), weights_at(weights, part))
+            block = added_up_in_few(partial(self.run, tasks[part]), weights_at(weights, part))
             yield replace(block, places=block.places + start)
 
     @abstractmethod

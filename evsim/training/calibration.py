@@ -23,8 +23,9 @@ from evsim.training.sums import Weights, weights_at
 from evsim.training.threads import limited_threads
 from evsim.training.workers import Workers, can_fork, usable_cores
 
-_ENOUGH_S = 0.3  # of one measurement, going by the best rate so far; repeated until it has taken so long
+_ENOUGH_S = 0.4  # of one measurement, going by the best rate so far; repeated until it has taken so long
 _WORKER_CHUNK = 64
+_WARM = 4  # tasks of each worker until its memory is its own
 _START_S = 2.5  # what the first vmapped call may cost
 _CLEARLY = 1.05  # a later candidate must be this much faster
 _STEP_FLOPS = 1e7  # what calling a step costs, beside its arithmetic
@@ -77,7 +78,7 @@ def candidates(job: Job, n_tasks: int) -> list[Executor]:
     on_cpu, threads = job.device.type == "cpu", torch.get_num_threads()
     several = can_fork(job) and usable_cores() > 1 and n_tasks > 1
     found: list[Executor] = [Serial(threads=1)]
-    if on_cpu and threads > 1 and not several:
+    if on_cpu and threads > 1 and (convolutions or not several):
         found.append(Serial(threads=threads))
     if several:
         found += [Workers(channels_last=last) for last in ((False, True) if convolutions else (False,))]
@@ -139,10 +140,10 @@ def _timed(executor: Executor, trial: _Trial, at_once: int) -> float | str:
     """Tasks per second in the best of several passes, after one that pays for what is paid once."""
     runner = executor.open(trial.job)
     try:
-        trial.first(at_once).seconds(runner)
+        trial.first(_WARM * at_once if isinstance(executor, Workers) else at_once).seconds(runner)
         if "fallback" in runner.plan:
             return str(runner.plan["fallback"])
-        passes = [trial.seconds(runner)]
+        passes = [trial.seconds(runner), trial.seconds(runner)]
         while sum(passes) < _ENOUGH_S:
             passes.append(trial.seconds(runner))
         return len(trial.tasks) / min(passes)

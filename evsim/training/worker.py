@@ -17,7 +17,7 @@ from evsim.training.base import Job, Result, Runner, TrainTask
 from evsim.training.batched import Batched, BatchedRunner, out_of_memory
 from evsim.training.memory import keep_freed_memory
 from evsim.training.serial import Serial, SerialRunner
-from evsim.training.sums import Weights, added_up, added_up_quickly
+from evsim.training.sums import Weights, added_up_in_few
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -122,8 +122,7 @@ def _sums(station: Station, runner: Runner, group: _Group, weights: Weights) -> 
     if station.chunk > 1:
         blocks = list(runner.sums(group.tasks, weights))
     else:
-        quick = added_up_quickly(_counted(runner.run(group.tasks), station.progress), weights)
-        blocks = [quick or added_up(_counted(runner.run(group.tasks), station.progress), weights)]
+        blocks = [added_up_in_few(lambda: _counted(runner.run(group.tasks), station.progress), weights)]
     yield "sums", pack(blocks, station.outbox, station.slots(group.number))
 
 

@@ -38,7 +38,7 @@ def print_shares(work: Work, folder: Path, device: str) -> None:
     bare = 10 / best_seconds(lambda: waited(lambda: bare_loop(job, range(10)), job))
     print(f"\n{work.name} on {device}: bare loop {bare:,.0f}/s")
     for cohort in COHORTS:
-        model = copy.deepcopy(job)
+        model = replace(job, model=copy.deepcopy(job.model))  # it goes on learning
         rows = cohort * PER_CLIENT
         bound = cohort / best_seconds(lambda m=model, n=rows: waited(lambda: big_batch(m, n), m))
         scenario = Scenario.from_dict(work.scenario(folder, {"kind": "auto"}, cohort), folder=folder)

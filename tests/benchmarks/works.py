@@ -54,12 +54,12 @@ class Work:
 WORKS = [
     Work("mlp-a", {"kind": "mlp", "hidden": [64]}, _A, 600),
     Work("mlp-b", {"kind": "mlp", "hidden": [64]}, _B, 150),
-    Work("cnn-a", {"kind": "cnn"}, _A, 4),
-    Work("cnn-b", {"kind": "cnn"}, _B, 3),
-    Work("cnn-a bfloat16", {"kind": "cnn"}, _A, 4, precision="bfloat16"),
+    Work("cnn-a", {"kind": "cnn"}, _A, 12),
+    Work("cnn-b", {"kind": "cnn"}, _B, 6),
+    Work("cnn-a bfloat16", {"kind": "cnn"}, _A, 9, precision="bfloat16"),
     Work("softmax", {"kind": "softmax"}, _A, 600),
     Work("gru", {"kind": "gru", "hidden": 64}, _A, 10, text=True),
-    Work("resnet", {"kind": "evsim.training.models:Factory", "target": "tests.benchmarks.works:resnet"}, _A, 3),
+    Work("resnet", {"kind": "evsim.training.models:Factory", "target": "tests.benchmarks.works:resnet"}, _A, 9),
 ]
 
 
