@@ -25,6 +25,7 @@ from evsim.training.workers import Workers, can_fork, usable_cores
 
 _ENOUGH_S = 0.4  # of one measurement, going by the best rate so far; repeated until it has taken so long
 _WORKER_CHUNK = 64
+_LONG_S = 1.0  # the same for workers: in a short one they would wait for each other at the end more than in a run
 _WARM = 4  # tasks of each worker until its memory is its own
 _START_S = 2.5  # what the first vmapped call may cost
 _CLEARLY = 1.05  # a later candidate must be this much faster
@@ -125,7 +126,8 @@ def _measure(executor: Executor, trial: _Trial, rates: dict[str, float | str], l
     """Tasks per second, or why there is no such figure."""
     pace = max((rate for rate in rates.values() if isinstance(rate, float)), default=0.0)
     at_once = (getattr(executor, "chunk", None) or 1) * (usable_cores() if isinstance(executor, Workers) else 1)
-    some = trial.first(max(at_once, int(pace * _ENOUGH_S), 4))
+    long = isinstance(executor, Workers) and executor.chunk == 1
+    some = trial.first(max(at_once, int(pace * (_LONG_S if long else _ENOUGH_S)), 4))
     if rates and (_START_S if at_once > 1 else 0.0) + 3 * len(some.tasks) / pace > left_s:
         return "no time left to measure it"
     with warnings.catch_warnings():
@@ -143,8 +145,8 @@ def _timed(executor: Executor, trial: _Trial, at_once: int) -> float | str:
         trial.first(_WARM * at_once if isinstance(executor, Workers) else at_once).seconds(runner)
         if "fallback" in runner.plan:
             return str(runner.plan["fallback"])
-        passes = [trial.seconds(runner), trial.seconds(runner)]
-        while sum(passes) < _ENOUGH_S:
+        passes = [trial.seconds(runner)]
+        while sum(passes) < 2 * _ENOUGH_S:
             passes.append(trial.seconds(runner))
         return len(trial.tasks) / min(passes)
     finally:
