@@ -79,10 +79,10 @@ def candidates(job: Job, n_tasks: int) -> list[Executor]:
     on_cpu, threads = job.device.type == "cpu", torch.get_num_threads()
     several = can_fork(job) and usable_cores() > 1 and n_tasks > 1
     found: list[Executor] = [Serial(threads=1)]
-    if on_cpu and threads > 1 and (convolutions or not several):
-        found.append(Serial(threads=threads))
     if several:
         found += [Workers(channels_last=last) for last in ((False, True) if convolutions else (False,))]
+    if on_cpu and threads > 1 and (convolutions or not several):  # after workers, which suffer less from neighbours
+        found.append(Serial(threads=threads))
     sizes = (8,) if convolutions and on_cpu else (32, 128) if on_cpu else (64, 256, 1000)
     chunks = sorted({min(size, n_tasks) for size in sizes} - {1})
     if on_cpu and not convolutions:
