@@ -94,7 +94,7 @@ def test_devices_that_never_change_have_no_sessions_to_describe():
 
 
 def test_sessions_under_a_second_can_be_plotted(tmp_path):
-    blinking = AvailabilityTrace.from_intervals([0], [1], [9], n_devices=1, period=20)
+    blinking = AvailabilityTrace.from_intervals([0], [1], [900], n_devices=1, period=3_600_000)
     plot_trace(blinking, tmp_path / "trace.png")
     assert (tmp_path / "trace.png").stat().st_size > 10_000
 
