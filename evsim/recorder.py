@@ -30,6 +30,7 @@ from evsim.profiling import part
 _BATCH_ROWS = 65_536
 _FLUSH_EVERY_S = 5.0  # wall-clock: what a killed run loses at most
 _JOURNAL = "journal"
+_SCENARIO = "scenario.toml"
 _LABELS = pa.array([outcome.label for outcome in Outcome])
 _FIRST = {name: fields(table)[0].name for name, table in TABLES.items()}
 
@@ -72,6 +73,10 @@ class Recorder:
             for name, layout in self._schemas.items()
         }
 
+    def keep_scenario(self, text: str) -> None:
+        """Write the resolved scenario, before anything happens: a killed run then says what it was."""
+        _atomically(self._folder / _SCENARIO, lambda path: path.write_text(text, encoding="utf-8"))
+
     @part("recording")
     def append(self, table: str, columns: Mapping[str, Any]) -> None:
         """Take a batch of rows: one sequence per column of `events.columns(table)`, not to be changed afterwards.
@@ -110,7 +115,7 @@ class Recorder:
         if tensors is not None:
             whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}  # keeps scalars as they are
             _atomically(self._folder / "model.safetensors", lambda path: save_file(whole, str(path)))
-        _atomically(self._folder / "scenario.toml", lambda path: path.write_text(scenario_toml, encoding="utf-8"))
+        self.keep_scenario(scenario_toml)
         text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
         _atomically(self._folder / "manifest.json", lambda path: path.write_text(text, encoding="utf-8"))
         shutil.rmtree(self._journal)  # last: a folder with a journal was not finished

@@ -79,7 +79,9 @@ class Simulation:
         """
         began = time.perf_counter()
         parts = assemble(self.scenario, self._device)
-        live = _Live(self.scenario, parts, Recorder(Path(out)), began)
+        recorder = Recorder(Path(out))
+        recorder.keep_scenario(self.scenario.to_toml())
+        live = _Live(self.scenario, parts, recorder, began)
         live.on_progress = on_progress
         with _interruptible(live.interrupt):
             live.run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob as globbing
 import json
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from evsim.events import TABLES
 from evsim.recorder import is_unfinished
 from evsim.results.curves import Curve, first_crossing
 from evsim.results.reading import journal_rows, read_table
+from evsim.units import parse_time_of_day
 
 _OPTIONAL = ("availability", "sessions")
 
@@ -43,11 +45,14 @@ class Run:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """What produced the run and why it ended; of a killed run what its journal tells."""
+        """What produced the run and why it ended; of a killed run what its scenario and its journal tell."""
         path = self.folder / "manifest.json"
-        if self.partial and not path.is_file():
-            return {"name": self.folder.name, "start_ms": 0, "end": {"at": self._last_instant(), "reason": "killed"}}
-        return _manifest(path)
+        if not self.partial or path.is_file():
+            return _manifest(path)
+        told = tomllib.loads(self.scenario_toml)
+        known = {"seed": told["seed"]} if "seed" in told else {}
+        name, start = told.get("name", self.folder.name), parse_time_of_day(told.get("start", "00:00"))
+        return {"name": name, **known, "start_ms": start, "end": {"at": self._last_instant(), "reason": "killed"}}
 
     @cached_property
     def scenario_toml(self) -> str:

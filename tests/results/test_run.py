@@ -76,6 +76,14 @@ def test_a_killed_run_can_be_read_in_part(tmp_path):
     assert dict(summary_table(run))["run"] == "run"
 
 
+def test_a_killed_run_says_what_it_was(tmp_path):
+    recorder = Recorder(tmp_path / "run")
+    recorder.keep_scenario('name = "commuters"\nseed = 3\nstart = "18:00"\n')
+    recorder.flush()
+    run = load_run(tmp_path / "run", partial=True)
+    assert (run.name, run.seed, run.start_ms) == ("commuters", 3, 18 * 3_600_000)
+
+
 def test_load_runs_takes_finished_runs_in_order_and_stacks_them(tmp_path):
     for seed in (1, 0):
         write(tmp_path / f"run-{seed}", seed=seed)
