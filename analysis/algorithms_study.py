@@ -57,8 +57,8 @@ def run(folder: Path, scenario: str, overrides: tuple[str, ...], seed: int) -> P
     """One run, unless its folder is there already."""
     import torch
 
+    from evsim.run.simulation import Simulation
     from evsim.scenario import Scenario
-    from evsim.simulation import Simulation
 
     torch.set_num_threads(1)
     if not (folder / "manifest.json").exists():

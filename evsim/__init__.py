@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from evsim.results import Run as Run
     from evsim.results import load_run as load_run
+    from evsim.run.simulation import Simulation as Simulation
     from evsim.scenario import Scenario as Scenario
-    from evsim.simulation import Simulation as Simulation
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Run": "evsim.results",
     "Scenario": "evsim.scenario",
-    "Simulation": "evsim.simulation",
+    "Simulation": "evsim.run.simulation",
     "load_run": "evsim.results",
 }
 

@@ -11,11 +11,12 @@ import pytest
 
 from evsim.aggregation.buffered import Buffered
 from evsim.aggregation.synchronous import Synchronous
-from evsim.events import TABLES, Outcome, columns
+from evsim.base.vocabulary import Outcome
+from evsim.run.schema import TABLES, columns
 from evsim.testing.timeline import Log, TinyWorld
+from evsim.timeline.world import Feedback, NoLearning
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.speed import DeviceSpeed
-from evsim.world import Feedback, NoLearning
 
 PAGE = Path(__file__).parents[1] / "docs" / "data_dictionary.md"
 

@@ -13,8 +13,8 @@ from typing import Any, Protocol, TypeVar, final
 
 import numpy as np
 
-from evsim.events import IntArray, Outcome
-from evsim.units import FOREVER
+from evsim.base.units import FOREVER
+from evsim.base.vocabulary import IntArray, Outcome
 
 T = TypeVar("T")
 Process = Generator[Any, Any, T]  # yields SimPy events, returns T

@@ -10,8 +10,8 @@ import numpy as np
 from typing_extensions import override
 
 from evsim.aggregation.base import Aggregator, Process, Server
-from evsim.errors import require
-from evsim.units import FOREVER, Duration
+from evsim.base.errors import require
+from evsim.base.units import FOREVER, Duration
 
 
 @final

@@ -10,9 +10,9 @@ from typing import ClassVar, final
 import numpy as np
 from typing_extensions import override
 
-from evsim.errors import require
-from evsim.events import IntArray
-from evsim.units import MS_PER_HOUR, MS_PER_MINUTE, Duration
+from evsim.base.errors import require
+from evsim.base.units import MS_PER_HOUR, MS_PER_MINUTE, Duration
+from evsim.base.vocabulary import IntArray
 
 
 class Pacing(ABC):

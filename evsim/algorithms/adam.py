@@ -16,12 +16,12 @@ from evsim.algorithms import tree
 from evsim.algorithms.base import Apply, Carry, ClientRule, LossValue, Schedule, State, Update, Wires, cross_entropy
 from evsim.algorithms.decay import Decay
 from evsim.algorithms.local_sgd import check_local
-from evsim.errors import require
-from evsim.traces.cost import Work
+from evsim.base.errors import require
+from evsim.cost.work import Work
 
 if TYPE_CHECKING:
     from evsim.algorithms.tree import Payload, Scale, Tree
-    from evsim.events import IntArray
+    from evsim.base.vocabulary import IntArray
 
 
 @final

@@ -11,7 +11,7 @@ from typing_extensions import override
 from evsim.algorithms import tree
 from evsim.algorithms.base import Merge, ReportMeta, State, StepInfo, SummingMerge
 from evsim.algorithms.sums import WeightedSums
-from evsim.errors import require
+from evsim.base.errors import require
 
 if TYPE_CHECKING:
     from evsim.algorithms.tree import Payload

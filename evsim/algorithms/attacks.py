@@ -1,4 +1,4 @@
-"""An attack on the upload; `evsim.training.label_flip` is the attack on the data."""
+"""An attack on the upload; `evsim.training.data.label_flip` is the attack on the data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing_extensions import override
 from evsim.algorithms import tree
 from evsim.algorithms.base import ReportMeta, State, Upload, Wires
 from evsim.algorithms.malicious import malicious_clients
-from evsim.errors import require
+from evsim.base.errors import require
 
 if TYPE_CHECKING:
     from evsim.algorithms.tree import Payload

@@ -21,8 +21,8 @@ from evsim.algorithms.schedule import Schedule
 from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload, Tree
 from evsim.algorithms.wires import Wire, Wires, total_bytes
-from evsim.events import FloatArray, IntArray
-from evsim.traces.cost import Work
+from evsim.base.vocabulary import FloatArray, IntArray
+from evsim.cost.work import Work
 
 __all__ = [
     "Apply",

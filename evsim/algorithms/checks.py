@@ -10,8 +10,8 @@ from evsim.algorithms.asynchronous import Mixing
 from evsim.algorithms.base import Reports
 from evsim.algorithms.dp import DpMean
 from evsim.algorithms.local_dp import LocalDpNoise
-from evsim.algorithms.weighting import Uniform
-from evsim.errors import PolicyError, Problem
+from evsim.algorithms.weighting import EqualWeights
+from evsim.base.errors import PolicyError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -107,7 +107,7 @@ def _privacy(method: Method, cohort_goal: int) -> Iterator[Problem]:
     merge = method.merge
     if not isinstance(merge, DpMean):
         return
-    if not isinstance(method.weighting, Uniform):
+    if not isinstance(method.weighting, EqualWeights):
         yield Problem("weighting", _name(method.weighting), "'uniform': the noise is scaled for equal weights")
     try:
         merge.sum_multiplier(merge.divisor(cohort_goal))

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from evsim.algorithms import tree
 from evsim.algorithms.base import ReportMeta, State, Upload, Wires
-from evsim.errors import require
+from evsim.base.errors import require
 
 if TYPE_CHECKING:
     from evsim.algorithms.tree import Payload, Tree

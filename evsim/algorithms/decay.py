@@ -8,7 +8,7 @@ from typing import Literal, final
 
 import torch
 
-from evsim.errors import require
+from evsim.base.errors import require
 
 
 @final

@@ -19,13 +19,13 @@ from typing import final
 import torch
 from typing_extensions import override
 
-from evsim import rng
 from evsim.algorithms import tree
 from evsim.algorithms.base import ReportMeta, State, StatefulMerge, StepInfo
 from evsim.algorithms.clip import clipped
 from evsim.algorithms.local_dp import gaussian_noise
 from evsim.algorithms.tree import Payload, Tree
-from evsim.errors import PolicyError, TrainingError, require
+from evsim.base import rng
+from evsim.base.errors import PolicyError, TrainingError, require
 
 
 @dataclass(frozen=True)

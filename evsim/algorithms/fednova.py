@@ -18,7 +18,7 @@ from typing_extensions import override
 from evsim.algorithms import tree
 from evsim.algorithms.base import Carry, ServerOptimizer, State, StepInfo, Update, Wire, Wires
 from evsim.algorithms.local_sgd import LocalSgd, effective_steps
-from evsim.errors import require
+from evsim.base.errors import require
 
 if TYPE_CHECKING:
     from evsim.algorithms.tree import Payload, Tree

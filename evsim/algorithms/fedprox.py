@@ -14,7 +14,7 @@ from typing_extensions import override
 from evsim.algorithms import tree
 from evsim.algorithms.base import Carry, State
 from evsim.algorithms.local_sgd import LocalSgd
-from evsim.errors import require
+from evsim.base.errors import require
 
 if TYPE_CHECKING:
     from evsim.algorithms.tree import Payload, Tree

@@ -29,12 +29,12 @@ from evsim.algorithms.base import (
     cross_entropy,
 )
 from evsim.algorithms.decay import Decay
-from evsim.errors import require
-from evsim.traces.cost import Work
+from evsim.base.errors import require
+from evsim.cost.work import Work
 
 if TYPE_CHECKING:
     from evsim.algorithms.tree import Payload, Scale, Tree
-    from evsim.events import IntArray
+    from evsim.base.vocabulary import IntArray
 
 
 @dataclass(frozen=True, kw_only=True)

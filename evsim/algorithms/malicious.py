@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from evsim import rng
+from evsim.base import rng
 
 
 @lru_cache(maxsize=8)

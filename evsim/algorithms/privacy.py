@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import exp, inf
 from typing import TYPE_CHECKING, Any, final
 
-from evsim.errors import missing_extra, require
+from evsim.base.errors import missing_extra, require
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -19,12 +19,12 @@ from typing_extensions import override
 from evsim.algorithms import tree
 from evsim.algorithms.base import Carry, Opening, OpeningPass, ServerOptimizer, State, StepInfo, Update, Wire, Wires
 from evsim.algorithms.local_sgd import LocalSgd
-from evsim.errors import require
-from evsim.traces.cost import Work
+from evsim.base.errors import require
+from evsim.cost.work import Work
 
 if TYPE_CHECKING:
     from evsim.algorithms.tree import Payload, Tree
-    from evsim.events import IntArray
+    from evsim.base.vocabulary import IntArray
 
 _FLOOR = 1e-10  # F = 0 with q < 1 would divide by zero
 

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from evsim.algorithms import tree
 from evsim.algorithms.base import Merge, ReportMeta, State, StepInfo
-from evsim.errors import TrainingError, require
+from evsim.base.errors import TrainingError, require
 
 if TYPE_CHECKING:
     from evsim.algorithms.tree import Payload, Tree

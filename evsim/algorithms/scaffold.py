@@ -34,12 +34,12 @@ from evsim.algorithms.base import (
     Wires,
 )
 from evsim.algorithms.local_sgd import LocalSgd, effective_steps
-from evsim.errors import require
-from evsim.traces.cost import Work
+from evsim.base.errors import require
+from evsim.cost.work import Work
 
 if TYPE_CHECKING:
     from evsim.algorithms.tree import Payload, Tree
-    from evsim.events import IntArray
+    from evsim.base.vocabulary import IntArray
 
 
 @final

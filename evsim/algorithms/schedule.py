@@ -7,8 +7,8 @@ from typing import final
 
 import numpy as np
 
-from evsim.errors import require
-from evsim.events import IntArray
+from evsim.base.errors import require
+from evsim.base.vocabulary import IntArray
 
 
 @final

@@ -13,10 +13,10 @@ import numpy as np
 from typing_extensions import override
 
 from evsim.algorithms.base import Reports, Weighting
-from evsim.errors import require
+from evsim.base.errors import require
 
 if TYPE_CHECKING:
-    from evsim.events import FloatArray, IntArray
+    from evsim.base.vocabulary import FloatArray, IntArray
 
 Base = Literal["uniform", "samples"]
 

@@ -11,12 +11,12 @@ from typing_extensions import override
 from evsim.algorithms.base import Reports, Weighting
 
 if TYPE_CHECKING:
-    from evsim.events import FloatArray
+    from evsim.base.vocabulary import FloatArray
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class BySamples(Weighting):
+class SampleWeights(Weighting):
     """p_k = n_k / sum n: FedAvg as printed (McMahan et al. 2017). SCAFFOLD's controls weigh the same (algorithm 1)."""
 
     @override
@@ -26,7 +26,7 @@ class BySamples(Weighting):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Uniform(Weighting):
+class EqualWeights(Weighting):
     """p_k = 1 / |S|."""
 
     @override

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 from typing_extensions import override
 
-from evsim.errors import EvsimError
+from evsim.base.errors import EvsimError
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from evsim import registry
 from evsim.algorithms.compositions import COMPOSITIONS
-from evsim.errors import ScenarioError, suggest
-from evsim.resources import bundled, bundled_scenario, bundled_trace
+from evsim.base import registry
+from evsim.base.bundled import bundled, bundled_scenario, bundled_trace
+from evsim.base.errors import ScenarioError, suggest
 
 Rows = list[tuple[str, str]]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from evsim.base.errors import EvsimError, Problem, RunFolderError, report
 from evsim.cli.base import complain
-from evsim.errors import EvsimError, Problem, RunFolderError, report
 
 _RUNS = Path("runs")
 _MANIFEST = "manifest.json"

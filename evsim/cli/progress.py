@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from evsim.base.units import MS_PER_SECOND, format_clock
 from evsim.cli.base import console
-from evsim.units import MS_PER_SECOND, format_clock
 
 if TYPE_CHECKING:
-    from evsim.simulation import Snapshot
+    from evsim.run.simulation import Snapshot
 
 _PER_SECOND = 10
 _BAR = 8  # characters: the line fits a terminal of 80

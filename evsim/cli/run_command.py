@@ -22,12 +22,12 @@ def run(
     profiled: Annotated[bool, typer.Option("--profile", help="Say where the wall-clock time went.")] = False,
 ) -> None:
     """Run a scenario and write its run folder, with a plot."""
+    from evsim.base.profiling import profile
     from evsim.cli.cautions import cautioned
     from evsim.cli.folders import claimed
     from evsim.cli.progress import progress
-    from evsim.profiling import profile
+    from evsim.run.simulation import Simulation
     from evsim.scenario import Scenario
-    from evsim.simulation import Simulation
 
     seeds = [] if seed is None else [f"seed={seed}"]
     chosen = Scenario.load(scenario, [*(override or ()), *seeds])

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from evsim.base.errors import TraceError
 from evsim.cli.base import say, say_table
-from evsim.errors import TraceError
 
 if TYPE_CHECKING:
     from evsim.traces.availability import AvailabilityTrace

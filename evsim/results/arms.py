@@ -12,10 +12,10 @@ from typing import Any, final
 
 import numpy as np
 
-from evsim.errors import Problem, RunFolderError, report, require, suggest
+from evsim.base.errors import Problem, RunFolderError, report, require, suggest
+from evsim.base.units import format_duration
 from evsim.results.metrics import RUNNING_MEAN, headline_ms
 from evsim.results.run import Run, load_run
-from evsim.units import format_duration
 
 STUDY_FILE = "study.json"
 _NO_ARM = {"seed", "name", "executor", "stop"}  # keys that make no arm of their own

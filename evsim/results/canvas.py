@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
-from evsim.errors import Problem, RunFolderError, report
-from evsim.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
+from evsim.base.errors import Problem, RunFolderError, report
+from evsim.base.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evsim.events import FloatArray
+from evsim.base.units import format_duration
+from evsim.base.vocabulary import FloatArray
 from evsim.results.arms import Arms
 from evsim.results.metrics import device_time_shares
-from evsim.units import format_duration
 
 _MS_PER_HOUR = 3.6e6
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from evsim.events import FloatArray, Outcome
+from evsim.base.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
+from evsim.base.vocabulary import FloatArray, Outcome
 from evsim.results.canvas import (
     BLUE,
     GRAY,
@@ -23,7 +24,6 @@ from evsim.results.canvas import (
 )
 from evsim.results.metrics import concurrency, device_time, participation, tasks_per_client
 from evsim.results.run import Run
-from evsim.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

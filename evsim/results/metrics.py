@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from evsim.errors import Problem, RunFolderError, report, require
-from evsim.events import FloatArray, IntArray
+from evsim.base.errors import Problem, RunFolderError, report, require
+from evsim.base.vocabulary import FloatArray, IntArray
 from evsim.results.curves import first_crossing, version_at_crossing
 from evsim.results.run import Run
 

@@ -9,9 +9,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evsim.errors import Problem, RunFolderError, report
-from evsim.events import TABLES, Outcome
-from evsim.recorder import read_journal, schema
+from evsim.base.errors import Problem, RunFolderError, report
+from evsim.base.vocabulary import Outcome
+from evsim.run.recorder import read_journal, schema
+from evsim.run.schema import TABLES
 
 #: A category shared by all runs stays one when their tables are stacked.
 _OUTCOMES = pd.Index([outcome.label for outcome in Outcome])

@@ -14,12 +14,12 @@ from typing import Any, final
 import pandas as pd
 from typing_extensions import override
 
-from evsim.errors import Problem, RunFolderError, report, suggest
-from evsim.events import TABLES
-from evsim.recorder import is_unfinished
+from evsim.base.errors import Problem, RunFolderError, report, suggest
+from evsim.base.units import parse_time_of_day
 from evsim.results.curves import Curve, first_crossing
 from evsim.results.reading import journal_rows, read_table
-from evsim.units import parse_time_of_day
+from evsim.run.recorder import is_unfinished
+from evsim.run.schema import TABLES
 
 _OPTIONAL = ("availability", "sessions")
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evsim.events import IntArray
+from evsim.base.units import MS_PER_DAY, MS_PER_MINUTE, MS_PER_SECOND, format_duration
+from evsim.base.vocabulary import IntArray
 from evsim.results.canvas import BLUE, GRAY, GREEN, LIGHT, ORANGE, VERMILION, new_figure, shade_nights, tidy, time_axis
 from evsim.results.metrics import concurrency
 from evsim.results.run import Run
-from evsim.units import MS_PER_DAY, MS_PER_MINUTE, MS_PER_SECOND, format_duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

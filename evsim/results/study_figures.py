@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
-from evsim.events import FloatArray, IntArray
+from evsim.base.units import MS_PER_HOUR
+from evsim.base.vocabulary import FloatArray, IntArray
 from evsim.results.arms import Arms
 from evsim.results.canvas import ARM_COLORS, ARM_LINES, BLACK, GRAY, new_figure, shade_nights, tidy, time_axis
 from evsim.results.comparison import compare
 from evsim.results.run import Run
-from evsim.units import MS_PER_HOUR
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

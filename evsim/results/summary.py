@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from evsim.events import Outcome
+from evsim.base.units import format_bytes, format_clock, format_duration
+from evsim.base.vocabulary import Outcome
 from evsim.results.run import Run
-from evsim.units import format_bytes, format_clock, format_duration
 
 _SMOOTH = 3
 

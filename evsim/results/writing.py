@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from evsim.errors import Problem, RunFolderError, report
+from evsim.base.errors import Problem, RunFolderError, report
 from evsim.results.canvas import save
 
 if TYPE_CHECKING:

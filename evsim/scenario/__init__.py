@@ -13,16 +13,16 @@ from typing import Any, Literal, final
 
 from evsim.aggregation.base import Aggregator
 from evsim.algorithms.base import Broadcast, ClientRule, Merge, ServerOptimizer, Upload, Weighting
-from evsim.errors import ScenarioError, report
+from evsim.base.errors import ScenarioError, report
+from evsim.base.units import TimeOfDay
+from evsim.cost.pricing import CostModel
 from evsim.scenario import dumping, together
 from evsim.scenario.assembling import assemble
 from evsim.scenario.layers import Layer, find, override, read
 from evsim.scenario.tables import DataTable, EvaluationTable, PopulationTable, RecordTable, Stop
 from evsim.selection.base import Selector
-from evsim.traces.cost import CostModel
-from evsim.training.base import Executor
-from evsim.training.models import Model
-from evsim.units import TimeOfDay
+from evsim.training.executors.base import Executor
+from evsim.training.models.base import Model
 
 __all__ = ["DataTable", "EvaluationTable", "PopulationTable", "RecordTable", "Scenario", "Stop"]
 

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evsim import registry
 from evsim.algorithms.compositions import COMPOSITIONS
-from evsim.errors import ScenarioError, report, suggest
+from evsim.base import registry
+from evsim.base.errors import ScenarioError, report, suggest
 from evsim.scenario import sources, together
 from evsim.scenario.checking import Checker
 from evsim.scenario.hints import fields_of

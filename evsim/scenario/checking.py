@@ -9,8 +9,8 @@ from dataclasses import MISSING, Field, is_dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
-from evsim import registry
-from evsim.errors import Problem, ScenarioError, suggest
+from evsim.base import registry
+from evsim.base.errors import Problem, ScenarioError, suggest
 from evsim.scenario.hints import (
     MismatchError,
     describe,
@@ -109,7 +109,7 @@ class Checker:
 
     def _factory(self, kind: str, make: Callable[..., Any], options: Tables, at: str) -> Any:
         """Any ``module:factory`` that returns a torch module serves as a model."""
-        from evsim.training.models import Factory
+        from evsim.training.models.factory import Factory
 
         parameters = inspect.signature(make).parameters.values()
         names = [each.name for each in parameters if each.kind in _NAMED]

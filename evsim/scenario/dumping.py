@@ -7,7 +7,7 @@ from typing import Any
 
 import tomli_w
 
-from evsim import registry
+from evsim.base import registry
 from evsim.scenario.hints import (
     fields_of,
     hints_of,

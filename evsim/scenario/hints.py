@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, Union, final, get_args, get_origin, 
 
 from pydantic import TypeAdapter, ValidationError
 
-from evsim import registry, units
-from evsim.errors import PolicyError, require
-from evsim.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, MS_PER_SECOND, Edge
+from evsim.base import registry, units
+from evsim.base.errors import PolicyError, require
+from evsim.base.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, MS_PER_SECOND, Edge
 
 
 @final

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from evsim import registry
-from evsim.errors import Problem, ScenarioError, report, suggest
-from evsim.resources import bundled, bundled_scenario
+from evsim.base import registry
+from evsim.base.bundled import bundled, bundled_scenario
+from evsim.base.errors import Problem, ScenarioError, report, suggest
 
 Tables = dict[str, Any]
 

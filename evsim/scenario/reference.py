@@ -13,8 +13,8 @@ from dataclasses import MISSING, Field
 from pathlib import Path
 from typing import Any
 
-from evsim import registry
 from evsim.algorithms.compositions import COMPOSITIONS
+from evsim.base import registry
 from evsim.scenario import Scenario
 from evsim.scenario.assembling import DEFAULTS
 from evsim.scenario.checking import slots_of

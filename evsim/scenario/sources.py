@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from evsim.errors import Problem, TraceError
-from evsim.resources import bundled_trace
+from evsim.base.bundled import bundled_trace
+from evsim.base.errors import Problem, TraceError
 from evsim.scenario.tables import PopulationTable
 from evsim.traces.sources import load_availability, load_speed
 

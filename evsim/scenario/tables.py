@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from evsim.errors import require
+from evsim.base.errors import require
+from evsim.base.units import MS_PER_MINUTE, Duration
 from evsim.scenario.hints import Every, EveryField
 from evsim.traces.population import Join, Sample
 from evsim.training.data.base import DataSet, Partition
-from evsim.training.label_flip import LabelFlip
-from evsim.units import MS_PER_MINUTE, Duration
+from evsim.training.data.label_flip import LabelFlip
 
 _TEN_MINUTES = Every(ms=10 * MS_PER_MINUTE)
 

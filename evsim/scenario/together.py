@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from evsim.errors import Problem
+from evsim.base.errors import Problem
+from evsim.base.units import MS_PER_DAY, MS_PER_SECOND
 from evsim.scenario.checking import FAILED
-from evsim.units import MS_PER_DAY, MS_PER_SECOND
 
 _NAME = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,99}")
 _MAX_SEED = 2**63

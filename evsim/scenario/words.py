@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evsim.events import IntArray
+from evsim.base.units import format_bytes, format_clock, format_duration
+from evsim.base.vocabulary import IntArray
 from evsim.scenario.dumping import policy_table
 from evsim.traces.describe import describe_population
 from evsim.traces.population import populate
 from evsim.traces.sources import load_availability, load_speed
 from evsim.training.data.base import federate
-from evsim.units import format_bytes, format_clock, format_duration
 
 if TYPE_CHECKING:
     from evsim.scenario import Scenario

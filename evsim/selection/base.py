@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from evsim.events import BoolArray, FloatArray, IntArray, Outcome
+from evsim.base.vocabulary import BoolArray, FloatArray, IntArray, Outcome
 
 if TYPE_CHECKING:
     from evsim.selection.forecast import Predictor
@@ -51,7 +51,7 @@ class ClientView(Protocol):
 
     @property
     def round(self) -> int:
-        """Number of the server's round, from 0, that clients are selected for; `Reports.round` is the same number.
+        """Number of the server's round, from 0, that clients are selected for; `Outcomes.round` is the same number.
 
         Synchronous: how many selections were made before. Buffered: how many buffers were closed before, and each may
         be filled by many selections.
@@ -113,7 +113,7 @@ class ClientView(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Reports:
+class Outcomes:
     """What became known of some tasks, one entry each, in the order in which it became known.
 
     Attributes:
@@ -192,7 +192,7 @@ class Selector(ABC, Generic[S]):
         """
 
     @abstractmethod
-    def feedback(self, state: S, reports: Reports) -> S:
+    def feedback(self, state: S, reports: Outcomes) -> S:
         """Learn from reports, late ones and losses."""
 
     def candidates(self, state: S, view: ClientView, n: int, key: int) -> Query | None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, ClassVar, final
 import numpy as np
 from typing_extensions import override
 
-from evsim.errors import require
-from evsim.selection.base import ClientView, Reports, Selector
+from evsim.base.errors import require
+from evsim.selection.base import ClientView, Outcomes, Selector
 from evsim.selection.sampling import weighted_draw
 
 if TYPE_CHECKING:
-    from evsim.events import IntArray
+    from evsim.base.vocabulary import IntArray
 
 
 @final
@@ -46,5 +46,5 @@ class BySamples(Selector[None]):
         return weighted_draw(idle, sizes**self.power, min(n, len(idle)), key), None
 
     @override
-    def feedback(self, state: None, reports: Reports) -> None:
+    def feedback(self, state: None, reports: Outcomes) -> None:
         return None

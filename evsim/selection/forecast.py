@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, final
 import numpy as np
 
 if TYPE_CHECKING:
-    from evsim.events import BoolArray, FloatArray, IntArray
+    from evsim.base.vocabulary import BoolArray, FloatArray, IntArray
 
 
 class Predictor(Protocol):

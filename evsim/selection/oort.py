@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, ClassVar, Literal, final
 import numpy as np
 from typing_extensions import override
 
-from evsim import rng
-from evsim.errors import require, suggest
-from evsim.events import Outcome
+from evsim.base import rng
+from evsim.base.errors import require, suggest
+from evsim.base.units import Duration
+from evsim.base.vocabulary import Outcome
 from evsim.selection import oort_score as score
-from evsim.selection.base import ClientView, Reports, Selector
+from evsim.selection.base import ClientView, Outcomes, Selector
 from evsim.selection.oort_draws import OortSelection
 from evsim.selection.oort_rules import PRESETS, OortRules
 from evsim.selection.oort_state import Achieved, OortState
 from evsim.selection.sampling import smallest_keys
-from evsim.units import Duration
 
 if TYPE_CHECKING:
-    from evsim.events import FloatArray, IntArray
+    from evsim.base.vocabulary import FloatArray, IntArray
 
 
 @final
@@ -108,7 +108,7 @@ class Oort(Selector[OortState]):
         return picked, state
 
     @override
-    def feedback(self, state: OortState, reports: Reports) -> OortState:
+    def feedback(self, state: OortState, reports: Outcomes) -> OortState:
         arrived, told = reports.arrived, reports.has_utility
         state.duration_ms[reports.clients[arrived]] = reports.duration_ms[arrived]
         stopped = reports.outcome == Outcome.ABORTED

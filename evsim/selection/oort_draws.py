@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from evsim import rng
+from evsim.base import rng
 from evsim.selection import oort_score as score
 from evsim.selection.sampling import largest, round_randomly, weighted_draw
 
 if TYPE_CHECKING:
-    from evsim.events import FloatArray, IntArray
+    from evsim.base.vocabulary import FloatArray, IntArray
     from evsim.selection.base import ClientView
     from evsim.selection.oort_rules import OortRules
     from evsim.selection.oort_state import OortState

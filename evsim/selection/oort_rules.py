@@ -10,8 +10,8 @@ from typing import Literal, final
 
 import numpy as np
 
-from evsim.errors import require
-from evsim.units import Duration
+from evsim.base.errors import require
+from evsim.base.units import Duration
 
 
 @final

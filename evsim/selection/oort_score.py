@@ -16,7 +16,7 @@ from evsim.selection.sampling import kth_smallest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from evsim.events import BoolArray, FloatArray, IntArray
+    from evsim.base.vocabulary import BoolArray, FloatArray, IntArray
 
 _FLAT, _SHARP = 0.1, 5.0  # changes of utility that FedScale's pacer calls flat and sharp
 _ALL = 100.0  # percentile

@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from evsim.events import BoolArray, FloatArray, IntArray
+from evsim.base.vocabulary import BoolArray, FloatArray, IntArray
 
 _SUM, _COUNT, _EXPLOITED_SUM, _EXPLOITED_COUNT = range(4)
 _EMPTY = 1e-4  # FedScale's guard of an empty mean
@@ -32,7 +32,7 @@ class Achieved:
         self.sums[:, np.arange(max(old + 1, new - size + 1), new + 1) % size] = 0.0
 
     def add(self, selections: IntArray, utility: FloatArray, exploited: BoolArray) -> None:
-        """Reports of these selections came in."""
+        """Outcomes of these selections came in."""
         slot = selections % self.sums.shape[1]
         for row, amount in ((_SUM, utility), (_COUNT, np.ones(len(slot)))):
             np.add.at(self.sums[row], slot, amount)
@@ -88,7 +88,7 @@ class OortState:
         return self.utility.nbytes + self.duration_ms.nbytes + self.last.nbytes + self.exploited.nbytes
 
     def learn(self, clients: IntArray, rounds: IntArray, utility: FloatArray) -> None:
-        """Reports of these rounds (0 is the first) came with utilities."""
+        """Outcomes of these rounds (0 is the first) came with utilities."""
         self.utility[clients] = utility
         self.last[clients] = rounds + 1
         recent = self._recent(rounds)

@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from evsim.errors import PolicyError, Problem, report, require
-from evsim.events import FloatArray, IntArray
+from evsim.base.errors import PolicyError, Problem, report, require
+from evsim.base.vocabulary import FloatArray, IntArray
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

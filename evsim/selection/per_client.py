@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 from typing_extensions import override
 
-from evsim.errors import PolicyError, Problem, report
-from evsim.selection.base import ClientView, Reports, Selector
+from evsim.base.errors import PolicyError, Problem, report
+from evsim.selection.base import ClientView, Outcomes, Selector
 from evsim.selection.sampling import largest
 
 if TYPE_CHECKING:
-    from evsim.events import FloatArray, IntArray
+    from evsim.base.vocabulary import FloatArray, IntArray
 
 
 @final
@@ -48,7 +48,7 @@ class ClientRecord:
 class PerClient(Selector[None]):
     """Takes the idle clients with the highest score, ties in random order.
 
-    >>> from evsim.clients import ClientManager
+    >>> from evsim.timeline.manager import ClientManager
     >>> class Fastest(PerClient):
     ...     def score(self, client: ClientRecord, view: ClientView) -> float:
     ...         return -client.declared_ms
@@ -77,7 +77,7 @@ class PerClient(Selector[None]):
 
     @final
     @override
-    def feedback(self, state: None, reports: Reports) -> None:
+    def feedback(self, state: None, reports: Outcomes) -> None:
         return None
 
     def _check(self, idle: IntArray, scores: FloatArray) -> None:

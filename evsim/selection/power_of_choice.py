@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, ClassVar, final
 import numpy as np
 from typing_extensions import override
 
-from evsim import rng
-from evsim.errors import PolicyError, Problem, report, require
-from evsim.selection.base import ClientView, Query, Reports, Selector
+from evsim.base import rng
+from evsim.base.errors import PolicyError, Problem, report, require
+from evsim.base.units import MS_PER_MINUTE, Duration
+from evsim.selection.base import ClientView, Outcomes, Query, Selector
 from evsim.selection.sampling import largest, weighted_draw
-from evsim.units import MS_PER_MINUTE, Duration
 
 if TYPE_CHECKING:
-    from evsim.events import FloatArray, IntArray
+    from evsim.base.vocabulary import FloatArray, IntArray
 
 
 _NOT_ASKED = Problem(
@@ -78,7 +78,7 @@ class PowerOfChoice(Selector[None]):
         return _filled(view, best, n, key), None
 
     @override
-    def feedback(self, state: None, reports: Reports) -> None:
+    def feedback(self, state: None, reports: Outcomes) -> None:
         return None
 
 
@@ -111,7 +111,7 @@ class PowerOfChoiceStale(Selector["FloatArray"]):
         return largest(clients, state[clients], n, rng.mix(key)), state
 
     @override
-    def feedback(self, state: FloatArray, reports: Reports) -> FloatArray:
+    def feedback(self, state: FloatArray, reports: Outcomes) -> FloatArray:
         told = reports.has_utility
         state[reports.clients[told]] = reports.utility[told]
         return state

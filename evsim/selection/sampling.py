@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evsim import rng
+from evsim.base import rng
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from evsim.events import FloatArray, IntArray
+    from evsim.base.vocabulary import FloatArray, IntArray
 
 
 def smallest_keys(clients: IntArray, n: int, key: int) -> IntArray:

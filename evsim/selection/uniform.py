@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, ClassVar, final
 import numpy as np
 from typing_extensions import override
 
-from evsim import rng
-from evsim.selection.base import ClientView, Reports, Selector
+from evsim.base import rng
+from evsim.selection.base import ClientView, Outcomes, Selector
 from evsim.selection.sampling import smallest_keys
 
 if TYPE_CHECKING:
-    from evsim.events import IntArray
+    from evsim.base.vocabulary import IntArray
 
 _BLOCK = 32  # draws beyond the expected number, so that one block nearly always suffices
 _LIKELY = 24  # draws one by one that cost about as much as one block
@@ -47,7 +47,7 @@ class Uniform(Selector[None]):
         return smallest_keys(view.idle, n, key), None
 
     @override
-    def feedback(self, state: None, reports: Reports) -> None:
+    def feedback(self, state: None, reports: Outcomes) -> None:
         return None
 
 

@@ -12,8 +12,8 @@ from typing import Any, final
 
 import tomli_w
 
-from evsim.errors import Problem, ScenarioError, report, suggest
-from evsim.resources import bundled_scenario
+from evsim.base.bundled import bundled_scenario
+from evsim.base.errors import Problem, ScenarioError, report, suggest
 from evsim.scenario import Scenario
 
 _KEYS = ("name", "scenario", "seeds", "target_accuracy", "overrides", "arms", "grid")

@@ -11,10 +11,10 @@ from typing import Any, final
 
 from typing_extensions import override
 
+from evsim.run.simulation import Simulation
 from evsim.scenario import Scenario
-from evsim.simulation import Simulation
-from evsim.training.auto import Auto
-from evsim.training.base import Executor, Job, Result, Runner, TrainTask
+from evsim.training.executors.auto import Auto
+from evsim.training.executors.base import Executor, Job, Result, Runner, TrainTask
 
 _SERIAL = {"kind": "serial", "threads": 1}
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
-from evsim.errors import EvsimError, Problem, report
+from evsim.base.errors import EvsimError, Problem, report
 from evsim.results.arms import STUDY_FILE
 from evsim.scenario import Scenario
 from evsim.study.file import Study, picks_itself, slug
@@ -142,7 +142,7 @@ def _one_core() -> None:
 
 def _run(folder: str, text: str, base: str) -> str:
     """One run, under a name of its own until it is whole: a second sweep can never meet half of it."""
-    from evsim.simulation import Simulation
+    from evsim.run.simulation import Simulation
 
     target = Path(folder)
     part = target.with_name(f".{target.name}.{os.getpid()}")

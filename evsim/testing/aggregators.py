@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from evsim.aggregation.base import Aggregator
-from evsim.rng import stream
+from evsim.base.rng import stream
 from evsim.testing.timeline import Log, TinyWorld
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.speed import DeviceSpeed

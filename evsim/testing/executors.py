@@ -19,16 +19,16 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from evsim import registry, rng
 from evsim.algorithms.base import ClientRule, State
 from evsim.algorithms.sgd import Sgd
 from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload
-from evsim.training.agreement import largest_difference, tolerance
-from evsim.training.base import Executor, Job, Result, TrainTask
-from evsim.training.samples import TrainingData
-from evsim.training.serial import Serial
-from evsim.training.sums import Block, added_up
+from evsim.base import registry, rng
+from evsim.training.data.samples import TrainingData
+from evsim.training.executors.agreement import largest_difference, tolerance
+from evsim.training.executors.base import Executor, Job, Result, TrainTask
+from evsim.training.executors.serial import Serial
+from evsim.training.executors.sums import Block, added_up
 
 SIDE = 8
 N_CLASSES = 5

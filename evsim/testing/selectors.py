@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evsim import rng
-from evsim.clients import ClientManager
-from evsim.events import IntArray, Outcome
-from evsim.selection.base import Answers, Reports, Selector
+from evsim.base import rng
+from evsim.base.vocabulary import IntArray, Outcome
+from evsim.selection.base import Answers, Outcomes, Selector
+from evsim.timeline.manager import ClientManager
 
 N_CLIENTS = 60
 _OUTCOMES = np.array([outcome for outcome in Outcome if outcome != Outcome.IN_FLIGHT], np.int8)
@@ -33,11 +33,11 @@ def make_manager(selector: Selector[Any], n_clients: int = N_CLIENTS, seed: int 
     return manager
 
 
-def make_reports(clients: IntArray, number: int, outcome: object = Outcome.AGGREGATED) -> Reports:
-    """Reports of a round: each client with a loss and a duration of its own."""
+def make_reports(clients: IntArray, number: int, outcome: object = Outcome.AGGREGATED) -> Outcomes:
+    """Outcomes of a round: each client with a loss and a duration of its own."""
     outcomes = np.broadcast_to(np.asarray(outcome, np.int8), clients.shape)
     used = np.isin(outcomes, (Outcome.AGGREGATED, Outcome.ANSWERED))
-    return Reports(
+    return Outcomes(
         clients=clients,
         at=np.full(len(clients), 10_000 * (number + 1), np.int64),
         round=np.full(len(clients), number, np.int64),
@@ -175,6 +175,6 @@ class SelectorContract(ABC):
         assert statistic < chi2.isf(1e-6, n_clients - 1)
 
 
-def _part(reports: Reports, rows: IntArray) -> Reports:
+def _part(reports: Outcomes, rows: IntArray) -> Outcomes:
     names = ("clients", "at", "round", "outcome", "duration_ms", "samples", "utility")
-    return Reports(**{name: getattr(reports, name)[rows] for name in names})
+    return Outcomes(**{name: getattr(reports, name)[rows] for name in names})

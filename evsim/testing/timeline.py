@@ -12,18 +12,20 @@ import pandas as pd
 
 from evsim.aggregation.base import Aggregator
 from evsim.algorithms.base import Schedule
-from evsim.clients import ClientManager
-from evsim.clock import Clock
-from evsim.events import IntArray, Outcome, Rank, columns
+from evsim.base.units import FOREVER
+from evsim.base.vocabulary import IntArray, Outcome, Rank
+from evsim.cost.pricing import CostModel, Pricing
+from evsim.cost.work import Work
+from evsim.run.schema import columns
 from evsim.selection.base import Selector
 from evsim.selection.uniform import Uniform
-from evsim.server import LiveServer
+from evsim.timeline.clock import Clock
+from evsim.timeline.manager import ClientManager
+from evsim.timeline.server import LiveServer
+from evsim.timeline.sessions import Sessions
+from evsim.timeline.world import LearningPort, NoLearning, World
 from evsim.traces.availability import AvailabilityTrace
-from evsim.traces.cost import CostModel, Pricing, Work
-from evsim.traces.replay import Replay
 from evsim.traces.speed import DeviceSpeed
-from evsim.units import FOREVER
-from evsim.world import LearningPort, NoLearning, World
 
 
 @final
@@ -112,7 +114,7 @@ class TinyWorld:
             availability=self.trace,
             samples=samples,
             manager=ClientManager(self.selector, n, self.seed),
-            replay=Replay(self.trace),
+            replay=Sessions(self.trace),
             pricing=Pricing(self.cost, speed, self.seed),
             work=lambda sizes: Work(schedule.n_processed(sizes), np.zeros_like(sizes)),
             wire_bytes=self.wire_bytes,

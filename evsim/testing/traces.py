@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from evsim.rng import stream
+from evsim.base.rng import stream
+from evsim.base.units import FOREVER
 from evsim.traces.availability import AvailabilityTrace
-from evsim.units import FOREVER
 
 _DEVICES, _QUESTIONS = 20, 40
 

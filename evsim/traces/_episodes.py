@@ -7,8 +7,8 @@ from typing import final
 
 import numpy as np
 
-from evsim import rng
-from evsim.events import BoolArray, FloatArray, IntArray
+from evsim.base import rng
+from evsim.base.vocabulary import BoolArray, FloatArray, IntArray
 
 
 @final

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evsim.errors import TraceError
-from evsim.events import BoolArray, IntArray
-from evsim.units import FOREVER
+from evsim.base.errors import TraceError
+from evsim.base.units import FOREVER
+from evsim.base.vocabulary import BoolArray, IntArray
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from evsim.events import BoolArray, IntArray
+from evsim.base.units import FOREVER, MS_PER_DAY
+from evsim.base.vocabulary import BoolArray, IntArray
 from evsim.traces._intervals import check_given, check_rows, clean, ranges, rotate
-from evsim.units import FOREVER, MS_PER_DAY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike
 
-    from evsim.events import FloatArray
+    from evsim.base.vocabulary import FloatArray
 
 _KEY_BITS = 63
 

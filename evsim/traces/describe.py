@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evsim import rng
-from evsim.units import MS_PER_DAY, MS_PER_HOUR, format_duration
+from evsim.base import rng
+from evsim.base.units import MS_PER_DAY, MS_PER_HOUR, format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from evsim.events import FloatArray, IntArray
+    from evsim.base.vocabulary import FloatArray, IntArray
     from evsim.traces.availability import AvailabilityTrace
     from evsim.traces.population import Population
     from evsim.traces.speed import DeviceSpeed

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evsim.errors import TraceError
+from evsim.base.errors import TraceError
+from evsim.base.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_SECOND
 from evsim.traces.describe import grid, online_counts
-from evsim.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_SECOND
 
 if TYPE_CHECKING:
     from pathlib import Path

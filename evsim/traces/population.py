@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal, final
 import numpy as np
 from typing_extensions import override
 
-from evsim import rng
-from evsim.errors import TraceError, require
-from evsim.events import FloatArray, IntArray
+from evsim.base import rng
+from evsim.base.errors import TraceError, require
+from evsim.base.units import MS_PER_DAY, MS_PER_MINUTE
+from evsim.base.vocabulary import FloatArray, IntArray
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.speed import DeviceSpeed
-from evsim.units import MS_PER_DAY, MS_PER_MINUTE
 
 if TYPE_CHECKING:
     from numpy.random import Generator

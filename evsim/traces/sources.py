@@ -8,8 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from evsim import registry, resources
-from evsim.errors import EvsimError, PolicyError, Problem, TraceError, report, suggest
+from evsim.base import bundled, registry
+from evsim.base.errors import EvsimError, PolicyError, Problem, TraceError, report, suggest
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.speed import DeviceSpeed
 from evsim.traces.synthetic import SyntheticAvailability, SyntheticSpeed
@@ -114,12 +114,12 @@ def _from_file(what: str, spec: Spec, folder: Path) -> Any:
 
 def _locate(what: str, path: str, folder: Path) -> Path:
     """The bundled trace of that name, otherwise a path in the folder; "./phones" is always a path."""
-    bundled = resources.bundled_trace(path)
-    if bundled is not None:
-        return bundled
+    inside = bundled.bundled_trace(path)
+    if inside is not None:
+        return inside
     there = folder / Path(path).expanduser()
     if not there.exists():
-        names = [found.name for found in resources.bundled("traces")] + ["always"] * (what == "availability")
+        names = [found.name for found in bundled.bundled("traces")] + ["always"] * (what == "availability")
         raise TraceError(
             f"{what}: {path!r} is neither a path below {folder} nor a trace's name; {suggest(path, names)}"
         )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from evsim.errors import TraceError
-from evsim.events import FloatArray, IntArray
+from evsim.base.errors import TraceError
+from evsim.base.vocabulary import FloatArray, IntArray
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

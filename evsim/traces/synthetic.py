@@ -17,13 +17,13 @@ from typing import final
 
 import numpy as np
 
-from evsim import rng
-from evsim.errors import require
-from evsim.events import FloatArray, IntArray
+from evsim.base import rng
+from evsim.base.errors import require
+from evsim.base.units import MS_PER_DAY, MS_PER_SECOND
+from evsim.base.vocabulary import FloatArray, IntArray
 from evsim.traces._episodes import Episodes, poisson_process
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.speed import DeviceSpeed
-from evsim.units import MS_PER_DAY, MS_PER_SECOND
 
 _SECONDS_PER_DAY = 86_400.0
 _SECONDS_PER_HOUR = 3_600.0

@@ -30,9 +30,9 @@ from evsim import Scenario, Simulation
 from evsim.algorithms.base import Apply, Carry, LossValue, Reports, State
 from evsim.algorithms.local_sgd import LocalSgd
 from evsim.algorithms.tree import Payload, Tree
-from evsim.events import IntArray
+from evsim.base.vocabulary import IntArray
 from evsim.selection.base import ClientView, Selector
-from evsim.selection.base import Reports as Feedback
+from evsim.selection.base import Outcomes as Feedback
 from evsim.training.data.base import DataSet, Samples
 
 # client    0   1  2   3   4  5  6   7   8    9  10  11

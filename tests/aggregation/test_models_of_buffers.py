@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from evsim import Scenario, Simulation, rng
-from evsim.training.batches import batches
+from evsim import Scenario, Simulation
+from evsim.base import rng
 from evsim.training.data.base import federate
+from evsim.training.executors.batches import batches
 
 RATE, STEPS = 0.3, 7
 TABLES = {

@@ -8,7 +8,7 @@ import pytest
 from evsim import Scenario
 from evsim.aggregation.pacing import QuantileDeadline
 from evsim.aggregation.synchronous import Synchronous
-from evsim.errors import PolicyError
+from evsim.base.errors import PolicyError
 from evsim.testing.timeline import TinyWorld
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.speed import DeviceSpeed

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evsim import rng
 from evsim.algorithms.base import Method
 from evsim.algorithms.broadcast import FullModel
 from evsim.algorithms.mean import Mean
 from evsim.algorithms.server_sgd import ServerSgd
-from evsim.algorithms.weighting import BySamples
-from evsim.training.base import Executor
-from evsim.training.batches import batches
+from evsim.algorithms.weighting import SampleWeights
+from evsim.base import rng
 from evsim.training.data.base import FederatedData
-from evsim.training.learning import Learning, Setting
-from evsim.training.serial import Serial
+from evsim.training.executors.base import Executor
+from evsim.training.executors.batches import batches
+from evsim.training.executors.serial import Serial
+from evsim.training.learning.learning import Learning, Setting
 
 Vector = NDArray[np.float64]
 INPUTS, CLASSES, SEED = 3, 3, 11
@@ -58,7 +58,7 @@ def learning(data: FederatedData, goal: int = 3, executor: Executor | None = Non
     parts = {
         "broadcast": FullModel(),
         "upload": (),
-        "weighting": BySamples(),
+        "weighting": SampleWeights(),
         "merge": Mean(),
         "server_optimizer": ServerSgd(),
         **slots,

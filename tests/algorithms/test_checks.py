@@ -22,14 +22,14 @@ from evsim.algorithms.scaffold import Scaffold, ScaffoldSgd, WithControl
 from evsim.algorithms.server_sgd import ServerSgd
 from evsim.algorithms.sgd import Sgd
 from evsim.algorithms.staleness import PolynomialStaleness
-from evsim.algorithms.weighting import BySamples, Uniform
-from evsim.errors import ScenarioError
+from evsim.algorithms.weighting import EqualWeights, SampleWeights
+from evsim.base.errors import ScenarioError
 from evsim.scenario import Scenario
 
 SCAFFOLD = {
     "broadcast": WithControl(),
     "client_rule": ScaffoldSgd(learning_rate=0.1),
-    "weighting": Uniform(),
+    "weighting": EqualWeights(),
     "server_optimizer": Scaffold(),
 }
 NOVA = {"client_rule": NovaSgd(learning_rate=0.1), "server_optimizer": FedNova()}
@@ -40,7 +40,7 @@ def _problems(goal=20, **slots):
         "broadcast": FullModel(),
         "client_rule": Sgd(learning_rate=0.1),
         "upload": (),
-        "weighting": BySamples(),
+        "weighting": SampleWeights(),
         "merge": Mean(),
         "server_optimizer": ServerSgd(),
         **slots,
@@ -48,14 +48,14 @@ def _problems(goal=20, **slots):
     return [str(problem) for problem in check_method(Method(**parts), goal)]
 
 
-@pytest.mark.parametrize("weighting", [BySamples(), PolynomialStaleness(base="samples")])
+@pytest.mark.parametrize("weighting", [SampleWeights(), PolynomialStaleness(base="samples")])
 def test_mixing_refuses_weights_that_are_no_shares(weighting):
     (problem,) = _problems(goal=1, merge=Mixing(), weighting=weighting)
     assert "gives a fresh report of 1000 samples the weight 1000" in problem
     assert "base = 'uniform'" in problem
 
 
-@pytest.mark.parametrize("weighting", [Uniform(), PolynomialStaleness()])
+@pytest.mark.parametrize("weighting", [EqualWeights(), PolynomialStaleness()])
 def test_mixing_takes_shares(weighting):
     assert _problems(goal=1, merge=Mixing(), weighting=weighting) == []
 
@@ -96,9 +96,9 @@ def test_combinations_that_work_are_accepted(slots):
         ({"merge": Krum(attackers=9)}, ["needs 21 updates, the cohort goal is 20"]),
         ({"merge": MultiKrum(attackers=1, keep=25)}, ["needs 25 updates"]),
         ({**NOVA, "upload": (LocalDpNoise(max_norm=1.0, noise_multiplier=1.0),)}, ["does not protect 'nova'"]),
-        ({"merge": DpMean(max_norm=1.0, noise_multiplier=1.0)}, ["weighting: BySamples; expected 'uniform'"]),
+        ({"merge": DpMean(max_norm=1.0, noise_multiplier=1.0)}, ["weighting: SampleWeights; expected 'uniform'"]),
         (
-            {"merge": DpMean(max_norm=1.0, noise_multiplier=9.0, adaptive=True), "weighting": Uniform()},
+            {"merge": DpMean(max_norm=1.0, noise_multiplier=9.0, adaptive=True), "weighting": EqualWeights()},
             ["count_noise must be > noise_multiplier / 2 = 4.5"],
         ),
         ({**SCAFFOLD, "merge": DpMean(max_norm=1.0, noise_multiplier=1.0)}, ["DpMean cannot merge 'control'"]),
@@ -114,7 +114,7 @@ def test_a_buffer_without_a_goal_needs_no_goal_for_krum_but_dp_needs_a_cohort():
     assert _problems(goal=0, merge=Krum(attackers=9)) == []
     assert (
         "cohort is not given"
-        in _problems(goal=0, merge=DpMean(max_norm=1.0, noise_multiplier=1.0), weighting=Uniform())[0]
+        in _problems(goal=0, merge=DpMean(max_norm=1.0, noise_multiplier=1.0), weighting=EqualWeights())[0]
     )
 
 

@@ -16,8 +16,8 @@ from evsim.algorithms.local_sgd import effective_steps
 from evsim.algorithms.qfedavg import FairSgd, QFedAvg
 from evsim.algorithms.scaffold import Scaffold, ScaffoldSgd, WithControl
 from evsim.algorithms.sgd import Sgd
-from evsim.algorithms.weighting import Uniform
-from evsim.errors import PolicyError
+from evsim.algorithms.weighting import EqualWeights
+from evsim.base.errors import PolicyError
 from tests.algorithms.oracle import (
     ROUNDS,
     SIZES,
@@ -175,7 +175,7 @@ def test_qfedavg_equals_algorithm_two(q):
     rate = 0.15
     rule = FairSgd(learning_rate=rate, batch_size=4, epochs=2, q=q)
     data = problem()
-    drive = Drive(learning(data, client_rule=rule, weighting=Uniform(), server_optimizer=QFedAvg()))
+    drive = Drive(learning(data, client_rule=rule, weighting=EqualWeights(), server_optimizer=QFedAvg()))
     w, nth, lipschitz = parameters(drive.server), dict.fromkeys(range(6), 0), 1 / rate
     for cohort in ROUNDS:
         deltas, hs = [], []
@@ -207,7 +207,7 @@ def test_scaffold_equals_algorithm_one_with_partial_participation(option, moment
     data = problem()
     slots = {
         "broadcast": WithControl(),
-        "weighting": Uniform(),
+        "weighting": EqualWeights(),
         "server_optimizer": Scaffold(learning_rate=global_rate),
     }
     drive = Drive(learning(data, client_rule=rule, **slots))
@@ -291,8 +291,8 @@ def test_fednova_comes_nearer_to_the_optimum_than_fedavg_when_work_is_unequal():
     data = problem((4, 30, 8, 60))
     options = {"learning_rate": 0.05, "batch_size": 4, "epochs": 1, "weight_decay": 0.2}  # 1, 8, 2 and 15 steps
     optimum = _optimum(data, np.full(4, 0.25), 0.2)
-    stalled = _distance(Sgd(**options), optimum, 60, weighting=Uniform())
-    nova = _distance(NovaSgd(**options), optimum, 60, weighting=Uniform(), server_optimizer=FedNova())
+    stalled = _distance(Sgd(**options), optimum, 60, weighting=EqualWeights())
+    nova = _distance(NovaSgd(**options), optimum, 60, weighting=EqualWeights(), server_optimizer=FedNova())
     assert stalled > 0.4
     assert nova < stalled / 4
 
@@ -301,8 +301,8 @@ def test_scaffold_reaches_the_optimum_where_fedavg_stalls():
     data = problem((4, 30, 8, 60))
     options = {"learning_rate": 0.3, "batch_size": 100, "epochs": 5, "weight_decay": 0.2}  # full gradients
     optimum = _optimum(data, np.full(4, 0.25), 0.2)
-    stalled = _distance(Sgd(**options), optimum, 60, weighting=Uniform())
-    slots = {"weighting": Uniform(), "broadcast": WithControl(), "server_optimizer": Scaffold()}
+    stalled = _distance(Sgd(**options), optimum, 60, weighting=EqualWeights())
+    slots = {"weighting": EqualWeights(), "broadcast": WithControl(), "server_optimizer": Scaffold()}
     exact = _distance(ScaffoldSgd(**options), optimum, 60, **slots)
     assert stalled > 0.1
     assert exact < 1e-7

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from evsim import registry
 from evsim.algorithms.compositions import COMPOSITIONS
+from evsim.base import registry
 
 TEXT = Path(__file__).parents[2].joinpath("docs", "algorithms.md").read_text()
 PARTS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", TEXT, flags=re.DOTALL | re.MULTILINE))

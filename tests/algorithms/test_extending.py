@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from evsim import registry
 from evsim.algorithms.base import ReportMeta, StepInfo, Wire, total_bytes
-from evsim.algorithms.weighting import Uniform
+from evsim.algorithms.weighting import EqualWeights
+from evsim.base import registry
+from evsim.run.simulation import Simulation
 from evsim.scenario import Scenario
-from evsim.simulation import Simulation
 from tests.algorithms.oracle import CLASSES, INPUTS, Drive, client_rows, learning, problem
 
 PAGE = Path(__file__).parents[2].joinpath("docs", "extending.md").read_text()
@@ -67,7 +67,7 @@ def test_an_entry_point_of_an_installed_package_gives_a_kind(tmp_path, monkeypat
 
 
 def test_a_wrong_key_of_a_users_kind_is_reported_like_any_other(folder):
-    from evsim.errors import ScenarioError
+    from evsim.base.errors import ScenarioError
 
     with pytest.raises(ScenarioError, match=r"client_rule.alhpa: unknown key.*did you mean 'alpha'"):
         Scenario.load(folder / "mine.toml", ["client_rule.alhpa=1"])
@@ -77,7 +77,10 @@ def test_feddyn_reaches_the_optimum_where_fedavg_stalls(kinds):
     data, alpha, decay = problem((4, 12, 8)), 1.0, 0.2
     rule = kinds("client_rule", "DynSgd")(alpha=alpha, learning_rate=0.3, batch_size=100, epochs=10, weight_decay=decay)
     server = learning(
-        data, client_rule=rule, weighting=Uniform(), server_optimizer=kinds("server_optimizer", "FedDyn")(alpha=alpha)
+        data,
+        client_rule=rule,
+        weighting=EqualWeights(),
+        server_optimizer=kinds("server_optimizer", "FedDyn")(alpha=alpha),
     )
     drive = Drive(server)
     for _ in range(80):

@@ -11,7 +11,7 @@ from evsim.algorithms.dp import DpMean
 from evsim.algorithms.mean import Mean
 from evsim.algorithms.norm_clip import NormClip
 from evsim.algorithms.robust import Krum, Median, MultiKrum, TrimmedMean, krum_scores
-from evsim.errors import PolicyError, TrainingError
+from evsim.base.errors import PolicyError, TrainingError
 
 SERVER = {
     "model": {"a": torch.zeros(3, 2, dtype=torch.float64), "b": torch.zeros(4, dtype=torch.float64)},

@@ -11,9 +11,9 @@ from evsim.algorithms.base import Schedule
 from evsim.algorithms.fedprox import FedProx
 from evsim.algorithms.scaffold import ScaffoldSgd
 from evsim.results import load_run
+from evsim.run.simulation import Simulation
 from evsim.scenario import Scenario
-from evsim.simulation import Simulation
-from evsim.training.batched import Batched
+from evsim.training.executors.batched import Batched
 from tests.algorithms.oracle import SIZES, Drive, client_batches, learning, local, parameters, problem
 
 TIGHT = [

@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 from evsim.algorithms.dp import DpMean
 from evsim.algorithms.privacy import Sampling, account, epsilon_of_release
-from evsim.errors import MissingExtraError, PolicyError
+from evsim.base.errors import MissingExtraError, PolicyError
 
 DELTA = 1e-5
 MERGE = DpMean(max_norm=1.0, noise_multiplier=1.2)

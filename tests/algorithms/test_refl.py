@@ -8,7 +8,7 @@ import torch
 
 from evsim.algorithms.base import ReportMeta, StepInfo
 from evsim.algorithms.refl import Refl
-from evsim.errors import ScenarioError, TrainingError
+from evsim.base.errors import ScenarioError, TrainingError
 from evsim.scenario import Scenario
 
 INFO = StepInfo(version=9, n_clients=20, cohort_goal=3, n_reports=5, seed=0)

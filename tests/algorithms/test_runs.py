@@ -11,10 +11,10 @@ import torch
 
 from evsim.algorithms.compositions import COMPOSITIONS
 from evsim.algorithms.local_sgd import LocalSgd
-from evsim.errors import TrainingError
+from evsim.base.errors import TrainingError
 from evsim.results import load_run
+from evsim.run.simulation import Simulation
 from evsim.scenario import Scenario
-from evsim.simulation import Simulation
 
 BASE = """
 name = "short"

@@ -11,7 +11,7 @@ from evsim.algorithms.base import StepInfo
 from evsim.algorithms.fedavgm import FedAvgM
 from evsim.algorithms.fednova import FedNova
 from evsim.algorithms.server_sgd import ServerSgd
-from evsim.errors import PolicyError
+from evsim.base.errors import PolicyError
 
 SHAPES = {"a": (4, 3), "b": (5,)}
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from evsim import rng
 from evsim.algorithms.attacks import SignFlip
 from evsim.algorithms.base import ReportMeta, Wire, total_bytes
 from evsim.algorithms.clip import Clip
@@ -14,7 +13,8 @@ from evsim.algorithms.int8 import Int8
 from evsim.algorithms.local_dp import LocalDpNoise
 from evsim.algorithms.malicious import malicious_clients
 from evsim.algorithms.top_k import TopK
-from evsim.errors import PolicyError
+from evsim.base import rng
+from evsim.base.errors import PolicyError
 
 BUFFERS = {"n": torch.tensor([5.0])}
 WIRES = {"model": {"a": Wire(600, 600), "b": Wire(401, 401)}, "buffers": {"n": Wire(3, 3)}}

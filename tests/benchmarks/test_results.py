@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evsim.events import Outcome, columns
-from evsim.recorder import Recorder
+from evsim.base.vocabulary import Outcome
+from evsim.run.recorder import Recorder
+from evsim.run.schema import columns
 
 pytestmark = pytest.mark.benchmark
 

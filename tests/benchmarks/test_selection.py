@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pytest
 
-from evsim import rng
-from evsim.clients import ClientManager
-from evsim.events import Outcome
-from evsim.selection.base import Reports
+from evsim.base import rng
+from evsim.base.vocabulary import Outcome
+from evsim.selection.base import Outcomes
 from evsim.selection.by_samples import BySamples
 from evsim.selection.oort import Oort
 from evsim.selection.power_of_choice import PowerOfChoiceStale
 from evsim.selection.uniform import Uniform
+from evsim.timeline.manager import ClientManager
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from evsim.events import IntArray
+    from evsim.base.vocabulary import IntArray
     from evsim.selection.base import Selector
 
 T = TypeVar("T")
@@ -56,9 +56,9 @@ class Figures:
         return f"{self.register:>12.3f}{self.feedback:>12.3f}{self.select:>12.3f}{self.bytes_per_client:>14.0f}"
 
 
-def reports_of(clients: IntArray, number: int) -> Reports:
+def reports_of(clients: IntArray, number: int) -> Outcomes:
     k = len(clients)
-    return Reports(
+    return Outcomes(
         clients=clients,
         at=np.full(k, number, np.int64),
         round=np.full(k, number, np.int64),

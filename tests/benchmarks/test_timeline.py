@@ -12,11 +12,11 @@ import pytest
 import simpy
 
 from evsim import Scenario, Simulation
-from evsim.clients import ClientManager
+from evsim.base.units import MS_PER_DAY, MS_PER_MINUTE
 from evsim.selection.uniform import Uniform
-from evsim.traces.replay import Replay
+from evsim.timeline.manager import ClientManager
+from evsim.timeline.sessions import Sessions
 from evsim.traces.synthetic import SyntheticAvailability
-from evsim.units import MS_PER_DAY, MS_PER_MINUTE
 
 pytestmark = pytest.mark.benchmark
 
@@ -36,9 +36,9 @@ def test_replay_of_a_week_with_a_selection_every_minute() -> None:
     print(f"\n{'devices':>9} {'edges':>11} {'edges/s':>12} {'seconds':>8} {'peak MiB':>9}")
     for n in (1_000, 10_000, 100_000):
         trace = SyntheticAvailability(days=7).generate(n, seed=0)
-        replay, manager = Replay(trace), ClientManager(Uniform(), n, seed=0)
+        replay, manager = Sessions(trace), ClientManager(Uniform(), n, seed=0)
 
-        def run(replay: Replay = replay, manager: ClientManager = manager) -> None:
+        def run(replay: Sessions = replay, manager: ClientManager = manager) -> None:
             manager.register_client(replay.online_at_start(), 0)
             for now in range(MS_PER_MINUTE, 7 * MS_PER_DAY, MS_PER_MINUTE):
                 clients, check_in = replay.advance(now)

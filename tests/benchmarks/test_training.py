@@ -25,14 +25,14 @@ import pytest
 import torch
 
 from evsim import Scenario, Simulation
-from evsim.training.base import Executor, Job, Runner, TrainTask
-from evsim.training.batched import Batched
-from evsim.training.calibration import describe
-from evsim.training.samples import TrainingData
-from evsim.training.serial import Serial
-from evsim.training.sums import Block
-from evsim.training.threads import limited_threads
-from evsim.training.workers import Workers
+from evsim.training.data.samples import TrainingData
+from evsim.training.executors.base import Executor, Job, Runner, TrainTask
+from evsim.training.executors.batched import Batched
+from evsim.training.executors.calibration import describe
+from evsim.training.executors.serial import Serial
+from evsim.training.executors.sums import Block
+from evsim.training.executors.threads import limited_threads
+from evsim.training.executors.workers import Workers
 from tests.benchmarks.works import COHORT, N_CLIENTS, PER_CLIENT, WORKS, Work, bare_loop, big_batch, samples
 
 pytestmark = pytest.mark.benchmark
@@ -168,9 +168,9 @@ _MEMORY = """
 import resource, sys, types
 import numpy as np, torch
 from torch import nn
-from evsim import registry
+from evsim.base import registry
 from evsim.algorithms.base import Method
-from evsim.training.learning import Learning, Setting
+from evsim.training.learning.learning import Learning, Setting
 kind, options = sys.argv[1], eval(sys.argv[2])
 n = 1000
 draw = np.random.default_rng(0)

@@ -16,7 +16,7 @@ import torch
 
 from evsim import Simulation
 from evsim.scenario import Scenario
-from evsim.training.base import Job
+from evsim.training.executors.base import Job
 from tests.benchmarks.test_training import best_part, best_seconds, job_of
 from tests.benchmarks.works import N_CLIENTS, PER_CLIENT, WORKS, Work, bare_loop, big_batch
 

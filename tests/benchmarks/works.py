@@ -59,7 +59,7 @@ WORKS = [
     Work("cnn-a bfloat16", {"kind": "cnn"}, _A, 9, precision="bfloat16"),
     Work("softmax", {"kind": "softmax"}, _A, 600),
     Work("gru", {"kind": "gru", "hidden": 64}, _A, 10, text=True),
-    Work("resnet", {"kind": "evsim.training.models:Factory", "target": "tests.benchmarks.works:resnet"}, _A, 9),
+    Work("resnet", {"kind": "evsim.training.models.factory:Factory", "target": "tests.benchmarks.works:resnet"}, _A, 9),
 ]
 
 

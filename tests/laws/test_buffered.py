@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evsim.aggregation.buffered import Buffered
+from evsim.cost.network import IndependentLinks
 from evsim.testing.timeline import TinyWorld
 from evsim.traces.availability import AvailabilityTrace
-from evsim.traces.network import IndependentLinks
 from evsim.traces.speed import DeviceSpeed
 from tests.laws.test_timeline import HORIZON, busy_until, worlds
 

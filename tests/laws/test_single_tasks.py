@@ -12,21 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from evsim import rng
 from evsim.aggregation.buffered import Buffered
-from evsim.dispatch import TimelineHash
-from evsim.events import IntArray
-from evsim.selection.base import ClientView, Reports, Selector
+from evsim.base import rng
+from evsim.base.units import FOREVER
+from evsim.base.vocabulary import IntArray
+from evsim.cost.network import IndependentLinks
+from evsim.cost.pricing import CostModel, Pricing, SinglePrices
+from evsim.cost.work import Work
+from evsim.selection.base import ClientView, Outcomes, Selector
 from evsim.selection.sampling import smallest_keys
-from evsim.tasks import _COLUMNS, TaskBook
 from evsim.testing.timeline import TinyWorld
+from evsim.timeline.dispatch import TimelineHash
+from evsim.timeline.feedback import Untold
+from evsim.timeline.ledger import _COLUMNS, TaskBook
+from evsim.timeline.sessions import Sessions
 from evsim.traces.availability import AvailabilityTrace
-from evsim.traces.cost import CostModel, Pricing, SinglePrices, Work
-from evsim.traces.network import IndependentLinks
-from evsim.traces.replay import Replay
 from evsim.traces.speed import DeviceSpeed
-from evsim.units import FOREVER
-from evsim.untold import Untold
 from tests.laws.test_buffered import policies
 from tests.laws.test_timeline import HORIZON, traces, worlds
 
@@ -95,7 +96,7 @@ def test_a_device_that_is_always_online_never_checks_in() -> None:
 def test_replay_in_steps_of_any_length_sees_every_edge_and_the_check_ins_ahead(
     trace: AvailabilityTrace, steps: list[int], count: int
 ) -> None:
-    replay, now = Replay(trace), 0
+    replay, now = Sessions(trace), 0
     edges = trace.edges(1, 20_000)
     begins = edges.at[edges.check_in]  # noqa: PD008  an array, not a table
     for step in steps:
@@ -203,7 +204,7 @@ class Listening(Selector[None]):
         return smallest_keys(view.idle, n, key), None
 
     @override
-    def feedback(self, state: None, reports: Reports) -> None:
+    def feedback(self, state: None, reports: Outcomes) -> None:
         columns = reports.clients, reports.at, reports.round, reports.outcome, reports.duration_ms, reports.samples
         self.told.extend(list(row) for row in zip(*(column.tolist() for column in columns), strict=True))
 

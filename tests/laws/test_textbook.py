@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from evsim import Scenario, Simulation, rng
+from evsim import Scenario, Simulation
+from evsim.base import rng
 from evsim.scenario import DataTable
-from evsim.training.batches import batches
 from evsim.training.data.base import FederatedData, federate
+from evsim.training.executors.batches import batches
 
 ROUNDS = 20
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evsim.aggregation.synchronous import Synchronous
+from evsim.cost.pricing import CostModel
 from evsim.testing.timeline import Log, TinyWorld
 from evsim.traces.availability import AvailabilityTrace
-from evsim.traces.cost import CostModel
 from evsim.traces.speed import DeviceSpeed
 
 HORIZON = 3_000

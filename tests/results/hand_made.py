@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from evsim.events import Outcome
-from evsim.recorder import Recorder
+from evsim.base.vocabulary import Outcome
 from evsim.results import Run, load_run
+from evsim.run.recorder import Recorder
 
 MINUTE = 60_000
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evsim.errors import RunFolderError
+from evsim.base.errors import RunFolderError
 from evsim.results.arms import load_arms
 from evsim.results.comparison import compare, in_words, speedup, t_interval
 from tests.results.hand_made import write

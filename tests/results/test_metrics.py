@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evsim.errors import EvsimError, PolicyError, RunFolderError
-from evsim.events import Outcome
+from evsim.base.errors import EvsimError, PolicyError, RunFolderError
+from evsim.base.vocabulary import Outcome
 from evsim.results import metrics
 from evsim.results.curves import Curve, first_crossing
 from tests.results.hand_made import write

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from evsim.errors import RunFolderError
+from evsim.base.errors import RunFolderError
 from evsim.results import plots
 from evsim.results.report import run_page, write_report
 from tests.results.hand_made import write

@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 
 import evsim
-from evsim.errors import RunFolderError
-from evsim.events import TABLES, columns
-from evsim.recorder import Recorder
+from evsim.base.errors import RunFolderError
 from evsim.results import load_run, load_runs, stack
 from evsim.results.plots import plot_run
 from evsim.results.summary import summary_table
+from evsim.run.recorder import Recorder
+from evsim.run.schema import TABLES, columns
 from tests.results.hand_made import write
 
 

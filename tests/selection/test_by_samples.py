@@ -7,9 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from evsim.clients import ClientManager
-from evsim.errors import PolicyError
+from evsim.base.errors import PolicyError
 from evsim.selection.by_samples import BySamples
+from evsim.timeline.manager import ClientManager
 from tests.selection.laws_of_draws import assert_follows, successive
 
 

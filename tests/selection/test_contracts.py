@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evsim.clients import ClientManager
-from evsim.errors import PolicyError, ScenarioError
-from evsim.events import IntArray
+from evsim.base.errors import PolicyError, ScenarioError
+from evsim.base.vocabulary import IntArray
 from evsim.scenario import Scenario
-from evsim.selection.base import ClientView, Reports, Selector
+from evsim.selection.base import ClientView, Outcomes, Selector
 from evsim.selection.by_samples import BySamples
 from evsim.selection.oort import Oort
 from evsim.selection.per_client import ClientRecord, PerClient
 from evsim.selection.power_of_choice import PowerOfChoice, PowerOfChoiceStale
 from evsim.selection.uniform import Uniform
 from evsim.testing.selectors import SelectorContract, make_manager
+from evsim.timeline.manager import ClientManager
 
 
 class TestUniform(SelectorContract):
@@ -83,7 +83,7 @@ class Fixed(Selector[None]):
     def select(self, state: None, view: ClientView, n: int, key: int) -> tuple[IntArray, None]:
         return self.answer, None
 
-    def feedback(self, state: None, reports: Reports) -> None:
+    def feedback(self, state: None, reports: Outcomes) -> None:
         return None
 
 

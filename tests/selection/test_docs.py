@@ -6,7 +6,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from evsim import registry
+from evsim.base import registry
 from evsim.selection.base import ClientView
 from evsim.selection.oort import Oort
 from evsim.selection.oort_rules import FEDSCALE, PAPER, OortRules

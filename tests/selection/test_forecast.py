@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from evsim.clients import ClientManager
 from evsim.selection.forecast import Constant, Oracle
 from evsim.selection.uniform import Uniform
+from evsim.timeline.manager import ClientManager
 from evsim.traces.availability import AvailabilityTrace
 
 TRACE = AvailabilityTrace.from_intervals([0, 1, 1], [0, 50, 70], [100, 60, 200], n_devices=3, period=1000)

@@ -10,7 +10,7 @@ import pytest
 
 from evsim.aggregation.buffered import Buffered
 from evsim.aggregation.synchronous import Synchronous
-from evsim.events import Feedback, FloatArray, IntArray
+from evsim.base.vocabulary import Feedback, FloatArray, IntArray
 from evsim.selection.base import Selector
 from evsim.selection.by_samples import BySamples
 from evsim.selection.oort import Oort

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evsim import rng
-from evsim.clients import ClientManager
-from evsim.events import FloatArray, IntArray, Outcome
-from evsim.selection.base import Reports
+from evsim.base import rng
+from evsim.base.vocabulary import FloatArray, IntArray, Outcome
+from evsim.selection.base import Outcomes
 from evsim.selection.oort import Oort
 from evsim.selection.oort_state import OortState
+from evsim.timeline.manager import ClientManager
 from tests.selection.laws_of_draws import assert_follows, successive
 
 EXPLOIT_ONLY: dict[str, Any] = {"exploration": 0.0, "exploration_min": 0.0}
@@ -30,9 +30,9 @@ def reports(
     outcome: Outcome = Outcome.AGGREGATED,
     duration: list[int] | int = 100,
     samples: int = 1,
-) -> Reports:
+) -> Outcomes:
     k = len(clients)
-    return Reports(
+    return Outcomes(
         clients=np.array(clients, np.int64),
         at=np.zeros(k, np.int64),
         round=np.full(k, number, np.int64),
@@ -54,7 +54,7 @@ def state_of(manager: ClientManager) -> OortState:
     return state
 
 
-def frequencies(selector: Oort, told: list[Reports], n: int, size: int, **kwargs: Any) -> Counter[tuple[int, ...]]:
+def frequencies(selector: Oort, told: list[Outcomes], n: int, size: int, **kwargs: Any) -> Counter[tuple[int, ...]]:
     """How often each set is chosen, over 3,000 seeds."""
     template = manager_of(selector, n, **kwargs)
     for report in told:
@@ -284,7 +284,7 @@ def everyone(n: int) -> list[int]:
     return list(range(n))
 
 
-CORNERS: dict[str, tuple[dict[str, Any], list[Reports], int]] = {
+CORNERS: dict[str, tuple[dict[str, Any], list[Outcomes], int]] = {
     "all explored": ({}, [reports(everyone(20), np.arange(20.0).tolist())], 8),
     "none explored": ({}, [], 8),
     "exactly as many explored as exploited": (EXPLOIT_ONLY, [reports(everyone(8))], 8),

@@ -7,7 +7,7 @@ from math import log, sqrt
 import numpy as np
 import pytest
 
-from evsim.errors import PolicyError
+from evsim.base.errors import PolicyError
 from evsim.selection import oort_score as score
 from evsim.selection.oort import Oort
 from evsim.selection.oort_rules import FEDSCALE, PAPER

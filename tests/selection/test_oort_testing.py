@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evsim.errors import PolicyError
+from evsim.base.errors import PolicyError
 from evsim.selection.oort_testing import (
     Profiles,
     TestPlan,

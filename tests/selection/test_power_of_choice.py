@@ -9,12 +9,12 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from evsim.clients import ClientManager
-from evsim.errors import PolicyError
-from evsim.events import IntArray, Outcome
+from evsim.base.errors import PolicyError
+from evsim.base.vocabulary import IntArray, Outcome
 from evsim.selection.base import Answers
 from evsim.selection.power_of_choice import PowerOfChoice, PowerOfChoiceStale
 from evsim.testing.selectors import make_reports
+from evsim.timeline.manager import ClientManager
 from tests.selection.laws_of_draws import assert_follows, successive
 
 

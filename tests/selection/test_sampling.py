@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evsim import rng
+from evsim.base import rng
 from evsim.selection.sampling import kth_smallest, largest, round_randomly, smallest_keys, weighted_draw
 from tests.selection.laws_of_draws import assert_follows, successive
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evsim.clients import ClientManager
 from evsim.selection import uniform
 from evsim.selection.uniform import Uniform
 from evsim.testing.selectors import make_manager
+from evsim.timeline.manager import ClientManager
 from tests.selection.laws_of_draws import assert_follows
 
 

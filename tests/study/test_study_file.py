@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evsim.errors import ScenarioError
+from evsim.base.errors import ScenarioError
 from evsim.study import Study
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from evsim.errors import EvsimError
+from evsim.base.errors import EvsimError
 from evsim.results import load_run
 from evsim.results.arms import load_arms
 from evsim.study import Study, sweep
@@ -90,7 +90,7 @@ def test_too_little_work_to_measure_is_trained_serially():
 
 
 def test_the_executor_is_measured_once_and_pinned_for_all_arms(monkeypatch):
-    monkeypatch.setattr("evsim.training.auto._LITTLE_FLOPS", 0.0)
+    monkeypatch.setattr("evsim.training.executors.auto._LITTLE_FLOPS", 0.0)
     study = Study(name="x", scenario="quickstart", arms=ARMS, seeds=(0,), overrides=(*SHORT[:-1],))
     pin = measure(study.scenarios()["few", 0])
     assert pin["kind"] in {"serial", "batched", "workers"}

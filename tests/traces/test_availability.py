@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evsim.errors import TraceError
+from evsim.base.errors import TraceError
+from evsim.base.units import FOREVER, MS_PER_DAY
 from evsim.traces.availability import AvailabilityTrace
-from evsim.units import FOREVER, MS_PER_DAY
 
 PROPERTY = settings(derandomize=True, max_examples=50, deadline=None)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evsim.errors import TraceError
+from evsim.base.errors import TraceError
+from evsim.base.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.describe import as_text, describe_population, describe_trace, hourly_share, online_counts
 from evsim.traces.plot import plot_trace
 from evsim.traces.population import Sample, populate
 from evsim.traces.speed import DeviceSpeed
 from evsim.traces.synthetic import SyntheticAvailability, SyntheticSpeed
-from evsim.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
 
 
 def two_nights():

@@ -15,15 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evsim.errors import TraceError
-from evsim.resources import bundled_trace
+from evsim.base.bundled import bundled_trace
+from evsim.base.errors import TraceError
+from evsim.base.units import MS_PER_DAY, MS_PER_HOUR
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.formats import columnar, csv, fedscale, flash
 from evsim.traces.formats.unpickle import loads_plain
 from evsim.traces.sources import recognize
 from evsim.traces.speed import DeviceSpeed
 from evsim.traces.synthetic import SyntheticAvailability, SyntheticSpeed
-from evsim.units import MS_PER_DAY, MS_PER_HOUR
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the measured traces are not part of the project")

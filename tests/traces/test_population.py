@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from evsim.errors import PolicyError, TraceError
+from evsim.base.errors import PolicyError, TraceError
+from evsim.base.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.population import Modulo, RankJoin, Sample, populate
 from evsim.traces.speed import DeviceSpeed
-from evsim.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE
 
 
 def trace(n, days=7, hours=6, seed=0):

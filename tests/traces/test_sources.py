@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evsim.errors import TraceError
+from evsim.base.errors import TraceError
+from evsim.base.units import MS_PER_DAY
 from evsim.traces.formats import columnar
 from evsim.traces.sources import load_availability, load_speed
 from evsim.traces.synthetic import SyntheticAvailability, SyntheticSpeed
-from evsim.units import MS_PER_DAY
 
 HERE = Path()
 

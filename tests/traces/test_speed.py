@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evsim.errors import TraceError
+from evsim.base.errors import TraceError
 from evsim.traces.speed import DeviceSpeed
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from evsim.errors import PolicyError
+from evsim.base.errors import PolicyError
+from evsim.base.units import MS_PER_DAY, MS_PER_HOUR
 from evsim.traces import synthetic
 from evsim.traces.synthetic import SyntheticAvailability, SyntheticSpeed
-from evsim.units import MS_PER_DAY, MS_PER_HOUR
 
 N = 3_000
 

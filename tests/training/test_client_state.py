@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from evsim.training.client_state import ClientStates
+from evsim.training.learning.client_state import ClientStates
 
 
 def _states(value: float, size: int = 100):

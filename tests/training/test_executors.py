@@ -10,20 +10,20 @@ import pytest
 import torch
 from torch import nn
 
-from evsim import rng
 from evsim.algorithms.base import Schedule
+from evsim.base import rng
 from evsim.testing.executors import MODELS, ExecutorContract, assert_agree, make_job, make_tasks, mlp, opened
-from evsim.training import batched
-from evsim.training.base import Executor, Job, Result, TrainTask
-from evsim.training.batched import Batched
-from evsim.training.batches import batches, plan_batches
-from evsim.training.calibration import describe
-from evsim.training.chunk import train_chunk
-from evsim.training.dropout import KeyedDropout, keyed, set_keys
-from evsim.training.functional import Functional
-from evsim.training.samples import Ahead, Batch, fits
-from evsim.training.serial import Serial
-from evsim.training.workers import Workers
+from evsim.training.data.samples import Ahead, Batch, fits
+from evsim.training.executors import batched
+from evsim.training.executors.base import Executor, Job, Result, TrainTask
+from evsim.training.executors.batched import Batched
+from evsim.training.executors.batches import batches, plan_batches
+from evsim.training.executors.calibration import describe
+from evsim.training.executors.chunk import train_chunk
+from evsim.training.executors.dropout import KeyedDropout, keyed, set_keys
+from evsim.training.executors.functional import Functional
+from evsim.training.executors.serial import Serial
+from evsim.training.executors.workers import Workers
 
 
 class TestSerial(ExecutorContract):

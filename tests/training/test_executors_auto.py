@@ -8,16 +8,24 @@ from typing import Any
 
 import pytest
 
-from evsim import registry
-from evsim.errors import PolicyError
+from evsim.base import registry
+from evsim.base.errors import PolicyError
 from evsim.testing.executors import MODELS, ExecutorContract, make_job, make_tasks, mlp
-from evsim.training import auto
-from evsim.training.auto import Auto
-from evsim.training.base import Executor, Job
-from evsim.training.batched import Batched
-from evsim.training.calibration import Cache, Pick, candidates, describe, estimated_flops, fingerprint, settings_of
-from evsim.training.serial import Serial
-from evsim.training.workers import Workers
+from evsim.training.executors import auto
+from evsim.training.executors.auto import Auto
+from evsim.training.executors.base import Executor, Job
+from evsim.training.executors.batched import Batched
+from evsim.training.executors.calibration import (
+    Cache,
+    Pick,
+    candidates,
+    describe,
+    estimated_flops,
+    fingerprint,
+    settings_of,
+)
+from evsim.training.executors.serial import Serial
+from evsim.training.executors.workers import Workers
 
 
 @pytest.fixture(autouse=True)

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from evsim.errors import PolicyError, TrainingError
+from evsim.base.errors import PolicyError, TrainingError
 from evsim.testing.executors import assert_agree, make_job, make_tasks, mlp, opened
-from evsim.training.base import Job
-from evsim.training.serial import Serial
-from evsim.training.sums import added_up
-from evsim.training.workers import Workers, can_fork
+from evsim.training.executors.base import Job
+from evsim.training.executors.serial import Serial
+from evsim.training.executors.sums import added_up
+from evsim.training.executors.workers import Workers, can_fork
 
 
 class _Trap(nn.Module):

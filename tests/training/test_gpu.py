@@ -12,17 +12,18 @@ import pandas as pd
 import pytest
 import torch
 
-from evsim import Scenario, Simulation, registry
+from evsim import Scenario, Simulation
 from evsim.algorithms.tree import Payload, apply
+from evsim.base import registry
 from evsim.testing.executors import MODELS, assert_agree, make_job, make_rule, make_tasks, mlp, opened
-from evsim.training import batched
-from evsim.training.base import Executor, Job, Result
-from evsim.training.batched import Batched
-from evsim.training.calibration import describe
-from evsim.training.chunk import _trained
-from evsim.training.functional import Functional
-from evsim.training.serial import Serial
-from evsim.training.sums import added_up
+from evsim.training.executors import batched
+from evsim.training.executors.base import Executor, Job, Result
+from evsim.training.executors.batched import Batched
+from evsim.training.executors.calibration import describe
+from evsim.training.executors.chunk import _trained
+from evsim.training.executors.functional import Functional
+from evsim.training.executors.serial import Serial
+from evsim.training.executors.sums import added_up
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 GPU = torch.device("cuda")

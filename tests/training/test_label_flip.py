@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from evsim.algorithms.malicious import malicious_clients
-from evsim.errors import PolicyError
-from evsim.training.label_flip import LabelFlip
+from evsim.base.errors import PolicyError
+from evsim.training.data.label_flip import LabelFlip
 from tests.algorithms.oracle import problem
 
 

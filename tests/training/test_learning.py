@@ -21,10 +21,10 @@ from evsim.algorithms.scaffold import Scaffold, ScaffoldSgd, WithControl
 from evsim.algorithms.server_sgd import ServerSgd
 from evsim.algorithms.sgd import Sgd
 from evsim.algorithms.top_k import TopK
-from evsim.algorithms.weighting import BySamples, Uniform
-from evsim.errors import TrainingError
-from evsim.training.learning import Learning, Setting
-from evsim.training.serial import Serial
+from evsim.algorithms.weighting import EqualWeights, SampleWeights
+from evsim.base.errors import TrainingError
+from evsim.training.executors.serial import Serial
+from evsim.training.learning.learning import Learning, Setting
 from tests.algorithms.oracle import (
     CLASSES,
     INPUTS,
@@ -42,7 +42,7 @@ SGD = Sgd(learning_rate=0.2, batch_size=4, epochs=2)
 SCAFFOLD = {
     "broadcast": WithControl(),
     "client_rule": ScaffoldSgd(learning_rate=0.2, batch_size=4),
-    "weighting": Uniform(),
+    "weighting": EqualWeights(),
     "server_optimizer": Scaffold(),
 }
 
@@ -179,7 +179,7 @@ def _with_batch_norm(optimizer, **slots):
         "broadcast": FullModel(),
         "client_rule": Sgd(learning_rate=0.1, batch_size=5),  # BatchNorm refuses a batch of one sample
         "upload": (),
-        "weighting": BySamples(),
+        "weighting": SampleWeights(),
         "merge": Mean(),
         **slots,
     }
@@ -225,7 +225,7 @@ def test_the_median_of_buffers_survives_an_attacker_that_a_mean_would_not():
 
 
 def test_dp_refuses_a_model_with_batch_norm():
-    drive = _with_batch_norm(ServerSgd(), merge=DpMean(max_norm=1.0, noise_multiplier=1.0), weighting=Uniform())
+    drive = _with_batch_norm(ServerSgd(), merge=DpMean(max_norm=1.0, noise_multiplier=1.0), weighting=EqualWeights())
     with pytest.raises(TrainingError, match=r"1\.running_mean"):
         drive.round((0, 1))
 
@@ -250,7 +250,9 @@ def test_one_wild_update_does_not_count_for_the_merge_but_a_finite_few_do():
 def test_dp_fedavg_through_a_run_equals_the_formula():
     data = problem()
     merge = DpMean(max_norm=0.05, noise_multiplier=0.0, cohort=10)
-    drive = Drive(learning(data, client_rule=Sgd(learning_rate=0.2, batch_size=100), merge=merge, weighting=Uniform()))
+    drive = Drive(
+        learning(data, client_rule=Sgd(learning_rate=0.2, batch_size=100), merge=merge, weighting=EqualWeights())
+    )
     w = parameters(drive.server)
     for cohort in ((0, 1, 2), (3, 4)):
         total = 0

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from evsim.errors import ModelError, PolicyError
-from evsim.training.models import Cnn, Factory, Gru, Mlp, Softmax, check_model
+from evsim.base.errors import ModelError, PolicyError
+from evsim.training.models.base import check_model
+from evsim.training.models.factory import Factory
+from evsim.training.models.small import Cnn, Gru, Mlp, Softmax
 
 IMAGE, TOKENS = (1, 8, 8), (12,)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from evsim.algorithms.sums import WeightedSums
-from evsim.training.sums import stacked_sums
+from evsim.training.executors.sums import stacked_sums
 
 WEIGHTS = {"": np.array([1.0, 2.0, 0.5]), "control": np.ones(3)}
 

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from evsim.events import BoolArray, IntArray
+    from evsim.base.vocabulary import BoolArray, IntArray
 
 _STATES = ("charging", "wifi", "locked", "screen_off")
 #: What an event does: a state and whether it begins.

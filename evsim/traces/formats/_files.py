@@ -7,7 +7,7 @@ import json
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from evsim.errors import TraceError
+from evsim.base.errors import TraceError
 
 if TYPE_CHECKING:
     from pathlib import Path

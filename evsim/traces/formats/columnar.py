@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evsim.errors import Problem, TraceError, report
+from evsim.base.errors import Problem, TraceError, report
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.formats._files import read_json_object
 from evsim.traces.speed import DeviceSpeed
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from evsim.events import IntArray
+    from evsim.base.vocabulary import IntArray
 
 FORMAT = "evsim-trace"
 VERSION = 1

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evsim.errors import PolicyError, TraceError, suggest
-from evsim.events import FloatArray, IntArray
+from evsim.base.errors import PolicyError, TraceError, suggest
+from evsim.base.units import MS_PER_DAY, MS_PER_SECOND, parse_duration
+from evsim.base.vocabulary import FloatArray, IntArray
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.formats._files import head, read_bytes
 from evsim.traces.speed import DeviceSpeed
-from evsim.units import MS_PER_DAY, MS_PER_SECOND, parse_duration
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evsim.errors import TraceError
+from evsim.base.errors import TraceError
+from evsim.base.units import MS_PER_SECOND
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.formats._files import head, looks_like_json, read_json_object
 from evsim.traces.formats.unpickle import load_plain
 from evsim.traces.speed import DeviceSpeed
-from evsim.units import MS_PER_SECOND
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from evsim.events import IntArray
+    from evsim.base.vocabulary import IntArray
 
 _BEHAVIOR = ("active", "inactive", "finish_time")
 _CAPACITY = ("computation", "communication")

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 
-from evsim.errors import TraceError, suggest
-from evsim.events import IntArray
+from evsim.base.errors import TraceError, suggest
+from evsim.base.units import MS_PER_DAY, MS_PER_MINUTE, MS_PER_SECOND
+from evsim.base.vocabulary import IntArray
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.formats._events import ready_intervals
 from evsim.traces.formats._files import head, looks_like_json, read_json_object
-from evsim.units import MS_PER_DAY, MS_PER_MINUTE, MS_PER_SECOND
 
 if TYPE_CHECKING:
     from pathlib import Path

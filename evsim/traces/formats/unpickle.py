@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 from typing_extensions import override
 
-from evsim.errors import TraceError
+from evsim.base.errors import TraceError
 from evsim.traces.formats._files import read_bytes
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from evsim.errors import DataError, require
-from evsim.events import BoolArray, IntArray
+from evsim.base.errors import DataError, require
+from evsim.base.vocabulary import BoolArray, IntArray
 from evsim.training.data.base import DataSet, Samples
 
 _Part = dict[str, NDArray[Any]]

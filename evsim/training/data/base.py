@@ -10,9 +10,9 @@ from typing import Any, ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from evsim import rng
-from evsim.errors import DataError, require
-from evsim.events import BoolArray, IntArray
+from evsim.base import rng
+from evsim.base.errors import DataError, require
+from evsim.base.vocabulary import BoolArray, IntArray
 
 
 @final

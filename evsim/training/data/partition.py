@@ -9,8 +9,8 @@ from typing import ClassVar, final
 import numpy as np
 from typing_extensions import override
 
-from evsim.errors import DataError, require
-from evsim.events import FloatArray, IntArray
+from evsim.base.errors import DataError, require
+from evsim.base.vocabulary import FloatArray, IntArray
 from evsim.training.data.base import Partition
 
 Split = tuple[IntArray, IntArray]

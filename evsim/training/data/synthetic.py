@@ -19,9 +19,9 @@ from typing import final
 import numpy as np
 from typing_extensions import override
 
-from evsim import rng
-from evsim.errors import DataError, require
-from evsim.events import FloatArray, IntArray
+from evsim.base import rng
+from evsim.base.errors import DataError, require
+from evsim.base.vocabulary import FloatArray, IntArray
 from evsim.training.data.base import DataSet, Samples
 
 

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from evsim.errors import DataError, PolicyError
+from evsim.base.errors import DataError, PolicyError
 from evsim.training.data.arrays import Arrays
 from evsim.training.data.base import federate
 from evsim.training.data.partition import Iid, Natural

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evsim.errors import DataError, PolicyError
+from evsim.base.errors import DataError, PolicyError
 from evsim.training.data.base import DataSet, Samples, federate
 from evsim.training.data.digits import WRITER_STARTS, Digits
 from evsim.training.data.partition import Dirichlet, Iid, Natural

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evsim.errors import DataError, PolicyError
+from evsim.base.errors import DataError, PolicyError
 from evsim.training.data.base import Partition
 from evsim.training.data.partition import Classes, Dirichlet, Iid, Natural, Quantity, Shards, label_skew
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evsim import rng
-from evsim.errors import DataError, PolicyError
+from evsim.base import rng
+from evsim.base.errors import DataError, PolicyError
 from evsim.training.data.synthetic import Synthetic
 
 

@@ -1,0 +1,1 @@
+"""What everything stands on: errors, units, random streams, the registry, the words of the timeline."""

@@ -1,0 +1,152 @@
+"""The kinds that evsim itself brings: by slot and kind, where the class lives and a line about it."""
+
+from __future__ import annotations
+
+BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
+    "aggregation": {
+        "synchronous": (
+            "evsim.aggregation.synchronous:Synchronous",
+            "rounds with over-commitment, a goal and a reporting deadline (Bonawitz et al. 2019)",
+        ),
+        "buffered": (
+            "evsim.aggregation.buffered:Buffered",
+            "asynchronous: a step whenever the buffer is full (FedBuff, Nguyen et al. 2022)",
+        ),
+    },
+    "pacing": {
+        "quantile": (
+            "evsim.aggregation.pacing:QuantileDeadline",
+            "a deadline long enough for a share of the invited clients",
+        ),
+    },
+    "selection": {
+        "uniform": ("evsim.selection.uniform:Uniform", "every idle client with the same probability"),
+        "by_samples": ("evsim.selection.by_samples:BySamples", "in proportion to a power of the data size"),
+        "oort": ("evsim.selection.oort:Oort", "clients that still teach and are fast enough (Lai et al. 2021)"),
+        "power_of_choice": (
+            "evsim.selection.power_of_choice:PowerOfChoice",
+            "asks d candidates for their loss, takes the largest (Cho et al. 2020)",
+        ),
+        "power_of_choice_stale": (
+            "evsim.selection.power_of_choice:PowerOfChoiceStale",
+            "as power_of_choice, but by the last known loss: no query (rpow-d)",
+        ),
+    },
+    "broadcast": {
+        "full": ("evsim.algorithms.broadcast:FullModel", "the whole model to every client"),
+        "scaffold": ("evsim.algorithms.scaffold:WithControl", "the model and the server's control variate: 2x"),
+    },
+    "client_rule": {
+        "sgd": ("evsim.algorithms.sgd:Sgd", "local SGD: FedAvg's client (McMahan et al. 2017)"),
+        "adam": ("evsim.algorithms.adam:Adam", "local Adam with fresh moments in every task (Kingma and Ba 2015)"),
+        "fedprox": ("evsim.algorithms.fedprox:FedProx", "local SGD pulled to the received model (Li et al. 2020)"),
+        "fednova": ("evsim.algorithms.fednova:NovaSgd", "local SGD, update divided by its work (Wang et al. 2020)"),
+        "qfedavg": ("evsim.algorithms.qfedavg:FairSgd", "local SGD, update scaled by the loss (Li et al. 2020)"),
+        "scaffold": (
+            "evsim.algorithms.scaffold:ScaffoldSgd",
+            "local SGD with control variates (Karimireddy et al. 2020)",
+        ),
+    },
+    "upload": {
+        "top_k": ("evsim.algorithms.top_k:TopK", "the largest entries only, with error feedback (Stich et al. 2018)"),
+        "int8": ("evsim.algorithms.int8:Int8", "8 bits per number, one scale per leaf: 1/4x"),
+        "clip": ("evsim.algorithms.clip:Clip", "an update no longer than a bound"),
+        "local_dp_noise": ("evsim.algorithms.local_dp:LocalDpNoise", "clip and add noise on the client"),
+        "sign_flip": ("evsim.algorithms.attacks:SignFlip", "an attack: malicious clients send minus their update"),
+    },
+    "weighting": {
+        "samples": ("evsim.algorithms.weighting:SampleWeights", "a report weighs as many samples as it used"),
+        "uniform": ("evsim.algorithms.weighting:EqualWeights", "every report weighs the same"),
+        "polynomial_staleness": (
+            "evsim.algorithms.staleness:PolynomialStaleness",
+            "(1 + staleness)^-exponent; 0.5 is FedBuff, 1 is DynSGD",
+        ),
+        "hinge_staleness": (
+            "evsim.algorithms.staleness:HingeStaleness",
+            "full weight up to a staleness, then falling (Xie et al. 2019)",
+        ),
+        "exponential_staleness": (
+            "evsim.algorithms.staleness:ExponentialStaleness",
+            "e^-(1 + staleness) for stale reports: AdaSGD",
+        ),
+    },
+    "merge": {
+        "mean": ("evsim.algorithms.mean:Mean", "the weighted mean of the updates"),
+        "median": ("evsim.algorithms.robust:Median", "the median of each coordinate (Yin et al. 2018)"),
+        "trimmed_mean": (
+            "evsim.algorithms.robust:TrimmedMean",
+            "the mean of each coordinate without its extremes (Yin et al. 2018)",
+        ),
+        "krum": ("evsim.algorithms.robust:Krum", "the update nearest to its neighbors (Blanchard et al. 2017)"),
+        "multi_krum": ("evsim.algorithms.robust:MultiKrum", "the mean of the updates of lowest Krum scores"),
+        "norm_clip": ("evsim.algorithms.norm_clip:NormClip", "the weighted mean of updates clipped by the server"),
+        "dp": ("evsim.algorithms.dp:DpMean", "DP-FedAvg: clip, sum, noise, fixed divisor (McMahan et al. 2018)"),
+        "buffer_mean": (
+            "evsim.algorithms.asynchronous:BufferMean",
+            "weighted sum over the buffer size: FedBuff as printed",
+        ),
+        "refl": (
+            "evsim.algorithms.refl:Refl",
+            "stale updates by age and deviation: REFL's SAA (Abdelmoniem et al. 2023)",
+        ),
+        "mixing": ("evsim.algorithms.asynchronous:Mixing", "mixes models: FedAsync (Xie et al. 2019)"),
+    },
+    "server_optimizer": {
+        "sgd": ("evsim.algorithms.server_sgd:ServerSgd", "adds the merged update times a learning rate; 1.0 is FedAvg"),
+        "fedavgm": ("evsim.algorithms.fedavgm:FedAvgM", "server momentum, heavy ball or Nesterov (Hsu et al. 2019)"),
+        "fedadagrad": ("evsim.algorithms.adaptive:FedAdagrad", "adaptive server steps (Reddi et al. 2021)"),
+        "fedadam": ("evsim.algorithms.adaptive:FedAdam", "adaptive server steps (Reddi et al. 2021)"),
+        "fedyogi": ("evsim.algorithms.adaptive:FedYogi", "adaptive server steps (Reddi et al. 2021)"),
+        "fednova": ("evsim.algorithms.fednova:FedNova", "restores the scale of normalized updates (Wang et al. 2020)"),
+        "qfedavg": ("evsim.algorithms.qfedavg:QFedAvg", "divides by the sum of h (Li et al. 2020)"),
+        "scaffold": ("evsim.algorithms.scaffold:Scaffold", "moves the model and the control (Karimireddy et al. 2020)"),
+    },
+    "executor": {
+        "auto": (
+            "evsim.training.executors.auto:Auto",
+            "measures the model on this machine, then picks one",
+        ),
+        "serial": ("evsim.training.executors.serial:Serial", "one client after the other: the definition of correct"),
+        "batched": ("evsim.training.executors.batched:Batched", "stacked clients by vmap: small dense models, GPUs"),
+        "workers": (
+            "evsim.training.executors.workers:Workers",
+            "a one-thread process per core: convolutions on a CPU",
+        ),
+    },
+    "model": {
+        "softmax": ("evsim.training.models.small:Softmax", "multinomial logistic regression"),
+        "mlp": ("evsim.training.models.small:Mlp", "fully connected layers with ReLU"),
+        "cnn": (
+            "evsim.training.models.small:Cnn",
+            "two convolutions with pooling, one hidden layer, any image size",
+        ),
+        "gru": ("evsim.training.models.small:Gru", "embedding, GRU and a linear layer: the next character of a text"),
+    },
+    "dataset": {
+        "digits": ("evsim.training.data.digits:Digits", "1,797 handwritten 8x8 digits, 14 writer blocks, embedded"),
+        "synthetic": ("evsim.training.data.synthetic:Synthetic", "LEAF's synthetic(alpha, beta), any client count"),
+        "arrays": ("evsim.training.data.arrays:Arrays", "a folder of .npz files with x, y and a clients column"),
+    },
+    "partition": {
+        "iid": ("evsim.training.data.partition:Iid", "samples dealt at random"),
+        "natural": ("evsim.training.data.partition:Natural", "the data set's own clients, such as writers"),
+        "dirichlet": ("evsim.training.data.partition:Dirichlet", "label shares per client from Dirichlet(alpha)"),
+        "shards": ("evsim.training.data.partition:Shards", "label-sorted shards per client (McMahan et al. 2017)"),
+        "classes": ("evsim.training.data.partition:Classes", "k classes per client"),
+        "quantity": ("evsim.training.data.partition:Quantity", "log-normal numbers of samples, labels at random"),
+    },
+    "join": {
+        "modulo": ("evsim.traces.population:Modulo", "client i gets device i modulo their number (FedScale's)"),
+        "sample": ("evsim.traces.population:Sample", "devices at random, without replacement until exhausted"),
+        "rank": (
+            "evsim.traces.population:RankJoin",
+            "a chosen rank correlation of data size with speed or availability",
+        ),
+    },
+    "trace_format": {
+        "evsim": ("evsim.traces.formats.columnar", "evsim's own folder: Parquet and a manifest"),
+        "csv": ("evsim.traces.formats.csv", "one row per interval, or one row per device"),
+        "fedscale": ("evsim.traces.formats.fedscale", "FedScale's client_behave_trace and client_device_capacity"),
+        "flash": ("evsim.traces.formats.flash", "FLASH's state_traces.json and cached_timers.json"),
+    },
+}

@@ -1,0 +1,115 @@
+"""What can be plugged in: one slot per axis, each kind a lazy ``"module:Class"`` with a summary line.
+
+Listing imports nothing; loading imports one module. Users add kinds by an entry point in the group ``evsim.<slot>``, by
+`register`, or by writing ``kind = "module:Class"`` (or ``"file.py:Class"``) in a scenario.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import EntryPoints, entry_points
+from pathlib import Path
+from typing import Any
+
+from evsim.base.errors import ScenarioError, suggest
+from evsim.base.kinds import BUILT_IN
+
+#: What the names of modules begin with that were loaded from a file beside a scenario.
+FILE_MODULE = "evsim_plugin_"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One kind of one slot."""
+
+    slot: str
+    kind: str
+    target: str  # "module:Class"
+    summary: str
+
+
+_registered: dict[tuple[str, str], Entry] = {}
+
+
+def slots() -> tuple[str, ...]:
+    """The names of all slots."""
+    return tuple(BUILT_IN)
+
+
+def register(slot: str, kind: str, target: str, summary: str) -> None:
+    """Add a kind to a slot; the target is ``"module:Class"`` and is imported only when used."""
+    _registered[slot, kind] = Entry(slot, kind, target, summary)
+
+
+def entries(slot: str) -> dict[str, Entry]:
+    """Every kind of a slot, built in first, then installed plug-ins, then registered ones."""
+    if slot not in BUILT_IN:
+        raise ScenarioError(f"{slot!r} is no slot; {suggest(slot, BUILT_IN)}")
+    found = built_in(slot)
+    for point in _plug_ins(f"evsim.{slot}"):
+        origin = point.dist.name if point.dist else "plug-in"
+        found[point.name] = Entry(slot, point.name, point.value, f"from {origin}")
+    found.update({entry.kind: entry for (of, _), entry in _registered.items() if of == slot})
+    return found
+
+
+def built_in(slot: str) -> dict[str, Entry]:
+    """The kinds of a slot that evsim itself brings."""
+    return {kind: Entry(slot, kind, target, summary) for kind, (target, summary) in BUILT_IN[slot].items()}
+
+
+@lru_cache
+def _plug_ins(group: str) -> EntryPoints:
+    return entry_points(group=group)  # reads the metadata of every installed package: 5 ms
+
+
+def load(slot: str, kind: str, folder: Path | None = None) -> Any:
+    """The class behind a kind; `folder` is where ``"file.py:Class"`` is looked for.
+
+    Raises:
+        ScenarioError: if the kind is unknown or cannot be imported.
+    """
+    known = entries(slot)
+    if kind in known:
+        return _resolve(known[kind].target, folder)
+    if ":" in kind:
+        return _resolve(kind, folder)
+    raise ScenarioError(f"unknown kind {kind!r}; {suggest(kind, known)}")
+
+
+def _resolve(target: str, folder: Path | None) -> Any:
+    where, _, name = target.partition(":")
+    try:
+        module = _load_file(where, folder) if where.endswith(".py") else importlib.import_module(where)
+        return getattr(module, name) if name else module
+    except Exception as error:  # importing runs a user's code, which may raise anything
+        kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
+        raise ScenarioError(f"cannot load {target!r}: {kind}{error}{_file_hint(where, name, folder)}") from error
+
+
+def _file_hint(where: str, name: str, folder: Path | None) -> str:
+    """For a module that is not installed but lies beside the scenario."""
+    file = f"{where.replace('.', '/')}.py"
+    return f"; did you mean '{file}:{name}'?" if where and ((folder or Path()) / file).is_file() else ""
+
+
+def _load_file(where: str, folder: Path | None) -> Any:
+    path = ((folder or Path()) / where).resolve()
+    name = f"{FILE_MODULE}{path.stem}"
+    if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ImportError(f"no such file: {path.name}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]  # or the next look-up would find it half loaded
+        raise
+    return module

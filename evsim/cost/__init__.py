@@ -1,0 +1,1 @@
+"""What a task costs on the clock: work, prices, links."""

@@ -1,0 +1,106 @@
+"""When the model is evaluated, and the rows that say what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from evsim.base.vocabulary import Rank
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from evsim.scenario import EvaluationTable
+    from evsim.timeline.clock import Clock
+    from evsim.timeline.server import LiveServer
+    from evsim.timeline.world import Rows
+    from evsim.training.learning.learning import Learning
+
+
+@final
+class Evaluations:
+    """Evaluates the model at time 0, on a grid of virtual time or every n steps, and once at the end.
+
+    Args:
+        table: the scenario's `[evaluation]`.
+        learning: holds the model.
+        server: tells the version.
+        rows: where rows go.
+        on_accuracy: called after each evaluation but the last with the accuracy on the test set.
+    """
+
+    def __init__(
+        self,
+        table: EvaluationTable,
+        learning: Learning,
+        server: LiveServer,
+        rows: Rows,
+        on_accuracy: Callable[[float], None],
+    ) -> None:
+        self._table, self._learning, self._server, self._rows = table, learning, server, rows
+        self._on_accuracy = on_accuracy
+        self._known: tuple[int, dict[str, float]] = (-1, {})  # version and its metrics
+        self._told_version = -1
+        self.accuracy: float | None = None
+
+    def run(self, clock: Clock) -> Generator[Any, Any, None]:
+        """The process: time 0, then the grid if there is one."""
+        yield clock.at(0, Rank.EVALUATION)
+        self._evaluate("start")
+        every = self._table.every_ms
+        while every is not None and not self._server.finished:
+            yield clock.at(clock.now + every, Rank.EVALUATION)
+            self._evaluate("grid")
+
+    def after_step(self, clock: Clock) -> None:
+        """A server step was applied: evaluate at the end of its instant if it is one of every n."""
+        every = self._table.every_steps
+        if every is not None and self._server.version % every == 0:
+            clock.call(clock.now, Rank.EVALUATION, lambda: self._evaluate("step"))
+
+    def at_end(self) -> None:
+        """The last version, unless it was evaluated already; lies off the grid, so it says so."""
+        if self._told_version != self._server.version:
+            self._evaluate("final")
+
+    def _evaluate(self, trigger: str) -> None:
+        metrics = self._metrics()
+        self._write(trigger, metrics)
+        self._told_version, self.accuracy = self._server.version, metrics["accuracy"]
+        if trigger != "final":
+            self._on_accuracy(self.accuracy)
+
+    def _metrics(self) -> dict[str, float]:
+        """Metrics of the current version, computed once per version."""
+        version, size = self._server.version, self._table.batch_size
+        if self._known[0] != version:
+            metrics = self._learning.evaluate(size)
+            if self._table.per_client:
+                metrics |= _spread(self._learning.evaluate_clients(size))
+            self._known = version, metrics
+        return self._known[1]
+
+    def _write(self, trigger: str, metrics: Mapping[str, float]) -> None:
+        count = len(metrics)
+        columns = {
+            "at": [self._server.now] * count,
+            "version": [self._server.version] * count,
+            "trigger": [trigger] * count,
+            "split": ["clients" if name.startswith("client_") else "test" for name in metrics],
+            "metric": [name.removeprefix("client_") for name in metrics],
+            "value": list(metrics.values()),
+        }
+        self._rows.append("evaluations", columns)
+
+
+def _spread(values: Mapping[str, Any]) -> dict[str, float]:
+    """How a metric spreads over the clients that have data."""
+    found: dict[str, float] = {}
+    for name, each in values.items():
+        known = each[~np.isnan(each)]
+        worst, best = np.quantile(known, [0.1, 0.9])
+        found[f"client_{name}_mean"], found[f"client_{name}_std"] = float(known.mean()), float(known.std())
+        found[f"client_{name}_p10"], found[f"client_{name}_p90"] = float(worst), float(best)
+    return found

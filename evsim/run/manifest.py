@@ -1,0 +1,103 @@
+"""The manifest of a run: what ran, on what, how it ended, and the digests that name its timeline and traces."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from dataclasses import asdict
+from importlib.metadata import version as installed_version
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evsim.base.errors import MissingExtraError
+from evsim.scenario.caveats import caveats, sampling
+
+if TYPE_CHECKING:
+    from evsim.run.assembly import Parts
+    from evsim.scenario import Scenario
+    from evsim.timeline.server import LiveServer
+    from evsim.traces.population import Population
+
+
+def manifest(scenario: Scenario, parts: Parts, server: LiveServer, reason: str, wall_s: float) -> dict[str, Any]:
+    """Everything about a run that is not a row of a table; times in ms, sizes in bytes."""
+    return {
+        "evsim": installed_version("evsim"),
+        "versions": _versions(),
+        "name": scenario.name,
+        "seed": scenario.seed,
+        "start_ms": scenario.start,
+        "training": scenario.training,
+        "precision": scenario.precision,
+        "device": parts.device,
+        "end": {"at": server.now, "reason": reason},
+        "horizon_ms": scenario.stop.virtual_time,
+        "target_accuracy": scenario.stop.target_accuracy,
+        "server_steps": server.version,
+        "rounds": server.rounds,
+        "timeline_hash": server.timeline_hash,
+        "trace_hash": _trace_hash(parts.population),
+        "caveats": caveats(scenario),
+        "population": _population(parts),
+        "cost": _cost(scenario, parts),
+        "executor": {} if parts.learning is None else dict(parts.learning.plan),
+        "privacy": _privacy(scenario, len(parts.samples), server.version),
+        "wall_s": round(wall_s, 3),
+    }
+
+
+def _population(parts: Parts) -> dict[str, Any]:
+    population = parts.population
+    return {
+        "clients": len(parts.samples),
+        "clients_with_data": int((parts.samples > 0).sum()),
+        "distinct_devices": len(np.unique(population.device)),
+        "clones": int((population.clone > 0).sum()),
+        "notes": list(population.notes),
+    }
+
+
+def _cost(scenario: Scenario, parts: Parts) -> dict[str, Any]:
+    """What was charged, beside what was true."""
+    cost = scenario.cost
+    return {
+        "model_bytes": cost.model_bytes or parts.true_model_bytes,
+        "true_model_bytes": parts.true_model_bytes,
+        "bytes_down": parts.wire_bytes[0],
+        "bytes_up": parts.wire_bytes[1],
+        "sample_scale": cost.sample_scale,
+        "training_factor": cost.training_factor,
+        "availability_check": cost.availability_check,
+    }
+
+
+def _privacy(scenario: Scenario, n_clients: int, steps: int) -> dict[str, Any] | None:
+    """What differential privacy the run gave; None if its method has none."""
+    from evsim.algorithms.dp import DpMean
+    from evsim.algorithms.privacy import account
+
+    merge = scenario.merge
+    if not isinstance(merge, DpMean):
+        return None
+    try:
+        found = asdict(account(merge, sampling(scenario, n_clients), steps))
+    except MissingExtraError as error:
+        return {"epsilon": None, "warnings": [str(error)]}
+    return {name: str(value) if value == inf else value for name, value in found.items()}
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "numpy", "simpy", "pandas", "pyarrow")
+    return {"python": platform.python_version(), **{name: installed_version(name) for name in packages}}
+
+
+def _trace_hash(population: Population) -> str:
+    trace, speed = population.availability, population.speed
+    digest = hashlib.blake2b(digest_size=16)
+    for column in (trace.offsets, trace.starts, trace.stops, trace.period):
+        digest.update(np.ascontiguousarray(column, "<i8").tobytes())
+    for rates in (speed.compute_ms_per_sample, speed.download_kbps, speed.upload_kbps):
+        digest.update(np.ascontiguousarray(rates, "<f8").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,193 @@
+"""The run folder: rows go to an append-only journal and become Parquet when the run ends.
+
+A killed run leaves its journal behind (a Parquet file cut short has no footer and is lost; an Arrow stream can be read
+up to its last batch). Every other file is written under a temporary name and renamed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import time
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import save_file
+
+from evsim.base.errors import RunFolderError
+from evsim.base.profiling import part
+from evsim.base.vocabulary import Outcome
+from evsim.run.schema import TABLES
+
+_BATCH_ROWS = 65_536
+_FLUSH_EVERY_S = 5.0  # wall-clock: what a killed run loses at most
+_JOURNAL = "journal"
+_SCENARIO = "scenario.toml"
+_LABELS = pa.array([outcome.label for outcome in Outcome])
+_FIRST = {name: fields(table)[0].name for name, table in TABLES.items()}
+
+
+def schema(table: str) -> pa.Schema:
+    """The Arrow schema of a table: int64, float64, bool, string; nullable where the dataclass allows None."""
+    hints = typing.get_type_hints(TABLES[table])
+    return pa.schema([_field(field.name, hints[field.name]) for field in fields(TABLES[table])])
+
+
+def _field(name: str, hint: Any) -> pa.Field:
+    nullable = isinstance(hint, types.UnionType)
+    kind = next(arg for arg in typing.get_args(hint) if arg is not type(None)) if nullable else hint
+    known = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}
+    return pa.field(name, known[kind], nullable=nullable)
+
+
+@final
+class Recorder:
+    """Writes one run folder.
+
+    Args:
+        folder: created; must not exist or be empty.
+
+    Raises:
+        RunFolderError: if the folder holds something already or cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._journal = folder / _JOURNAL
+        self._buffers: dict[str, list[Mapping[str, Any]]] = {name: [] for name in TABLES}
+        self._rows = dict.fromkeys(TABLES, 0)
+        self._flushed = time.perf_counter()
+        _create(folder)
+        self._journal.mkdir()
+        self._schemas = {name: schema(name) for name in TABLES}
+        self._writers = {
+            name: pa.ipc.new_stream(str(self._journal / f"{name}.arrows"), layout)
+            for name, layout in self._schemas.items()
+        }
+
+    def keep_scenario(self, text: str) -> None:
+        """Write the resolved scenario, before anything happens: a killed run then says what it was."""
+        _atomically(self._folder / _SCENARIO, lambda path: path.write_text(text, encoding="utf-8"))
+
+    @part("recording")
+    def append(self, table: str, columns: Mapping[str, Any]) -> None:
+        """Take a batch of rows: one sequence per column of `events.columns(table)`, not to be changed afterwards.
+
+        `outcome` comes as codes of `events.Outcome`; in nullable columns -1 means null.
+        """
+        self._buffers[table].append(columns)
+        self._rows[table] += len(columns[_FIRST[table]])
+        if self._rows[table] >= _BATCH_ROWS:
+            self.flush(table)
+        elif time.perf_counter() - self._flushed > _FLUSH_EVERY_S:
+            self.flush()
+
+    @part("recording")
+    def flush(self, *tables: str) -> None:
+        """Bring buffered rows to the journal, of all tables unless some are named."""
+        for name in tables or TABLES:
+            batches = self._buffers[name]
+            self._buffers[name], self._rows[name] = [], 0
+            if batches:
+                arrays = [_column(field, [batch[field.name] for batch in batches]) for field in self._schemas[name]]
+                self._writers[name].write_batch(pa.record_batch(arrays, schema=self._schemas[name]))
+        if not tables:
+            self._flushed = time.perf_counter()
+
+    @part("recording")
+    def finish(
+        self, *, manifest: Mapping[str, object], scenario_toml: str, tensors: Mapping[str, np.ndarray] | None
+    ) -> None:
+        """Turn the journal into tables, write the other files, remove the journal."""
+        self.flush()
+        for name, writer in self._writers.items():
+            writer.close()
+            source = self._journal / f"{name}.arrows"
+            _atomically(self._folder / f"{name}.parquet", lambda path, source=source: _to_parquet(source, path))
+        if tensors is not None:
+            whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}  # keeps scalars as they are
+            _atomically(self._folder / "model.safetensors", lambda path: save_file(whole, str(path)))
+        self.keep_scenario(scenario_toml)
+        text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
+        _atomically(self._folder / "manifest.json", lambda path: path.write_text(text, encoding="utf-8"))
+        shutil.rmtree(self._journal)  # last: a folder with a journal was not finished
+
+
+def read_journal(folder: Path, table: str) -> pa.Table:
+    """The rows of a table that a killed run had written, up to the last whole batch."""
+    layout = schema(table)
+    batches = []
+    path = folder / _JOURNAL / f"{table}.arrows"
+    try:
+        with pa.ipc.open_stream(str(path)) as reader:
+            for batch in reader:
+                batches.append(batch)  # noqa: PERF402  a list() would lose what was read before the damage
+    except (pa.ArrowInvalid, OSError):
+        pass  # the end of what was written
+    return pa.Table.from_batches(batches, schema=layout)
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether a run in this folder was killed before it could write its tables."""
+    return (folder / _JOURNAL).is_dir()
+
+
+def _create(folder: Path) -> None:
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RunFolderError(f"{folder}: exists and is not empty; choose another folder with --out, or remove it")
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunFolderError(f"{folder}: cannot be written ({reason}); choose another folder with --out") from error
+
+
+def _column(field: pa.Field, parts: list[Any]) -> pa.Array:
+    """One column of many batches; arrays are joined as arrays, lists as lists."""
+    if pa.types.is_string(field.type) and field.name != "outcome":
+        return pa.array(list(itertools.chain.from_iterable(parts)), field.type)
+    whole = parts[0] if len(parts) == 1 else _join(parts)
+    if field.name == "outcome":
+        return _LABELS.take(pa.array(np.asarray(whole, np.int8)))
+    if field.nullable:
+        numbers = np.asarray(whole, np.int64)
+        return pa.array(numbers, mask=numbers < 0)
+    return pa.array(whole, type=field.type)
+
+
+def _join(parts: list[Any]) -> Any:
+    if all(isinstance(part, list) for part in parts):  # single rows: an array each would cost a microsecond
+        return list(itertools.chain.from_iterable(parts))
+    return np.concatenate(parts)
+
+
+def _to_parquet(source: Path, target: Path) -> None:
+    with pa.memory_map(str(source)) as file, pa.ipc.open_stream(file) as reader:
+        layout = reader.schema
+        texts = [field.name for field in layout if pa.types.is_string(field.type)]
+        deltas = {field.name: "DELTA_BINARY_PACKED" for field in layout if pa.types.is_integer(field.type)}
+        options = {"use_dictionary": texts, "column_encoding": deltas, "compression": "zstd", "compression_level": 1}
+        with pq.ParquetWriter(str(target), layout, **options) as writer:
+            for batch in reader:
+                writer.write_batch(batch)
+
+
+def _atomically(path: Path, write: Any) -> None:
+    """Write under a temporary name, bring it to the disk, rename: a reader sees the whole file or none."""
+    temporary = path.with_name(path.name + ".tmp")
+    write(temporary)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,107 @@
+"""The tables of a run folder: one dataclass a table, one field a column.
+
+Columns in ms end in ``_at`` (an instant) or ``_ms`` (a duration). ``docs/data_dictionary.md`` explains each column.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One piece of work given to one client: a row of ``tasks.parquet``."""
+
+    task: int
+    kind: str
+    client: int
+    round: int
+    version: int
+    dispatched_at: int
+    ended_at: int | None
+    known_at: int | None
+    outcome: str
+    staleness: int | None
+    server_step: int | None
+    samples: int
+    charged_samples: int
+    bytes_down: int
+    bytes_up: int
+    download_ms: int
+    compute_ms: int
+    upload_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStep:
+    """One attempt of the server to improve the model, failed ones included: a row of ``server_steps.parquet``."""
+
+    round: int
+    version: int
+    started_at: int
+    closed_at: int
+    reason: str
+    applied: bool
+    invited: int
+    reports: int
+    dropped: int
+    late: int
+    mean_staleness: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One metric of one model version on one split: a row of ``evaluations.parquet`` (long form)."""
+
+    at: int
+    version: int
+    trigger: str
+    split: str
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who a client is: a row of ``clients.parquet``."""
+
+    client: int
+    device: int
+    clone: int
+    samples: int
+    compute_ms_per_sample: float
+    download_kbps: float
+    upload_kbps: float
+    online_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """How many clients were online at an instant of a regular grid: a row of ``availability.parquet``."""
+
+    at: int
+    online: int
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A client was reachable, whoever asked: a row of ``sessions.parquet``, empty unless ``record.sessions`` is set."""
+
+    client: int
+    check_in_at: int
+    check_out_at: int | None
+
+
+TABLES: dict[str, type] = {
+    "tasks": Task,
+    "server_steps": ServerStep,
+    "evaluations": Evaluation,
+    "clients": Client,
+    "availability": Availability,
+    "sessions": Session,
+}
+
+
+def columns(table: str) -> tuple[str, ...]:
+    """The column names of a table, in order."""
+    return tuple(field.name for field in fields(TABLES[table]))

@@ -1,0 +1,264 @@
+"""Turns a scenario into live parts and runs them: the only module that knows everyone."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from evsim.algorithms.base import ClientRule, PartialWork
+from evsim.base.profiling import part
+from evsim.base.units import FOREVER
+from evsim.base.vocabulary import Rank
+from evsim.cost.pricing import Pricing
+from evsim.run.assembly import Parts, assemble
+from evsim.run.evaluations import Evaluations
+from evsim.run.manifest import manifest
+from evsim.run.online import OnlineCounts
+from evsim.run.recorder import Recorder
+from evsim.scenario import Scenario
+from evsim.timeline.clock import Clock
+from evsim.timeline.manager import ClientManager
+from evsim.timeline.server import LiveServer
+from evsim.timeline.sessions import Sessions
+from evsim.timeline.world import NoLearning, World
+from evsim.traces.availability import AvailabilityTrace, Edges
+
+_PROGRESS_EVERY_S = 0.1
+
+
+@final
+@dataclass(frozen=True)
+class Snapshot:
+    """Where a run stands, for progress displays."""
+
+    now_ms: int
+    horizon_ms: int | None
+    server_step: int
+    max_steps: int | None
+    round: int
+    accuracy: float | None
+    online: int
+    in_flight: int
+    wall_s: float
+
+
+@final
+class Simulation:
+    """One scenario on one device.
+
+    >>> from evsim import Scenario, Simulation, load_run
+    >>> scenario = Scenario.load("replay", overrides=['stop.virtual_time = "2h"'])
+    >>> folder = Simulation(scenario).run(getfixture("tmp_path") / "replay")
+    >>> load_run(folder).manifest["end"]["reason"]
+    'virtual_time'
+
+    Args:
+        scenario: what to run.
+        device: "cpu", "cuda", or "auto": a GPU where there is one.
+    """
+
+    def __init__(self, scenario: Scenario, *, device: str = "auto") -> None:
+        self.scenario = scenario
+        self._device = device
+
+    def run(self, out: str | Path, on_progress: Callable[[Snapshot], None] | None = None) -> Path:
+        """Run to the end and write the run folder `out`; returns its path.
+
+        SIGINT ends the run cleanly, and so does an error: what happened so far is a valid run folder.
+
+        Raises:
+            EvsimError: if the scenario cannot be run, or the folder exists or cannot be written.
+        """
+        began = time.perf_counter()
+        parts = assemble(self.scenario, self._device)
+        recorder = Recorder(Path(out))
+        recorder.keep_scenario(self.scenario.to_toml())
+        live = _Live(self.scenario, parts, recorder, began)
+        live.on_progress = on_progress
+        with _interruptible(live.interrupt):
+            live.run()
+        return Path(out)
+
+
+@final
+class _Live:
+    """A run in progress."""
+
+    def __init__(self, scenario: Scenario, parts: Parts, recorder: Recorder, began: float) -> None:
+        self._scenario, self._parts, self._recorder = scenario, parts, recorder
+        self._began, self._last_progress = began, 0.0
+        self._failed_in_a_row = 0
+        self.on_progress: Callable[[Snapshot], None] | None = None
+        self._clock = Clock()
+        replay = Sessions(parts.population.availability, self._on_window)
+        self._online = OnlineCounts(len(replay.online_at_start()), scenario.record.availability_every)
+        self._server = LiveServer(self._world(replay), self._on_step)
+        self._evaluations: Evaluations | None = None
+        if parts.learning is not None:
+            self._evaluations = Evaluations(
+                scenario.evaluation, parts.learning, self._server, recorder, self._on_accuracy
+            )
+
+    def interrupt(self) -> None:
+        """End at the next event."""
+        self._server.end("interrupted")
+
+    def run(self) -> None:
+        """Move the clock to the end, then write the rest of the folder."""
+        error = ""
+        try:
+            self._start()
+            with part("timeline"):
+                self._clock.run()
+            if not self._server.end_reason:
+                self._server.end("nothing_left")
+            if self._evaluations is not None:
+                self._evaluations.at_end()
+        except BaseException as problem:
+            error = f"error: {problem}"
+            raise
+        finally:
+            self._finish(error)
+
+    def _world(self, replay: Sessions) -> World:
+        scenario, parts = self._scenario, self._parts
+        return World(
+            clock=self._clock,
+            availability=parts.population.availability,
+            samples=parts.samples,
+            manager=ClientManager(scenario.selection, len(parts.samples), scenario.seed),
+            replay=replay,
+            pricing=Pricing(scenario.cost, parts.population.speed, scenario.seed),
+            work=scenario.client_rule.work,
+            partial=_partial(scenario.client_rule),
+            wire_bytes=parts.wire_bytes,
+            learning=NoLearning() if parts.learning is None else parts.learning,
+            rows=self._recorder,
+            seed=scenario.seed,
+            horizon=FOREVER if scenario.stop.virtual_time is None else scenario.stop.virtual_time,
+        )
+
+    def _start(self) -> None:
+        horizon = self._scenario.stop.virtual_time
+        if horizon is not None:
+            self._clock.call(horizon, Rank.END, partial(self._server.end, "virtual_time"))
+        self._clock.process(self._scenario.aggregation.run(self._server))
+        if self._evaluations is not None:
+            self._clock.process(self._evaluations.run(self._clock))
+
+    # -- what happens on the way ------------------------------------------------------------------------------------
+
+    def _on_step(self, applied: bool, number: int) -> None:  # noqa: FBT001  a column of the round's row
+        stop, server = self._scenario.stop, self._server
+        self._failed_in_a_row = 0 if applied else self._failed_in_a_row + 1
+        if applied and self._evaluations is not None:
+            self._evaluations.after_step(self._clock)
+        if stop.server_steps is not None and server.version >= stop.server_steps:
+            server.end("server_steps")
+        if stop.rounds is not None and number + 1 >= stop.rounds:
+            server.end("rounds")
+        if self._failed_in_a_row >= stop.failed_rounds:
+            server.end("failed_rounds")
+        self._progress()
+
+    def _on_accuracy(self, accuracy: float) -> None:
+        target = self._scenario.stop.target_accuracy
+        if target is not None and accuracy >= target:
+            self._server.end("target_accuracy")
+        self._progress()
+
+    def _on_window(self, edges: Edges) -> None:
+        self._online.add(edges)
+
+    def _progress(self) -> None:
+        wall = time.perf_counter() - self._began
+        if self.on_progress is None or wall - self._last_progress < _PROGRESS_EVERY_S:
+            return
+        self._last_progress = wall
+        stop, now, trace = self._scenario.stop, self._clock.now, self._parts.population.availability
+        self.on_progress(
+            Snapshot(
+                now_ms=now,
+                horizon_ms=stop.virtual_time,
+                server_step=self._server.version,
+                max_steps=stop.server_steps,
+                round=self._server.rounds,
+                accuracy=None if self._evaluations is None else self._evaluations.accuracy,
+                online=int(trace.is_online(np.arange(trace.n_devices), now).sum()),
+                in_flight=self._server.in_flight,
+                wall_s=wall,
+            )
+        )
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    def _finish(self, error: str) -> None:
+        parts, server = self._parts, self._server
+        server.finish()
+        at, online = self._online.until(self._clock.now)
+        self._recorder.append("availability", {"at": at, "online": online})
+        self._recorder.append("clients", self._client_rows())
+        if self._scenario.record.sessions:
+            self._recorder.append("sessions", _sessions(parts.population.availability, self._clock.now))
+        wall = time.perf_counter() - self._began
+        self._recorder.finish(
+            manifest=manifest(self._scenario, parts, server, error or server.end_reason, wall),
+            scenario_toml=self._scenario.to_toml(),
+            tensors=None if parts.learning is None else parts.learning.tensors(),
+        )
+        if parts.learning is not None:
+            parts.learning.close()
+
+    def _client_rows(self) -> dict[str, Any]:
+        population, samples = self._parts.population, self._parts.samples
+        return {
+            "client": np.arange(len(samples)),
+            "device": population.device,
+            "clone": population.clone,
+            "samples": samples,
+            "compute_ms_per_sample": population.speed.compute_ms_per_sample,
+            "download_kbps": population.speed.download_kbps,
+            "upload_kbps": population.speed.upload_kbps,
+            "online_share": population.availability.online_share(),
+        }
+
+
+def _partial(rule: ClientRule) -> PartialWork | None:
+    return rule if isinstance(rule, PartialWork) and rule.partial_work else None
+
+
+def _sessions(trace: AvailabilityTrace, end: int) -> dict[str, Any]:
+    """Every session up to the end of the run; those of time 0 begin there, those that outlast the run have no end."""
+    online = np.flatnonzero(trace.is_online(np.arange(trace.n_devices), 0))
+    edges = trace.edges(1, end + 1)
+    client = np.concatenate([online, edges.device[edges.check_in]])
+    begin = np.concatenate([np.zeros(len(online), np.int64), edges.at[edges.check_in]])
+    until = trace.online_until(client, begin)
+    return {"client": client, "check_in_at": begin, "check_out_at": np.where(until <= end, until, -1)}
+
+
+@contextmanager
+def _interruptible(end: Callable[[], None]) -> Iterator[None]:
+    """The first SIGINT ends the run at its next event; a second one breaks it off."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def once(*_: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        end()
+
+    before = signal.signal(signal.SIGINT, once)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

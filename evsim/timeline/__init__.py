@@ -1,0 +1,1 @@
+"""The engine: a clock, what happens by itself, what the server decides."""

@@ -1,0 +1,320 @@
+"""The client manager: who is registered, online, idle and busy, as the server knows it.
+
+A device's check-out while it works is invisible: the manager shows only idle clients, and a client is idle when it is
+online and has no task whose end the server still waits for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar, final
+
+import numpy as np
+
+from evsim.base import rng
+from evsim.base.errors import PolicyError, Problem, report, require
+from evsim.selection.base import NO_ANSWERS, Selector
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from evsim.base.vocabulary import BoolArray, FloatArray, IntArray
+    from evsim.selection.base import Answers, Outcomes, Query
+    from evsim.selection.forecast import Predictor
+
+T = TypeVar("T", bound=np.generic)
+
+_INT64 = np.dtype(np.int64)
+_FEW = 16  # so many clients are handled one by one sooner than as an array
+
+
+@final
+class ClientManager:
+    """Registers clients, hears what became of their tasks, and selects (FedScale's client manager, bulk by design).
+
+    Every method takes arrays, one call per instant or per window; costs are proportional to the arrays. The manager is
+    also the `ClientView` that selectors see.
+
+    >>> from evsim.selection.uniform import Uniform
+    >>> manager = ClientManager(Uniform(), n_clients=4, seed=0)
+    >>> manager.register_client(np.array([0, 2, 3]), now=5, samples=np.array([10, 10, 30]))
+    >>> sorted(manager.select_clients(8, now=5).tolist())
+    [0, 2, 3]
+    """
+
+    def __init__(self, selector: Selector[Any], n_clients: int, seed: int, predictor: Predictor | None = None) -> None:
+        require(n_clients >= 0, "n_clients must be >= 0", n_clients=n_clients)
+        self.selector = selector
+        self.predictor = predictor
+        self._select_key, self._candidates_key = (rng.numbered(seed, name) for name in ("select", "candidates"))
+        #: Whether `candidates` can ever name anybody.
+        self.asks = type(selector).candidates is not Selector.candidates
+        self._state = selector.init(n_clients)
+        self._online = np.zeros(n_clients, np.bool_)
+        self._busy = np.zeros(n_clients, np.bool_)
+        self._idle = np.zeros(n_clients, np.bool_)
+        self._samples = np.full(n_clients, -1, np.int64)
+        self._declared_ms = np.full(n_clients, np.nan)
+        self._selected = np.zeros(n_clients, np.int64)
+        self._successes = np.zeros(n_clients, np.int32)
+        self._failures = np.zeros(n_clients, np.int32)
+        self._last_duration_ms = np.full(n_clients, np.nan)
+        self._last_utility = np.full(n_clients, np.nan)
+        self._n_idle = 0
+        # The same storage again: an entry of a memoryview is a Python number, several times faster than NumPy's.
+        self._one_online, self._one_busy = self._online.data, self._busy.data
+        self._one_idle, self._one_selected = self._idle.data, self._selected.data
+        self.answers: Answers | None = None
+        self.now = 0
+        self.round = 0
+        self._n_selections = 0
+
+    # -- what the timeline tells ------------------------------------------------------------------------------------
+
+    def register_client(
+        self, clients: IntArray, now: int, samples: IntArray | None = None, declared_ms: FloatArray | None = None
+    ) -> None:
+        """Devices check in, and may declare their data size and the task duration of their device class."""
+        self._check_ids("register_client", clients)
+        self.now = now
+        if samples is not None:
+            self._samples[clients] = samples
+        if declared_ms is not None:
+            self._declared_ms[clients] = declared_ms
+        self._set_online(clients, np.True_)
+
+    def deregister_client(self, clients: IntArray, now: int) -> None:
+        """Devices check out; unseen for those with a task, until its end or loss becomes known."""
+        self._check_ids("deregister_client", clients)
+        self.now = now
+        self._set_online(clients, np.False_)
+
+    def observe(self, clients: IntArray, check_in: BoolArray, now: int) -> None:
+        """Check-ins and check-outs of a window, in order: the last of a client counts."""
+        self.now = now
+        self._set_online(clients, check_in)
+
+    def assign(self, clients: IntArray) -> None:
+        """Clients were given a task."""
+        self._busy[clients] = True
+        self._selected[clients] += 1
+        self._refresh(clients)
+
+    def assign_one(self, client: int) -> None:
+        """`assign` for one client."""
+        self._one_busy[client] = True
+        self._one_selected[client] += 1
+        self._refresh_one(client)
+
+    def assign_query(self, clients: IntArray) -> None:
+        """Clients were given a query: busy, but not counted as selected."""
+        self._busy[clients] = True
+        self._refresh(clients)
+
+    def release(self, clients: IntArray) -> None:
+        """The end or the loss of these clients' tasks became known."""
+        self._busy[clients] = False
+        self._refresh(clients)
+
+    def release_one(self, client: int) -> None:
+        """`release` for one client."""
+        self._one_busy[client] = False
+        self._refresh_one(client)
+
+    def register_feedback(self, reports: Outcomes) -> None:
+        """What became known of tasks: reports, late reports, losses."""
+        self._check_ids("register_feedback", reports.clients)
+        self._remember(reports)
+        self._state = self.selector.feedback(self._state, reports)
+
+    # -- selection --------------------------------------------------------------------------------------------------
+
+    def candidates(self, n: int, now: int, number: int | None = None) -> Query | None:
+        """Whom the selector wants to query before it can choose n clients; None: nobody, select at once."""
+        self.now = now
+        self.round = self.round if number is None else number
+        self.answers = None
+        query = self.selector.candidates(self._state, self, n, self._candidates_key(self._n_selections))
+        if query is not None:
+            self._check_choice("candidates", query.clients, len(query.clients))
+            self.answers = NO_ANSWERS  # asked, and nothing heard yet
+        return query
+
+    def register_answers(self, answers: Answers) -> None:
+        """What the queried clients answered; serves the next selection only."""
+        self._check_ids("register_answers", answers.clients)
+        self.answers = answers
+
+    def select_clients(self, n: int, now: int, number: int | None = None) -> IntArray:
+        """Min(n, idle) distinct idle clients, chosen by the selector.
+
+        Args:
+            n: clients wanted.
+            now: the instant, ms.
+            number: of the server's round that they are for; several selections may be for one. None: each selection
+                is a round of its own.
+
+        Raises:
+            PolicyError: if the selector breaks its contract.
+        """
+        self.now = now
+        self.round = self.round if number is None else number
+        key = self._select_key(self._n_selections)
+        clients, self._state = self.selector.select(self._state, self, n, key)
+        self._check_choice("select", clients, min(n, self._n_idle))
+        self.answers = None
+        self._n_selections += 1
+        self.round += number is None
+        return clients
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _set_online(self, clients: IntArray, online: BoolArray | np.bool_) -> None:
+        self._online[clients] = online  # NumPy assigns in order, so the last edge of a client wins
+        self._refresh(clients)
+
+    def _refresh(self, clients: IntArray) -> None:
+        if len(clients) <= _FEW:
+            for client in clients.tolist():
+                self._refresh_one(client)
+            return
+        idle = self._online[clients] & ~self._busy[clients]
+        if 16 * len(clients) > self.n_clients:  # counting flags is fast, sorting clients is not
+            self._idle[clients] = idle
+            self._n_idle = int(np.count_nonzero(self._idle))
+            return
+        changed = np.unique(clients[idle != self._idle[clients]])  # a window may name a client more than once
+        self._idle[clients] = idle
+        self._n_idle += 2 * int(np.count_nonzero(self._idle[changed])) - len(changed)
+
+    def _refresh_one(self, client: int) -> None:
+        idle = self._one_online[client] and not self._one_busy[client]
+        if idle != self._one_idle[client]:
+            self._one_idle[client] = idle
+            self._n_idle += 1 if idle else -1
+
+    def _remember(self, reports: Outcomes) -> None:
+        clients, succeeded = reports.clients, reports.succeeded
+        np.add.at(self._successes, clients[succeeded], 1)
+        np.add.at(self._failures, clients[~succeeded], 1)
+        arrived, told = reports.arrived, reports.has_utility
+        self._last_duration_ms[clients[arrived]] = reports.duration_ms[arrived]
+        self._last_utility[clients[told]] = reports.utility[told]
+
+    def _check_ids(self, where: str, clients: IntArray) -> None:
+        if len(clients) and not (clients.min() >= 0 and clients.max() < self.n_clients):
+            wrong = clients[(clients < 0) | (clients >= self.n_clients)]
+            raise PolicyError(
+                report(
+                    [
+                        Problem(
+                            f"ClientManager.{where}",
+                            f"client {int(wrong[0])}",
+                            f"ids from 0 to {self.n_clients - 1}",
+                            "give n_clients the size of the whole population",
+                        )
+                    ]
+                )
+            )
+
+    def _check_choice(self, where: str, clients: IntArray, wanted: int) -> None:
+        """A selector written by others may be wrong; a wrong choice would break the timeline much later."""
+        if wanted == 1 and self._is_one_idle(clients):
+            return
+        name = f"{type(self.selector).__name__}.{where}"
+        fault = self._fault(clients, wanted)
+        if fault:
+            expected = f"{wanted} distinct idle clients as an array of int64"
+            hint = "evsim.testing.selectors.SelectorContract tests a selector for this"
+            raise PolicyError(report([Problem(name, fault, expected, hint)]))
+
+    def _is_one_idle(self, clients: IntArray) -> bool:
+        """Whether `_fault` would find nothing in a choice of one client, without array overhead."""
+        if not isinstance(clients, np.ndarray) or clients.dtype != _INT64 or clients.shape != (1,):
+            return False
+        client = int(clients[0])
+        return 0 <= client < self.n_clients and self.is_idle_one(client)
+
+    def _fault(self, clients: IntArray, wanted: int) -> str:
+        if not isinstance(clients, np.ndarray) or clients.dtype != np.int64 or clients.ndim != 1:
+            return f"returned {type(clients).__name__} {getattr(clients, 'dtype', '')}".rstrip()
+        if len(clients) != wanted:
+            return f"returned {len(clients)} clients"
+        if wanted and not (clients.min() >= 0 and clients.max() < self.n_clients):
+            return "returned an id that does not exist"
+        if not self._idle[clients].all():
+            return f"returned client {int(clients[~self._idle[clients]][0])}, which is not idle"
+        if wanted > 1 and len(np.unique(clients)) != wanted:
+            return "returned a client twice"
+        return ""
+
+    # -- the view: what selectors see -------------------------------------------------------------------------------
+
+    @property
+    def n_clients(self) -> int:
+        """Size of the declared population."""
+        return len(self._idle)
+
+    @property
+    def n_idle(self) -> int:
+        """How many clients are idle."""
+        return self._n_idle
+
+    @property
+    def idle(self) -> IntArray:
+        """Ids of the idle clients, ascending."""
+        return np.flatnonzero(self._idle)
+
+    def is_idle(self, clients: IntArray) -> BoolArray:
+        """Whether each of the clients is idle."""
+        return self._idle[clients]
+
+    def is_idle_one(self, client: int) -> bool:
+        """Whether a client is idle."""
+        return self._one_idle[client]  # type: ignore[return-value]  # a bool: the array's type is not known to mypy
+
+    @property
+    def samples(self) -> IntArray:
+        """Declared data sizes; -1 before a client's first check-in."""
+        return _frozen(self._samples)
+
+    @property
+    def declared_ms(self) -> FloatArray:
+        """Declared task durations, ms; NaN where unknown."""
+        return _frozen(self._declared_ms)
+
+    @property
+    def selected(self) -> IntArray:
+        """How often each client was given a task."""
+        return _frozen(self._selected)
+
+    @property
+    def successes(self) -> NDArray[np.int32]:
+        """Tasks whose report was used, per client."""
+        return _frozen(self._successes)
+
+    @property
+    def failures(self) -> NDArray[np.int32]:
+        """Tasks that ended otherwise, per client."""
+        return _frozen(self._failures)
+
+    @property
+    def last_duration_ms(self) -> FloatArray:
+        """Duration of the last report, ms; NaN before the first."""
+        return _frozen(self._last_duration_ms)
+
+    @property
+    def last_utility(self) -> FloatArray:
+        """Utility of the last report that had one; NaN before the first."""
+        return _frozen(self._last_utility)
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the manager's arrays, without the selector's state."""
+        arrays = (value for name, value in vars(self).items() if name != "_state")
+        return sum(value.nbytes for value in arrays if isinstance(value, np.ndarray))
+
+
+def _frozen(array: NDArray[T]) -> NDArray[T]:
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -1,0 +1,117 @@
+"""Replays an availability trace: check-ins and check-outs as arrays, streamed in windows, up to any instant.
+
+No process per device and no polling: whoever decides something asks for the edges since the last decision, or for the
+instants of the next check-ins when it must wait for one. The log is the same as that of stopping at every edge.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+
+from evsim.base.units import FOREVER, MS_PER_HOUR
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from evsim.base.vocabulary import BoolArray, IntArray
+    from evsim.traces.availability import AvailabilityTrace, Edges
+
+_WINDOW_EDGES = 400_000  # about 10 MB of arrays per window
+_NOTHING = np.empty(0, np.int64), np.empty(0, np.bool_)
+
+
+@final
+class Sessions:
+    """A cursor over the edges of a trace, from virtual time 0 on."""
+
+    def __init__(self, trace: AvailabilityTrace, on_window: Callable[[Edges], None] | None = None) -> None:
+        self._trace = trace
+        self._on_window = on_window
+        self._loaded_until = 1  # edges of instant 0 are part of the initial state
+        self._window_ms = _window_ms(trace)
+        self._at: IntArray = np.empty(0, np.int64)
+        self._device: IntArray = np.empty(0, np.int64)
+        self._check_in = np.empty(0, np.bool_)
+        self._until: IntArray = np.empty(0, np.int64)
+        self._next = 0
+        self._next_at = self._loaded_until  # no edge before this instant
+        self._check_in_rows: IntArray = np.empty(0, np.int64)  # of the window's edges
+        self.n_edges = 0
+        everyone = np.arange(trace.n_devices)
+        #: For each client that is online at the cursor, the check-out that ends its session, ms.
+        self.online_until = trace.online_until(everyone, 0)
+
+    def online_at_start(self) -> IntArray:
+        """Ids of the clients that are online at virtual time 0."""
+        everyone = np.arange(self._trace.n_devices)
+        return everyone[self._trace.is_online(everyone, 0)]
+
+    def advance(self, now: int) -> tuple[IntArray, BoolArray]:
+        """Clients and whether they check in, for the edges up to and including `now`, in order."""
+        if now < self._next_at:
+            return _NOTHING
+        while self._loaded_until <= now:
+            self._load()
+        first, self._next = self._next, int(self._at.searchsorted(now, side="right"))
+        self.n_edges += self._next - first
+        clients, check_in = self._device[first : self._next], self._check_in[first : self._next]
+        if len(clients):
+            self.online_until[clients[check_in]] = self._until[first : self._next][check_in]
+        self._look_ahead()
+        return clients, check_in
+
+    def next_check_ins(self, count: int, until: int) -> IntArray:
+        """Instants of the next check-ins, at most `count`, none after `until`."""
+        found = self._check_ins_ahead(count)
+        while len(found) < count and self._loaded_until <= until and self._trace.n_intervals:
+            if not self.returns():
+                break
+            self._load()
+            found = self._check_ins_ahead(count)
+        return found[found <= until]
+
+    def _check_ins_ahead(self, count: int) -> IntArray:
+        """Instants of the next check-ins of the window, at most `count`; does not look at the rest of the window."""
+        first = int(self._check_in_rows.searchsorted(self._next))
+        return self._at[self._check_in_rows[first : first + count]]
+
+    def _look_ahead(self) -> None:
+        self._next_at = int(self._at[self._next]) if self._next < len(self._at) else self._loaded_until
+
+    def returns(self) -> bool:
+        """Whether any device ever checks in again: a whole period without an edge means never."""
+        return bool((self._trace.next_check_in(np.arange(self._trace.n_devices), self._loaded_until) < FOREVER).any())
+
+    def _load(self) -> None:
+        start, stop = self._loaded_until, self._loaded_until + self._window_ms
+        edges = self._trace.edges(start, stop)
+        if self._on_window is not None:
+            self._on_window(edges)
+        until = np.zeros(len(edges.at), np.int64)
+        begins = np.flatnonzero(edges.check_in)
+        begins = begins[np.argsort(edges.device[begins])]  # look-ups in the trace's own order are five times faster
+        until[begins] = self._trace.online_until(edges.device[begins], edges.at[begins])
+        rest = slice(self._next, None)
+        if self._next < len(self._at):
+            self._at = np.concatenate([self._at[rest], edges.at])
+            self._device = np.concatenate([self._device[rest], edges.device])
+            self._check_in = np.concatenate([self._check_in[rest], edges.check_in])
+            self._until = np.concatenate([self._until[rest], until])
+        else:
+            self._at, self._device, self._check_in = edges.at, edges.device, edges.check_in
+            self._until = until
+        self._next = 0
+        self._loaded_until = stop
+        self._check_in_rows = np.flatnonzero(self._check_in)
+        self._look_ahead()
+
+
+def _window_ms(trace: AvailabilityTrace) -> int:
+    """A window that holds about `_WINDOW_EDGES` edges, or a thirty-second of a period in very large populations."""
+    if trace.n_intervals == 0:
+        return 24 * MS_PER_HOUR
+    edges_per_ms = float(np.sum(2 * np.diff(trace.offsets) / trace.period))
+    longest = int(trace.period.max())
+    return int(np.clip(_WINDOW_EDGES / edges_per_ms, max(1, longest // 32), longest))

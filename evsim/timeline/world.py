@@ -1,0 +1,128 @@
+"""What a live server works with: the ports to learning and to the tables, and what clients can be sent to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, final
+
+import numpy as np
+
+from evsim.base.units import FOREVER
+from evsim.base.vocabulary import Feedback, FloatArray, IntArray
+from evsim.cost.pricing import Pricing
+from evsim.cost.work import Work
+from evsim.timeline.clock import Clock
+from evsim.timeline.manager import ClientManager
+from evsim.timeline.sessions import Sessions
+from evsim.traces.availability import AvailabilityTrace
+
+
+class LearningPort(Protocol):
+    """What the timeline asks of the learning side."""
+
+    def dispatched(self, tasks: IntArray, clients: IntArray, nth: IntArray, max_steps: IntArray) -> None:
+        """Fix the inputs of new tasks; they take at most so many steps (0: no limit)."""
+
+    def discard(self, tasks: Iterable[int]) -> None:
+        """Forget tasks that will never be used."""
+
+    def train(self, tasks: IntArray) -> Feedback:
+        """Train now, because a selector wants to know; the updates wait for `apply`."""
+
+    def apply(self, tasks: IntArray) -> Feedback:
+        """Train what is not trained yet, merge, step."""
+
+    def losses(self, clients: IntArray, max_samples: int | None) -> FloatArray:
+        """Mean loss of the current model on (some of) each client's samples."""
+
+
+class Rows(Protocol):
+    """Where rows of tables go."""
+
+    def append(self, table: str, columns: Mapping[str, Any]) -> None:
+        """Take a batch of rows."""
+
+
+@final
+class NoLearning:
+    """The learning side of a dry run: every update is valid and teaches nothing."""
+
+    def dispatched(self, tasks: IntArray, clients: IntArray, nth: IntArray, max_steps: IntArray) -> None:
+        """Nothing to fix."""
+
+    def discard(self, tasks: Iterable[int]) -> None:
+        """Nothing to forget."""
+
+    def train(self, tasks: IntArray) -> Feedback:
+        """All valid, no utility."""
+        return self.apply(tasks)
+
+    def apply(self, tasks: IntArray) -> Feedback:
+        """All valid, no utility."""
+        return Feedback(tasks, np.full(len(tasks), np.nan), np.ones(len(tasks), np.bool_))
+
+    def losses(self, clients: IntArray, max_samples: int | None) -> FloatArray:
+        """Unknown."""
+        return np.full(len(clients), np.nan)
+
+
+class CanStopEarly(Protocol):
+    """Work of which a part counts: what a client does whose deadline comes first."""
+
+    def n_steps_within(self, n_samples: IntArray, processed: IntArray) -> IntArray:
+        """Whole steps of a task that may process so many samples."""
+
+    def work_of(self, n_samples: IntArray, steps: IntArray) -> Work:
+        """What so many steps ask of each client."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Errand:
+    """What clients are sent to do: its kind, the work in it, bytes down and up, a bound on samples, partial work."""
+
+    kind: int
+    work: Callable[[IntArray], Work]
+    wire_bytes: tuple[int, int]
+    max_samples: int | None = None
+    partial: CanStopEarly | None = None
+
+
+def cut(partial: CanStopEarly, full: Work, samples: IntArray, max_steps: IntArray) -> Work:
+    """The work of clients of which some do only so many steps (0: all of them)."""
+    short, few = partial.work_of(samples, max_steps), max_steps > 0
+    return Work(np.where(few, short.samples, full.samples), np.where(few, short.forward_samples, full.forward_samples))
+
+
+def forward_only(samples: IntArray) -> Work:
+    """The work of a query: every sample once, without training."""
+    return Work(np.zeros_like(samples), samples)
+
+
+@final
+@dataclass(frozen=True, eq=False, kw_only=True)
+class World:
+    """The parts a live server works with; arrays have one entry per client.
+
+    Attributes:
+        samples: data sizes; clients without data never register.
+        work: what the client rule asks of clients with so many samples.
+        wire_bytes: charged bytes of a message down and up.
+        partial: lets a client that would miss the deadline do what fits; None if it then does everything, too late.
+        horizon: the last instant of the run, ms; FOREVER if there is none.
+    """
+
+    clock: Clock
+    availability: AvailabilityTrace
+    samples: IntArray
+    manager: ClientManager
+    replay: Sessions
+    pricing: Pricing
+    work: Callable[[IntArray], Work]
+    wire_bytes: tuple[int, int]
+    learning: LearningPort
+    rows: Rows
+    seed: int
+    partial: CanStopEarly | None = None
+    horizon: int = FOREVER

@@ -1,0 +1,42 @@
+"""An attack on the data: malicious clients train on flipped labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+
+from evsim.algorithms.malicious import malicious_clients
+from evsim.base.errors import require
+
+if TYPE_CHECKING:
+    from evsim.training.data.base import FederatedData
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class LabelFlip:
+    """Every label y of a malicious client becomes n_classes - 1 - y.
+
+    Which clients are malicious is a function of the seed, the same as for `sign_flip`. Their samples are copied, since
+    clients may share rows; the test set stays as it is.
+
+    Attributes:
+        share: of the clients that are malicious, in [0, 1].
+    """
+
+    share: float
+
+    def __post_init__(self) -> None:
+        require(0 <= self.share <= 1, "0 <= share <= 1 must hold", share=self.share)
+
+    def transform(self, data: FederatedData, seed: int) -> FederatedData:
+        """The data as the clients use it."""
+        bad = np.isin(np.arange(data.n_clients), list(malicious_clients(seed, data.n_clients, self.share)))
+        places = np.flatnonzero(np.repeat(bad, np.diff(data.offsets)))
+        rows = data.index[places]
+        index = data.index.copy()
+        index[places] = len(data.y) + np.arange(len(rows))
+        flipped = data.n_classes - 1 - data.y[rows]
+        return replace(data, x=np.concatenate([data.x, data.x[rows]]), y=np.concatenate([data.y, flipped]), index=index)

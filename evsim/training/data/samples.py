@@ -1,0 +1,131 @@
+"""The clients' samples as tensors: on the device if they fit, else in host memory and brought over batch by batch."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from numpy.typing import NDArray
+
+from evsim.base.vocabulary import IntArray
+
+if TYPE_CHECKING:
+    from evsim.training.data.base import FederatedData
+
+_HOST = torch.device("cpu")
+_SHARE = 0.5  # of the free memory of a GPU that a data set may take
+
+Batch = tuple[torch.Tensor, torch.Tensor]  # x and y on the device
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """The clients' samples, and which of them each client has.
+
+    Attributes:
+        x, y: all samples; on the device, or in host memory if they are streamed.
+        index, offsets: client k has the rows ``index[offsets[k]:offsets[k + 1]]``.
+        device: where batches are needed.
+        streamed: whether batches are brought to the device one at a time.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+    index: IntArray
+    offsets: IntArray
+    device: torch.device = _HOST
+    streamed: bool = False
+
+    @classmethod
+    def of(cls, data: FederatedData, dtype: torch.dtype, device: torch.device) -> TrainingData:
+        """A federated data set for a device; floating-point inputs take the given precision."""
+        x, y = inputs(data.x, dtype, _HOST), torch.as_tensor(data.y)
+        streamed = not fits(device, x, y)
+        where = _HOST if streamed else device
+        return cls(x.to(where), y.to(where), data.index, data.offsets, device, streamed)
+
+    def of_client(self, client: int) -> IntArray:
+        """Row numbers of a client's samples in x and y."""
+        return self.index[self.offsets[client] : self.offsets[client + 1]]
+
+    def size(self, client: int) -> int:
+        """Number of samples of a client."""
+        return int(self.offsets[client + 1] - self.offsets[client])
+
+    def rows(self, rows: IntArray) -> torch.Tensor:
+        """Row numbers as `take` wants them: beside the samples."""
+        return on_device(rows, self.x.device)
+
+    def take(self, rows: torch.Tensor) -> Batch:
+        """The samples of these rows, any shape, on the device."""
+        return self._gathered(self.x, rows), self._gathered(self.y, rows)
+
+    def _gathered(self, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        shape = (*rows.shape, *values.shape[1:])
+        if not self.streamed:
+            return values.index_select(0, rows.reshape(-1)).reshape(shape)
+        on_gpu = self.device.type == "cuda"  # from pinned memory a copy does not make the host wait
+        picked = torch.empty((rows.numel(), *values.shape[1:]), dtype=values.dtype, pin_memory=on_gpu)
+        torch.index_select(values, 0, rows.reshape(-1), out=picked)
+        return picked.to(self.device, non_blocking=True).reshape(shape)
+
+
+@final
+class Ahead:
+    """Brings the samples of the next step over while the device works on this one.
+
+    Only for streamed data; else it holds nothing and `get` takes rows where they are.
+    """
+
+    def __init__(self, data: TrainingData) -> None:
+        self._data = data
+        self._stream = _stream(data.device) if data.streamed and data.device.type == "cuda" else None
+        self._held: tuple[int, Batch] | None = None
+
+    def load(self, step: int, rows: torch.Tensor) -> None:
+        """Start to bring a step's samples; returns at once on a GPU."""
+        if self._data.streamed:
+            with self._beside():
+                self._held = step, self._data.take(rows)
+
+    def get(self, step: int, rows: torch.Tensor) -> Batch:
+        """The samples of a step, those that `load` brought if it was for this step."""
+        if self._held is None or self._held[0] != step:
+            return self._data.take(rows)
+        batch, self._held = self._held[1], None
+        if self._stream is not None:
+            now = torch.cuda.current_stream(self._data.device)
+            now.wait_stream(self._stream)
+            for tensor in batch:
+                tensor.record_stream(now)  # else its memory might be used again too early
+        return batch
+
+    def _beside(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def on_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """An array on the device; the host does not wait for a GPU that still works on something else."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def inputs(x: object, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """An input array as a tensor on the device: floats in the given precision, token ids as they are."""
+    tensor = torch.as_tensor(x)
+    return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+
+
+def fits(device: torch.device, *tensors: torch.Tensor) -> bool:
+    """Whether tensors may lie on a device beside what training needs: in host memory always."""
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return sum(tensor.nbytes for tensor in tensors) <= _SHARE * free

@@ -1,0 +1,1 @@
+"""How tasks are really trained: serial, batched, in workers, or whichever is fastest here."""

@@ -1,0 +1,252 @@
+"""Which executor is fastest for a job on this machine: measured on the job's own tasks, in at most some seconds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, final
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from evsim.training.executors.base import Executor, Job, Runner, TrainTask
+from evsim.training.executors.batched import Batched
+from evsim.training.executors.serial import Serial
+from evsim.training.executors.sums import Weights, weights_at
+from evsim.training.executors.threads import limited_threads
+from evsim.training.executors.workers import Workers, can_fork, usable_cores
+
+_ENOUGH_S = 0.4  # of one measurement, going by the best rate so far; repeated until it has taken so long
+_WORKER_CHUNK = 64
+_LONG_S = 1.0  # the same for workers: in a short one they would wait for each other at the end more than in a run
+_WARM = 4  # tasks of each worker until its memory is its own
+_START_S = 2.5  # what the first vmapped call may cost
+_CLEARLY = 1.05  # a later candidate must be this much faster
+_STEP_FLOPS = 1e7  # what calling a step costs, beside its arithmetic
+_KINDS: dict[str, type[Executor]] = {"serial": Serial, "batched": Batched, "workers": Workers}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Pick:
+    """What calibration found.
+
+    Attributes:
+        executor: the fastest.
+        rates: tasks per second of each candidate, or why it was not measured.
+        seconds: what calibration took.
+    """
+
+    executor: Executor
+    rates: dict[str, float | str]
+    seconds: float
+
+    @property
+    def why(self) -> str:
+        """The reason in words."""
+        measured = [f"{name} {rate:.4g}/s" for name, rate in self.rates.items() if isinstance(rate, float)]
+        return f"{describe(self.executor)} was fastest: {', '.join(measured)}"
+
+
+def calibrate(job: Job, tasks: Sequence[TrainTask], weights: Weights | None, limit_s: float) -> Pick:
+    """Train some of the tasks with each candidate and time it; the results are thrown away.
+
+    With weights the run wants `Runner.sums`, so that is timed.
+    """
+    start = perf_counter()
+    rates: dict[str, float | str] = {}
+    best: tuple[float, Executor] | None = None
+    for executor in candidates(job, len(tasks)):
+        left = limit_s - (perf_counter() - start)
+        rate = _unpromising(executor, rates) or _measure(executor, _Trial(job, tasks, weights), rates, left)
+        rates[describe(executor)] = rate
+        if isinstance(rate, float) and (best is None or rate > best[0] * _CLEARLY):
+            best = rate, executor
+    chosen = Serial() if best is None else best[1]
+    return Pick(executor=chosen, rates=rates, seconds=perf_counter() - start)
+
+
+def candidates(job: Job, n_tasks: int) -> list[Executor]:
+    """What is worth a try, simplest first; `n_tasks` is how many are trained together in this run."""
+    convolutions = any(leaf.dim() == 4 for leaf in job.model.parameters())  # noqa: PLR2004
+    on_cpu, threads = job.device.type == "cpu", torch.get_num_threads()
+    several = can_fork(job) and usable_cores() > 1 and n_tasks > 1
+    found: list[Executor] = [Serial(threads=1)]
+    if several:
+        found += [Workers(channels_last=last) for last in ((False, True) if convolutions else (False,))]
+    if on_cpu and threads > 1 and (convolutions or not several):  # after workers, which suffer less from neighbours
+        found.append(Serial(threads=threads))
+    sizes = (8,) if convolutions and on_cpu else (32, 128) if on_cpu else (64, 256, 1000)
+    chunks = sorted({min(size, n_tasks) for size in sizes} - {1})
+    if on_cpu and not convolutions:
+        found += [Batched(chunk=chunk, threads=1) for chunk in chunks[-1:]]
+        parts = sorted({min(_WORKER_CHUNK, n_tasks // usable_cores())} - {0, 1}) if several else []
+        found += [Workers(chunk=chunk) for chunk in parts]
+    return found + [Batched(chunk=chunk, threads=threads) for chunk in chunks]
+
+
+def _unpromising(executor: Executor, rates: dict[str, float | str]) -> str:
+    """Why a candidate need not be measured: the model cannot be batched, as an earlier candidate has shown."""
+    reasons = [rate for name, rate in rates.items() if name.startswith("batched") and isinstance(rate, str)]
+    if isinstance(executor, Batched) or (isinstance(executor, Workers) and executor.chunk > 1):
+        return next((reason for reason in reasons if reason.startswith("serial:")), "")
+    return ""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """What is timed."""
+
+    job: Job
+    tasks: Sequence[TrainTask]
+    weights: Weights | None
+
+    def first(self, count: int) -> _Trial:
+        """A part of it."""
+        weights = None if self.weights is None else weights_at(self.weights, slice(count))
+        return _Trial(self.job, self.tasks[:count], weights)
+
+    def seconds(self, runner: Runner) -> float:
+        """Wall-clock seconds of one pass."""
+        start = perf_counter()
+        for _ in runner.run(self.tasks) if self.weights is None else runner.sums(self.tasks, self.weights):
+            pass
+        return perf_counter() - start
+
+
+def _measure(executor: Executor, trial: _Trial, rates: dict[str, float | str], left_s: float) -> float | str:
+    """Tasks per second, or why there is no such figure."""
+    pace = max((rate for rate in rates.values() if isinstance(rate, float)), default=0.0)
+    at_once = (getattr(executor, "chunk", None) or 1) * (usable_cores() if isinstance(executor, Workers) else 1)
+    long = isinstance(executor, Workers) and executor.chunk == 1
+    some = trial.first(max(at_once, int(pace * (_LONG_S if long else _ENOUGH_S)), 4))
+    if rates and (_START_S if at_once > 1 else 0.0) + 3 * len(some.tasks) / pace > left_s:
+        return "no time left to measure it"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a fallback is reported as the reason
+        try:
+            return _timed(executor, some, at_once)
+        except (RuntimeError, OSError) as error:
+            return f"{type(error).__name__}: {error}"
+
+
+def _timed(executor: Executor, trial: _Trial, at_once: int) -> float | str:
+    """Tasks per second in the best of several passes, after one that pays for what is paid once."""
+    runner = executor.open(trial.job)
+    try:
+        trial.first(_WARM * at_once if isinstance(executor, Workers) else at_once).seconds(runner)
+        if "fallback" in runner.plan:
+            return str(runner.plan["fallback"])
+        passes = [trial.seconds(runner)]
+        while sum(passes) < 2 * _ENOUGH_S:
+            passes.append(trial.seconds(runner))
+        return len(trial.tasks) / min(passes)
+    finally:
+        runner.close()
+
+
+# -- names and memory --------------------------------------------------------------------------------------------------
+
+
+def kind_of(executor: Executor) -> str:
+    """Its kind in a scenario."""
+    return next(kind for kind, cls in _KINDS.items() if isinstance(executor, cls))
+
+
+def settings_of(executor: Executor) -> dict[str, Any]:
+    """What pins this executor in a scenario's [executor] table; fields left at their default are left out."""
+    default = type(executor)()
+    fields: dict[str, Any] = asdict(executor)  # type: ignore[call-overload]
+    return {"kind": kind_of(executor)} | {k: v for k, v in fields.items() if v != getattr(default, k)}
+
+
+def describe(executor: Executor) -> str:
+    """The executor in a few words, such as ``batched(chunk=32, threads=2)``."""
+    settings = settings_of(executor)
+    return f"{settings.pop('kind')}({', '.join(f'{name}={value}' for name, value in settings.items())})"
+
+
+def estimated_flops(job: Job) -> float:
+    """Floating-point operations of one step of a full batch, with what calling it costs; the same on any machine."""
+    size = min(job.rule.schedule.batch_size, len(job.data.x))
+    if size == 0:
+        return _STEP_FLOPS
+    counter = FlopCounterMode(display=False)
+    was_training = job.model.training
+    job.model.eval()  # training mode would move BatchNorm's statistics
+    with torch.no_grad(), limited_threads(1), counter:
+        job.model(job.data.x[:size].to(job.device))
+    job.model.train(was_training)
+    return _STEP_FLOPS + 3.0 * float(counter.get_total_flops())
+
+
+class Cache:
+    """Earlier picks, one small file per model and machine in the user's cache folder.
+
+    Args:
+        job: the job.
+        n_tasks: how many tasks are trained together.
+        summed: whether their updates are added up where they are trained.
+    """
+
+    def __init__(self, job: Job, n_tasks: int, *, summed: bool) -> None:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        self._path = Path(base) / "evsim" / "executors" / f"{fingerprint(job, n_tasks, summed=summed)}.json"
+
+    def load(self) -> Pick | None:
+        """The pick, or None if there is none that can be read."""
+        try:
+            saved = json.loads(self._path.read_text())
+            settings = dict(saved["settings"])
+            executor = _KINDS[settings.pop("kind")](**settings)
+            return Pick(executor=executor, rates=saved["rates"], seconds=float(saved["seconds"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def save(self, pick: Pick) -> bool:
+        """Keep the pick; False if the folder cannot be written."""
+        content = {"settings": settings_of(pick.executor), "rates": pick.rates, "seconds": pick.seconds}
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            partial = self._path.with_suffix(f".{os.getpid()}")
+            partial.write_text(json.dumps(content, indent=1))
+            partial.replace(self._path)
+        except OSError:
+            return False
+        return True
+
+
+def fingerprint(job: Job, n_tasks: int, *, summed: bool) -> str:
+    """What the choice depends on: model, work, precision, machine, versions; sizes to a factor of two."""
+    sizes = job.data.offsets[1:] - job.data.offsets[:-1]
+    shapes = [tuple(leaf.shape) for leaf in job.model.parameters()]
+    data = [
+        tuple(job.data.x.shape[1:]),
+        int(sizes.mean()).bit_length() if len(sizes) else 0,
+        n_tasks.bit_length(),
+        summed,
+    ]
+    rule = [type(job.rule).__qualname__, repr(job.rule.schedule), str(job.dtype), job.autocast]
+    machine = [_processor(), usable_cores(), torch.get_num_threads(), _device_name(job.device), torch.__version__]
+    text = repr([repr(job.model), shapes, data, rule, machine])
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

@@ -1,0 +1,50 @@
+"""The pass over a client's samples before its training, for rules that ask for one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from evsim.algorithms import tree
+from evsim.algorithms.base import OpeningPass
+
+if TYPE_CHECKING:
+    from evsim.algorithms.base import Apply, Carry
+    from evsim.algorithms.tree import Tree
+    from evsim.training.executors.base import Job, TrainTask
+
+_ROWS = 1024  # rows per forward pass: bounds memory, cannot change the result beyond rounding
+
+
+def open_task(job: Job, task: TrainTask, carry: Carry, apply: Apply) -> Carry:
+    """Let the rule look at the received model on all of one client's samples; `apply` runs it in evaluation mode.
+
+    Does nothing for a rule that asks for nothing. A client without samples has loss 0 and gradient 0.
+    """
+    rule = job.rule
+    if not isinstance(rule, OpeningPass) or rule.opening == "none":
+        return carry
+    loss, gradient = mean_loss(job, task, carry, apply)
+    return rule.opened(carry, loss, gradient if rule.opening == "gradient" else {})
+
+
+def mean_loss(job: Job, task: TrainTask, carry: Carry, apply: Apply) -> tuple[torch.Tensor, Tree]:
+    """Mean loss of one client's samples and its gradient, zeros unless the rule asks for it."""
+    train = {name: leaf.detach().requires_grad_() for name, leaf in carry["train"].items()}
+    rows = job.data.rows(job.data.of_client(task.client))
+    wants_gradient = isinstance(job.rule, OpeningPass) and job.rule.opening == "gradient"
+    total = torch.zeros((), dtype=job.dtype, device=job.device)
+    gradient = tree.zeros(carry["train"])
+    for part in torch.split(rows, _ROWS):
+        if len(part) == 0:
+            break
+        with torch.set_grad_enabled(wants_gradient):
+            x, y = job.data.take(part)
+            losses, _ = job.rule.loss(apply, {**carry, "train": train}, task.received["buffers"], x, y)
+            share = losses.sum() / len(rows)
+        total = total + share.detach()
+        if wants_gradient:
+            grads = torch.autograd.grad(share, list(train.values()))
+            gradient = tree.add(gradient, dict(zip(train, grads, strict=True)))
+    return total, gradient

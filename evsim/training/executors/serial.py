@@ -1,0 +1,153 @@
+"""The serial executor: one client after the other, one step after the other. The definition of correct."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import torch
+from typing_extensions import override
+
+from evsim.base.errors import require
+from evsim.training.executors.base import Executor, Job, Result, Runner, TrainTask
+from evsim.training.executors.batches import BatchPlan, plan_batches
+from evsim.training.executors.functional import Functional
+from evsim.training.executors.opening import open_task
+from evsim.training.executors.threads import limited_threads
+
+if TYPE_CHECKING:
+    from evsim.algorithms.base import Carry
+    from evsim.algorithms.tree import Payload, Tree
+
+_AHEAD = 64  # tasks whose mini-batches are drawn together; cannot change them
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Serial(Executor):
+    """Trains in this process, a client at a time.
+
+    Attributes:
+        threads: threads of one operation; torch's own setting if not given. Small models are fastest with 1.
+        channels_last: keep convolutions' weights channels last, often faster on a CPU; the same result up to rounding.
+    """
+
+    threads: int | None = None
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.threads is None or self.threads >= 1, "threads must be >= 1", threads=self.threads)
+
+    @override
+    def open(self, job: Job) -> Runner:
+        return SerialRunner(job, self)
+
+
+@final
+class SerialRunner(Runner):
+    """The loop every textbook shows, with the client rule's hooks."""
+
+    def __init__(self, job: Job, options: Serial) -> None:
+        self._job, self._options = job, options
+        self._functional = Functional(job)
+        self._threads = options.threads or torch.get_num_threads()
+        self._received = ChannelsLast() if options.channels_last else None
+
+    @property
+    @override
+    def plan(self) -> Mapping[str, object]:
+        return {"kind": "serial", "threads": self._threads, "channels_last": self._options.channels_last}
+
+    @override
+    def run(self, tasks: Sequence[TrainTask]) -> Iterator[Result]:
+        for start in range(0, len(tasks), _AHEAD):
+            some = tasks[start : start + _AHEAD]
+            plan = plan_batches(self._job.rule.schedule, self._job.data, self._job.seed, some)
+            for place, task in enumerate(some):
+                with limited_threads(self._threads):
+                    result = self._train(task, plan, place)
+                yield result
+
+    @override
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def _train(self, task: TrainTask, plan: BatchPlan, place: int) -> Result:
+        """Train the task that has this place in the plan."""
+        rule, received = self._job.rule, self._arranged(task.received)
+        steps = int(plan.steps[place])
+        carry = rule.begin(received, task.state, torch.tensor(task.version, device=self._job.device))
+        carry = open_task(self._job, task, carry, self._functional.evaluating())
+        buffers = received["buffers"]
+        losses = []
+        for step in range(steps):
+            grads, loss, buffers = self._gradient(carry, buffers, plan, (place, step))
+            carry = rule.step(carry, grads, received, task.state)
+            losses.append(loss)
+        update = rule.finish(carry, received, task.state, torch.tensor(steps, device=self._job.device))
+        payload = {**update.payload, "buffers": gained(buffers, received["buffers"])}
+        if self._received is not None:
+            payload = {name: _contiguous(leaves) for name, leaves in payload.items()}
+        metrics = {name: float(value) for name, value in update.metrics.items()}
+        return Result(task, payload, update.state, steps, *_moments(losses), metrics)
+
+    def _gradient(
+        self, carry: Carry, buffers: Tree, plan: BatchPlan, place: tuple[int, int]
+    ) -> tuple[Tree, torch.Tensor, Tree]:
+        """Gradient of the mean loss of a step, the per-sample losses, the new buffers."""
+        data, device = self._job.data, self._job.device
+        x, y = data.take(data.rows(plan.rows[place][: plan.counts[place]]))
+        key = torch.tensor(plan.keys[place], device=device) if self._draws else None
+        train = {name: leaf.detach().requires_grad_() for name, leaf in carry["train"].items()}
+        apply = self._functional.apply(key)
+        with torch.enable_grad():
+            per_sample, new = self._job.rule.loss(apply, {**carry, "train": train}, buffers, x, y)
+            grads = torch.autograd.grad(per_sample.mean(), list(train.values()))
+        return dict(zip(train, grads, strict=True)), per_sample.detach(), {k: v.detach() for k, v in new.items()}
+
+    @property
+    def _draws(self) -> bool:
+        return self._functional.uses_key or self._functional.draws_globally
+
+    def _arranged(self, received: Payload) -> Payload:
+        return received if self._received is None else self._received(received)
+
+
+@final
+class ChannelsLast:
+    """Received payloads with their convolution weights channels last; remembers the latest one."""
+
+    def __init__(self) -> None:
+        self._latest: tuple[Payload, Payload] | None = None
+
+    def __call__(self, received: Payload) -> Payload:
+        """The payload in the other memory format."""
+        if self._latest is None or self._latest[0] is not received:
+            self._latest = received, {name: _channels_last(leaves) for name, leaves in received.items()}
+        return self._latest[1]
+
+
+def gained(new: Tree, old: Tree) -> Tree:
+    """What the buffers gained."""
+    return {name: leaf - old[name] for name, leaf in new.items()}
+
+
+def _moments(losses: list[torch.Tensor]) -> tuple[float, float]:
+    """Mean and mean square of all per-sample losses; NaN if there is none."""
+    if not losses:
+        return float("nan"), float("nan")
+    seen = torch.cat(losses).double()
+    mean, square = torch.stack([seen.mean(), seen.square().mean()]).tolist()
+    return mean, square
+
+
+def _channels_last(leaves: Tree) -> Tree:
+    return {
+        name: leaf.contiguous(memory_format=torch.channels_last) if leaf.dim() == 4 else leaf  # noqa: PLR2004
+        for name, leaf in leaves.items()
+    }
+
+
+def _contiguous(leaves: Tree) -> Tree:
+    return {name: leaf.contiguous() for name, leaf in leaves.items()}

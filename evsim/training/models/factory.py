@@ -1,0 +1,51 @@
+"""A model of your own, from a function that makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, final
+
+from torch import nn
+from typing_extensions import override
+
+from evsim.base import registry
+from evsim.base.errors import ModelError, ScenarioError, require
+from evsim.training.models.base import Model, seeded
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Factory(Model):
+    """A model of your own: ``module:function``, called with `options` and returning an `nn.Module`.
+
+    If the function has parameters named shape, n_classes or n_tokens, it gets them too.
+    """
+
+    target: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require(":" in self.target, "target must be 'module:function'", target=self.target)
+
+    @override
+    def build(self, *, shape: tuple[int, ...], n_classes: int, n_tokens: int | None, seed: int) -> nn.Module:
+        import inspect
+
+        make = self._function()
+        known = {"shape": shape, "n_classes": n_classes, "n_tokens": n_tokens}
+        wanted = {name: known[name] for name in inspect.signature(make).parameters if name in known}
+        try:
+            module = seeded(seed, lambda: make(**{**wanted, **self.options}))
+        except Exception as error:  # whatever a user's code raises
+            raise ModelError(f"{self.target}: building the model failed: {type(error).__name__}: {error}") from error
+        if not isinstance(module, nn.Module):
+            raise ModelError(f"{self.target}: gave {type(module).__name__}; expected a torch.nn.Module")
+        return module
+
+    def _function(self) -> Callable[..., Any]:
+        try:
+            found: Callable[..., Any] = registry.load("model", self.target)
+        except ScenarioError as error:
+            raise ModelError(f"model.target: {error}") from error
+        return found
