@@ -30,6 +30,7 @@ class Cohort:
     deadline: int = FOREVER
     tasks: IntArray = field(default_factory=lambda: np.empty(0, np.int64))  # of a round; a buffer counts only
     invited: int = 0
+    goal: int = -1  # reports wanted; -1: not known
     arrived: list[int] = field(default_factory=list)  # task ids, in order of arrival, until the close
     lost: int = 0  # losses known before the close
     unknown: int = 0  # tasks whose end is not known yet
@@ -86,8 +87,11 @@ class Server(Protocol):
 
     # buffers
 
-    def open_buffer(self) -> Cohort:
-        """Start to fill a buffer: reports of all tasks go to it, whenever they were dispatched."""
+    def open_buffer(self, goal: int = -1) -> Cohort:
+        """Start to fill a buffer: reports of all tasks go to it, whenever they were dispatched.
+
+        `goal`: how many reports fill it, for the table `server_steps`.
+        """
 
     def refill(self, buffer: Cohort, clients: IntArray, timeout: int | None) -> None:
         """Give each client a task; it is stopped after `timeout` ms, and its loss is known by then."""

@@ -56,7 +56,7 @@ class Buffered(Aggregator):
 
     @override
     def run(self, server: Server) -> Process[None]:
-        buffer, held = server.open_buffer(), list[int]()
+        buffer, held = server.open_buffer(self.buffer_size), list[int]()
         step_at = self._next_step(server.now)
         while not server.finished:
             free = self.concurrency - server.in_flight
@@ -71,12 +71,12 @@ class Buffered(Aggregator):
                 held.append(report)
                 if len(held) == self.buffer_size:
                     server.apply(buffer, np.array(held), "buffer")
-                    buffer, held = server.open_buffer(), []
+                    buffer, held = server.open_buffer(self.buffer_size), []
             if server.now >= step_at:
                 step_at = self._next_step(server.now)
                 if held:
                     server.apply(buffer, np.array(held), "period")
-                    buffer, held = server.open_buffer(), []
+                    buffer, held = server.open_buffer(self.buffer_size), []
 
     def _next_step(self, now: int) -> int:
         return FOREVER if self.period is None else now + self.period

@@ -11,7 +11,7 @@ import numpy as np
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import IntArray, Outcome
 from evsim.cost.pricing import Price, SinglePrices
-from evsim.timeline.ledger import KINDS, Fate, TaskBook
+from evsim.timeline.ledger import KINDS, NO_WEIGHT, Fate, TaskBook
 from evsim.timeline.world import Errand, NoLearning, World, cut
 
 TRAIN, QUERY = KINDS.index("train"), KINDS.index("query")
@@ -57,6 +57,11 @@ class Dispatcher:
         # The same storage as Python integers, for tasks that are given one at a time.
         self._one_nth, self._one_samples = self._n_tasks.data, world.samples.data
         self._one_until = world.replay.online_until.data
+
+    @property
+    def asked(self) -> IntArray:
+        """Ids of the clients that got a task or a query so far, ascending."""
+        return np.flatnonzero(self._n_tasks)
 
     def train(self, number: int, version: int, clients: IntArray, deadline: int, stop_at: int) -> IntArray:
         """Tasks of training, of a round or buffer and from a version; returns their ids.
@@ -115,6 +120,8 @@ class Dispatcher:
                 "outcome": _IN_FLIGHT,
                 "staleness": -1,
                 "server_step": -1,
+                "used_at": -1,
+                "weight": NO_WEIGHT,
                 "samples": samples,
                 "charged_samples": price.charged_samples,
                 "bytes_down": down,
@@ -153,6 +160,8 @@ class Dispatcher:
                 "outcome": _IN_FLIGHT,
                 "staleness": -1,
                 "server_step": -1,
+                "used_at": -1,
+                "weight": NO_WEIGHT,
                 "samples": self._one_samples[client],
                 "charged_samples": charged,
                 "bytes_down": world.wire_bytes[0],

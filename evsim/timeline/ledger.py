@@ -39,6 +39,8 @@ _COLUMNS = (
     "outcome",
     "staleness",
     "server_step",
+    "used_at",  # instant of the server step that it was put into; -1: of none
+    "weight",  # bits of the float64 that it counted in the merge; NaN: not merged, or not known
     "samples",
     "charged_samples",
     "bytes_down",
@@ -48,7 +50,10 @@ _COLUMNS = (
     "upload_ms",
 )
 KINDS = ("train", "query")
+#: Of the float64 NaN, as the column `weight` wants it.
+NO_WEIGHT = int(np.array(np.nan).view(np.int64))
 _NOBODY = np.empty(0, np.int64)
+_PHASES = (("download_ms", "bytes_down"), ("compute_ms", "charged_samples"), ("upload_ms", "bytes_up"))
 _ROW = struct.Struct(f"={len(_COLUMNS)}q")
 _in_order = itemgetter(*_COLUMNS)
 
@@ -113,6 +118,7 @@ class TaskBook:
         table: dict[str, object] = dict(rows)
         table["outcome"] = rows["outcome"].astype(np.int8)
         table["kind"] = np.array(KINDS, dtype=object)[rows["kind"]]
+        table["weight"] = rows["weight"].view(np.float64)
         return table
 
     def column(self, name: str, ids: IntArray) -> IntArray:
@@ -211,6 +217,8 @@ class TaskBook:
             return None
         rows = {name: self._rows[name][:count].copy() for name in _COLUMNS}
         rows["task"] = np.arange(self._first, self._first + count)
+        rows["order"] = (rng.hash64(self._tie, rows["task"]) >> np.uint64(1)).astype(np.int64)
+        rows["max_steps"] = np.where(rows["max_steps"] > 0, rows["max_steps"], -1)
         rest = self._size - count
         self._table[:rest] = self._table[count : self._size]
         self._first, self._size = self._first + count, rest
@@ -241,16 +249,19 @@ class TaskBook:
 
 
 def _as_spent(rows: dict[str, IntArray], now: int) -> dict[str, IntArray]:
-    """Cut each phase at the task's end: a device that left has computed and sent only what it had time for."""
+    """Cut each phase at the task's end: a device that left has computed and sent only what it had time for.
+
+    What a phase would have been stays, as `planned_*`. A phase is whole once a later one began, however short it is.
+    """
     running = (rows["outcome"] == Outcome.IN_FLIGHT) & (rows["ended_at"] > now)
-    end = np.minimum(rows["ended_at"], now)
-    left = end - rows["dispatched_at"]
-    whole = (rows["fate"] == Fate.ARRIVES) & (rows["ended_at"] <= now)
-    for phase, size in (("download_ms", "bytes_down"), ("compute_ms", "charged_samples"), ("upload_ms", "bytes_up")):
-        spent = np.minimum(rows[phase], left)
-        part = rows[size] * spent // np.maximum(rows[phase], 1)
-        rows[size] = np.where(whole, rows[size], part)
-        rows[phase] = spent
+    left = np.minimum(rows["ended_at"], now) - rows["dispatched_at"]
+    done = left >= sum(rows[phase] for phase, _ in _PHASES)
+    rows["planned_samples"] = rows["charged_samples"]
+    for phase, size in _PHASES:
+        planned, spent = rows[phase], np.minimum(rows[phase], left)
+        whole = done | (left > planned)
+        rows[size] = np.where(whole, rows[size], rows[size] * spent // np.maximum(planned, 1))
+        rows[phase], rows[f"planned_{phase}"] = spent, planned
         left = left - spent
     rows["ended_at"] = np.where(running, -1, rows["ended_at"])
     rows["known_at"] = np.where(running | (rows["known_at"] >= FOREVER), -1, rows["known_at"])

@@ -22,7 +22,7 @@ from evsim.timeline.world import Errand, World, forward_only
 
 _LOST, _ARRIVES, _STOPPED = int(Fate.LOST), int(Fate.ARRIVES), int(Fate.STOPPED)
 _AGGREGATED, _DROPPED, _ABORTED = int(Outcome.AGGREGATED), int(Outcome.DROPPED), int(Outcome.ABORTED)
-_ANSWER_BYTES = 8  # one loss
+ANSWER_BYTES = 8  # one loss
 _WRITE_ROWS = 100_000  # finished rows kept before they go to the journal
 
 
@@ -50,6 +50,7 @@ class LiveServer:
         self._dispatcher = Dispatcher(world, self.book, self._hash)
         self._untold = Untold(self.book)
         self._keep_late = False
+        self._idle = -1  # clients when the last selection was made
         self._seen = np.zeros(len(world.samples), np.bool_)
         self._queries = 0  # in flight
         self._settled_at = -1
@@ -85,6 +86,7 @@ class LiveServer:
             query = self._manager.candidates(n, self.now, number)
             if query is not None and len(query.clients):
                 yield from self._ask(query)
+        self._idle = self._manager.n_idle
         return self._manager.select_clients(n, self.now, number)
 
     @property
@@ -102,6 +104,7 @@ class LiveServer:
 
     def collect(self, cohort: Cohort, goal: int) -> Process[str]:
         """Sleep until the round closes: nothing the server could do happens earlier."""
+        cohort.goal = goal
         instant, reason = self._close_at(cohort, goal)
         yield self._clock.forever() if instant >= FOREVER else self._clock.at(instant, Rank.SERVER)
         self.settle()
@@ -131,9 +134,9 @@ class LiveServer:
         self._resolve(kept[staleness > max_staleness], Outcome.STALE)
         return kept[staleness <= max_staleness]
 
-    def open_buffer(self) -> Cohort:
+    def open_buffer(self, goal: int = -1) -> Cohort:
         """Start to fill a buffer."""
-        self._buffer = Cohort(self.rounds, self.now)
+        self._buffer = Cohort(self.rounds, self.now, goal=goal)
         self.rounds += 1
         return self._buffer
 
@@ -189,7 +192,10 @@ class LiveServer:
         applied = bool(feedback.valid.any())
         self.version += applied
         self.book.set("staleness", reports, staleness)
+        self.book.set("used_at", reports, self.now)
         self.book.set("server_step", reports[feedback.valid], self.version)
+        if feedback.weight is not None:
+            self.book.set("weight", reports[feedback.valid], feedback.weight[feedback.valid].view(np.int64))
         outcomes = np.where(feedback.valid, Outcome.AGGREGATED, Outcome.INVALID)
         self.book.set("outcome", reports, outcomes)
         if cohort is not self._buffer:
@@ -237,6 +243,11 @@ class LiveServer:
         self._write(everything=True)
 
     @property
+    def asked(self) -> IntArray:
+        """Ids of the clients that got a task or a query so far, ascending."""
+        return self._dispatcher.asked
+
+    @property
     def timeline_hash(self) -> str:
         """Digest of every dispatch with its fate and of every closed round so far."""
         return self._hash.hexdigest()
@@ -280,7 +291,7 @@ class LiveServer:
     def _ask(self, query: Query) -> Process[None]:
         """Send the model to candidates and wait for their losses, at most until the query's timeout."""
         stop_at = FOREVER if query.timeout_ms is None else self.now + query.timeout_ms
-        errand = Errand(QUERY, forward_only, (self._world.wire_bytes[0], _ANSWER_BYTES), query.max_samples)
+        errand = Errand(QUERY, forward_only, (self._world.wire_bytes[0], ANSWER_BYTES), query.max_samples)
         tasks = self._dispatcher.ask(self.rounds, self.version, query.clients, errand, stop_at)
         self._queries += len(tasks)
         last = int(self.book.column("known_at", tasks).max())
@@ -370,10 +381,13 @@ class LiveServer:
             "round": cohort.round,
             "version": self.version,
             "started_at": cohort.started_at,
+            "deadline_at": cohort.deadline if cohort.deadline < FOREVER else -1,
             "closed_at": self.now,
             "reason": reason,
             "applied": applied,
+            "idle": self._idle,
             "invited": cohort.invited,
+            "goal": cohort.goal,
             "reports": reports,
             "dropped": cohort.lost,
             "late": late,
