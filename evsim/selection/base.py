@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar, final
 import numpy as np
 from numpy.typing import NDArray
 
+from evsim.base.policy import Policy
 from evsim.base.vocabulary import BoolArray, FloatArray, IntArray, Outcome
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class Query:
     timeout_ms: int | None = None
 
 
-class Selector(ABC, Generic[S]):
+class Selector(Policy, ABC, Generic[S]):
     """Chooses clients: same state, view and key, same choice."""
 
     #: Whether `feedback` must contain utilities; only then is training forced before a selection.
