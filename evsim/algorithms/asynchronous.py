@@ -23,7 +23,7 @@ class BufferMean(SummingMerge):
     """sum_k s_k u_k / K with K the buffer size, whatever the weights: FedBuff as printed (Nguyen et al. 2022, alg. 1).
 
     Stale buffers therefore make smaller steps; `mean` divides by the sum of weights instead. Model buffers, which are
-    averages and no updates, are divided by their own weights here too.
+    averages and no updates, are divided by their own weights here too; where all of those are 0 they stay as they are.
     """
 
     style: ClassVar[Literal["mean", "coordinate", "whole", "model"]] = "mean"
@@ -36,10 +36,8 @@ class BufferMean(SummingMerge):
     @override
     def finish(self, acc: WeightedSums, server: State, info: StepInfo) -> Payload:
         size = info.cohort_goal or info.n_reports
-        return {
-            name: tree.scale(total, 1.0 / (acc.weights[name] if name == "buffers" else size))
-            for name, total in acc.totals.items()
-        }
+        divisors = {**dict.fromkeys(acc.totals, float(size)), "buffers": acc.weights.get("buffers", 0.0)}
+        return {name: tree.scale(total, 1 / divisors[name]) for name, total in acc.totals.items() if divisors[name] > 0}
 
 
 @final

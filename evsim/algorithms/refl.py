@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from evsim.algorithms import tree
 from evsim.algorithms.base import Merge, ReportMeta, State, StepInfo
-from evsim.base.errors import TrainingError, require
+from evsim.base.errors import require
 
 if TYPE_CHECKING:
     from evsim.algorithms.tree import Payload, Tree
@@ -29,6 +29,9 @@ class Refl(Merge[Updates]):
 
     L = ||u - (u_s + n u) / (n + 1)||^2 / ||u||^2 with u the mean of the n fresh updates and u_s the stale one; L_max is
     the largest L of the step. Keeps all updates of a step in memory. The scenario's weighting is not used.
+
+    L says how far a stale update is from the fresh ones, so it needs some. In a step whose fresh updates were all
+    invalid there is nothing to differ from, and the stale ones count by their age alone: 1 / (tau + 1), normalized.
 
     Attributes:
         beta: b, the weight of the deviation; the paper uses 0.35.
@@ -66,12 +69,11 @@ class Refl(Merge[Updates]):
     def _weights(self, acc: Updates) -> list[float]:
         fresh = [update["model"] for update, staleness in acc if staleness == 0]
         if not fresh:
-            raise TrainingError("merge refl needs at least 1 fresh update; this step has stale ones only")
+            return [1.0 / (staleness + 1) for _, staleness in acc]
         mean = _weighted(fresh, [1.0 / len(fresh)] * len(fresh))
-        size = float(tree.norm(mean)) ** 2
+        known = float(tree.norm(mean)) > 0  # ||u||^2 divides every L, and cancels in L / L_max
         deviations = [
-            _deviation(update["model"], mean, len(fresh)) / size if staleness and size > 0 else 0.0
-            for update, staleness in acc
+            _deviation(update["model"], mean, len(fresh)) if staleness and known else 0.0 for update, staleness in acc
         ]
         largest = max(deviations)
         return [

@@ -18,6 +18,7 @@ from evsim.algorithms import tree
 from evsim.algorithms.base import Method, State, StatefulMerge, StepInfo, SummingMerge
 from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload, Tree
+from evsim.algorithms.weighting import checked
 from evsim.base import rng
 from evsim.base.profiling import part
 from evsim.base.vocabulary import Feedback, IntArray
@@ -87,6 +88,7 @@ class Learning:
         self._runner = executor.open(job)
         self._sums_suffice = isinstance(method.merge, SummingMerge) and not method.upload
         self.client_states = ClientStates(setting.state_budget, setting.state_folder)
+        self.client_states.begin()
         self._pending = Pending(method, job, self._runner, self.client_states)
         self._sent: tuple[int, Payload] | None = None
         self.version = 0
@@ -122,13 +124,14 @@ class Learning:
         """Train the tasks, merge their updates in (client, task) order, step the optimizer: the next version.
 
         Where the merge is a sum and nothing changes updates on their way, executors add up what they train. Without a
-        single finite update nothing changes, and the feedback says so.
+        single finite update nothing changes, and the feedback says so; nor where finite updates merge into one that is
+        not, which then are all invalid: their clients' states stay as they were.
 
         Raises:
             TrainingError: if the merge needs more updates; the model is then as it was.
         """
         order = self._pending.in_order(tasks)
-        weights = self._method.weighting.weights(self._pending.reports(order, self.version))
+        weights = checked(self._method.weighting, self._pending.reports(order, self.version))
         info = StepInfo(self.version, self._pending.n_clients, self._goal, len(order), self._seed)
         acc = self._method.merge.init(self._server, info)
         if self._sums_suffice and isinstance(acc, WeightedSums) and not self._pending.some_are_trained:
@@ -136,8 +139,10 @@ class Learning:
         else:
             acc, seen = self._add_each(order, weights, acc)
         usable = sum(valid for _, valid in seen.values())
-        if usable:
-            self._step(acc, replace(info, n_reports=usable))
+        if usable and not self._step(acc, replace(info, n_reports=usable)):
+            seen = {task: (utility, False) for task, (utility, _) in seen.items()}
+            self.client_states.undo()
+        self.client_states.begin()
         self.discard(order)
         return feedback_of(tasks, seen)
 
@@ -209,15 +214,18 @@ class Learning:
             seen[task] = resolved.utility, resolved.update is not None
         return acc, seen
 
-    def _step(self, acc: object, info: StepInfo) -> None:
-        merge, server = self._method.merge, self._server
+    def _step(self, acc: object, info: StepInfo) -> bool:
+        """The next version; False, and nothing changes, if the merged update is not finite."""
+        merge, optimizer, server = self._method.merge, self._method.server_optimizer, self._server
         merged = merge.finish(acc, server, info)
-        kept = merge.next_state(acc, server, info) if isinstance(merge, StatefulMerge) else {}
-        if "model" in merged:  # else every report weighs nothing
-            buffers = {name: averaged(leaf, merged["buffers"][name]) for name, leaf in server["buffers"].items()}
-            stepped = self._method.server_optimizer.apply(server, merged, info)
-            self._server = {**stepped, "buffers": buffers, **kept}
+        if not tree.is_finite(merged):
+            return False
+        if optimizer.needs <= merged.keys():  # else every report weighs nothing
+            kept = merge.next_state(acc, server, info) if isinstance(merge, StatefulMerge) else {}
+            buffers = _moved(server["buffers"], merged.get("buffers", {}))
+            self._server = {**optimizer.apply(server, merged, info), "buffers": buffers, **kept}
         self.version += 1
+        return True
 
     def _some_rows(self, client: int, max_samples: int | None) -> IntArray:
         own = self._data.of_client(client)
@@ -225,3 +233,8 @@ class Learning:
             return own
         draws = rng.hash64(rng.key(self._seed, "query", self.version), client, np.arange(len(own)))
         return own[np.argsort(draws, kind="stable")[:max_samples]]
+
+
+def _moved(buffers: Tree, gained: Tree) -> Tree:
+    """The next buffers; those of which nothing came stay as they are."""
+    return {name: averaged(leaf, gained[name]) if name in gained else leaf for name, leaf in buffers.items()}
