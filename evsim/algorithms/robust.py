@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from evsim.algorithms import tree
 from evsim.algorithms.base import Merge, ReportMeta, State, StepInfo
+from evsim.base.counts import floor_count
 from evsim.base.errors import TrainingError, require
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Median(Merge[Updates]):
 @final
 @dataclass(frozen=True, kw_only=True)
 class TrimmedMean(Merge[Updates]):
-    """The mean of each coordinate without its int(share n) largest and smallest values (Yin et al., ICML 2018).
+    """The mean of each coordinate without its floor(share n) largest and smallest values (Yin et al., ICML 2018).
 
     Attributes:
         share: cut at each side, below 0.5.
@@ -83,7 +84,7 @@ class TrimmedMean(Merge[Updates]):
     @override
     def finish(self, acc: Updates, server: State, info: StepInfo) -> Payload:
         n = len(acc)
-        cut = int(self.share * n)
+        cut = min(floor_count(self.share, n), (n - 1) // 2)
         return _by_coordinate(acc, lambda rows: rows[cut : n - cut].mean(0))
 
 

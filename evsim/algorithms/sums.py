@@ -50,7 +50,7 @@ class WeightedSums:
             self.weights[name] = self.weights.get(name, 0.0) + other.weights[name]
 
     def means(self) -> Payload:
-        """Each sum over the sum of its weights; payloads that weigh nothing, or too little to divide by, are left out."""
+        """Each sum over the sum of its weights; payloads that weigh nothing, or next to it, are left out."""
         return {
             name: tree.scale(leaves, 1 / self.weights[name])
             for name, leaves in self.totals.items()

@@ -6,7 +6,7 @@ Functions, not a `Selector`: they plan an evaluation, before any round.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, log
+from math import log
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
+from evsim.base.counts import ceil_count
 from evsim.base.errors import PolicyError, Problem, report, require
 from evsim.base.vocabulary import FloatArray, IntArray
 
@@ -45,7 +46,7 @@ def deviation_cohort(tolerance: float, sample_range: float, n_clients: int, conf
     if sample_range == 0:
         return 1
     divisor = 1 - 2 * n_clients / log(1 - confidence) * (tolerance / sample_range) ** 2
-    return min(ceil((n_clients + 1) / divisor), n_clients)
+    return min(ceil_count(1 / divisor, n_clients + 1), n_clients)
 
 
 @final
