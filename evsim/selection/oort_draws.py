@@ -57,7 +57,8 @@ class OortSelection:
             return np.empty(0, np.int64)
         state, clients = self.state, self.allowed
         value = self._scaled(state.utility[clients])
-        value = value + score.uncertainty(state.selection, state.last[clients], self.rules.uncertainty)
+        counted = self.rules.counted(state.selection)
+        value = value + score.uncertainty(counted, state.last[clients], self.rules.uncertainty)
         value = np.abs(value * score.system_penalty(state.duration_ms[clients], self.preferred_ms, self.rules.penalty))
         value = score.with_fairness(value, self.view.selected[clients], self.rules.fairness)
         enters = score.admitted(value, n, self.rules.cut_off, self.rules.cut_off_keep)

@@ -16,6 +16,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from evsim.base.counts import ceil_count
 from evsim.base.errors import PolicyError, Problem, report, require
+from evsim.base.quiet import quiet_stdout
 from evsim.base.vocabulary import FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -199,13 +200,15 @@ def _solve(
     cost = np.zeros(size)
     cost[-1] = 1.0
     upper = np.concatenate([have.ravel(), np.ones(n), [np.inf]])
-    result = milp(
-        cost,
-        integrality=np.concatenate([np.ones(size - 1), [0]]),
-        bounds=Bounds(0, upper),
-        constraints=_constraints(wanted, profiles, clients, have, budget),
-        options={"time_limit": options["time_limit"], "mip_rel_gap": options["gap"]},
-    )
+    constraints = _constraints(wanted, profiles, clients, have, budget)
+    with quiet_stdout():  # HiGHS prints some lines whatever its options say
+        result = milp(
+            cost,
+            integrality=np.concatenate([np.ones(size - 1), [0]]),
+            bounds=Bounds(0, upper),
+            constraints=constraints,
+            options={"time_limit": options["time_limit"], "mip_rel_gap": options["gap"]},
+        )
     if result.x is None:
         raise _infeasible(f"the solver found no plan: {result.message}")
     q = np.rint(result.x[: n * categories]).astype(np.int64).reshape(n, categories)
