@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
+import numpy as np
 import torch
 from typing_extensions import override
 
 from evsim.algorithms import tree
-from evsim.algorithms.base import Merge, ReportMeta, State, StepInfo, SummingMerge
+from evsim.algorithms.base import Merge, ReportMeta, Reports, State, StepInfo, SummingMerge
+from evsim.algorithms.company import name_of
 from evsim.algorithms.sums import WeightedSums
-from evsim.base.errors import require
+from evsim.base.errors import Problem, require
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from evsim.algorithms.tree import Payload
 
 
@@ -58,6 +62,19 @@ class Mixing(Merge["Payload"]):
 
     def __post_init__(self) -> None:
         require(0 < self.alpha <= 1, "0 < alpha <= 1 must hold", alpha=self.alpha)
+
+    @override
+    def problems(self, scenario: Any) -> Iterator[Problem]:
+        """A share of the client's model: a weight that counts samples would throw the server's model far away."""
+        large_and_fresh = Reports(np.array([0]), np.array([1000]), np.array([0]))
+        weight = float(scenario.weighting.weights(large_and_fresh)[""][0])
+        if weight > 1:
+            yield Problem(
+                "weighting",
+                f"{name_of(scenario.weighting)} gives a fresh report of 1000 samples the weight {weight:g}",
+                "weights of at most 1, which merge kind = 'mixing' multiplies by alpha",
+                "use weighting kind = 'uniform', or a staleness weighting with base = 'uniform'",
+            )
 
     @property
     @override

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import exp
-from typing import TYPE_CHECKING, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from typing_extensions import override
 
 from evsim.algorithms import tree
 from evsim.algorithms.base import Merge, ReportMeta, State, StepInfo
-from evsim.base.errors import require
+from evsim.algorithms.company import in_rounds
+from evsim.base.errors import Problem, require
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from evsim.algorithms.tree import Payload, Tree
 
 Updates = list[tuple["Payload", int]]  # update and its staleness
@@ -42,6 +45,12 @@ class Refl(Merge[Updates]):
 
     def __post_init__(self) -> None:
         require(0 <= self.beta <= 1, "0 <= beta <= 1 must hold", beta=self.beta)
+
+    @override
+    def problems(self, scenario: Any) -> Iterator[Problem]:
+        if not in_rounds(scenario.aggregation):
+            given, hint = "refl without rounds", "a buffer may hold stale updates only, which refl weighs by fresh ones"
+            yield Problem("merge.kind", given, 'refl with aggregation.kind = "synchronous", or buffer_mean', hint)
 
     @property
     @override

@@ -16,12 +16,12 @@ def _printf(text: bytes) -> None:
 
 
 def test_what_goes_to_the_file_descriptor_or_the_c_library_is_lost_meanwhile_only(capfd):
-    print("before")
+    sys.stdout.write("before\n")
     _printf(b"c before\n")
     with quiet_stdout():
         os.write(1, b"lost\n")
         _printf(b"lost too\n")
-    print("after")
+    sys.stdout.write("after\n")
     _printf(b"c after\n")
     ctypes.CDLL(None).fflush(None)
     assert sorted(capfd.readouterr().out.split("\n")) == ["", "after", "before", "c after", "c before"]
