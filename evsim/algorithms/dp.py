@@ -123,9 +123,10 @@ class DpMean(StatefulMerge[DpSum]):
         if scenario.selection.needs_training:
             yield Caveat(
                 "selection_without_privacy",
-                f"selection {name_of(scenario.selection)} learns from losses that carry no noise, so what it chooses, and "
-                "with it the model, leaks more than epsilon says",
-                remedy="use a selection that does not, such as uniform",
+                "the selection learns from losses that carry no noise, so what it chooses, and with it the model, "
+                "leaks more than epsilon says",
+                f"selection {name_of(scenario.selection)}",
+                "use a selection that does not, such as uniform",
             )
         clients = scenario.population.clients
         if clients and self.delta * clients >= 1:
