@@ -12,7 +12,16 @@ from torch import nn
 
 from evsim.algorithms.base import Schedule
 from evsim.base import rng
-from evsim.testing.executors import MODELS, ExecutorContract, assert_agree, make_job, make_tasks, mlp, opened
+from evsim.testing.executors import (
+    MODELS,
+    ExecutorContract,
+    ZooContract,
+    assert_agree,
+    make_job,
+    make_tasks,
+    mlp,
+    opened,
+)
 from evsim.training.data.samples import Ahead, Batch, fits
 from evsim.training.executors import batched
 from evsim.training.executors.base import Executor, Job, Result, TrainTask
@@ -36,7 +45,7 @@ class TestSerialChannelsLast(ExecutorContract):
         return Serial(channels_last=True)
 
 
-class TestBatched(ExecutorContract):
+class TestBatched(ExecutorContract, ZooContract):
     def make(self) -> Executor:
         return Batched(chunk=4)
 
@@ -46,12 +55,12 @@ class TestBatchedAllAtOnce(ExecutorContract):
         return Batched(threads=1)
 
 
-class TestWorkers(ExecutorContract):
+class TestWorkers(ExecutorContract, ZooContract):
     def make(self) -> Executor:
         return Workers(workers=2)
 
 
-class TestWorkersInChunks(ExecutorContract):
+class TestWorkersInChunks(ExecutorContract, ZooContract):
     def make(self) -> Executor:
         return Workers(workers=2, chunk=3)
 

@@ -43,12 +43,12 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def _culprit(job: Job, error: BaseException) -> tuple[str, object]:
-    """Slot and object of the innermost module or client rule at work; the model if there is none."""
+    """Slot and object of the innermost module or client rule of a user at work; the model if there is none."""
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         at_work = frame.f_locals.get("self")
         if isinstance(at_work, torch.nn.Module):
             break
-        if isinstance(at_work, ClientRule):
+        if isinstance(at_work, ClientRule) and not type(at_work).__module__.startswith("evsim."):
             return "client_rule", at_work
     return "model", job.model
 
