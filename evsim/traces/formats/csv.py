@@ -10,7 +10,6 @@ Devices may have any names; they are numbered in the order in which they appear.
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,7 +89,8 @@ def _read(path: Path, known: tuple[str, ...]) -> dict[str, Any]:
     content = read_bytes(path)
     device = {name: pa.string() for name in ("device", *_ALIASES) if _ALIASES.get(name, name) == "device"}
     try:
-        table = csv.read_csv(BytesIO(content), convert_options=csv.ConvertOptions(column_types=device))
+        # a file object of Python's would be read ahead by a thread, which aborts the process if it ends meanwhile
+        table = csv.read_csv(pa.BufferReader(content), convert_options=csv.ConvertOptions(column_types=device))
     except (pa.ArrowException, ValueError) as error:
         raise TraceError(f"{path}: not readable as CSV: {error}") from error
     columns = {_ALIASES.get(name, name): table[name] for name in table.column_names}
