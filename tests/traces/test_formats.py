@@ -259,7 +259,7 @@ def test_broken_csv_of_speeds_names_the_device(tmp_path, rows, message):
 
 
 def test_no_thread_of_arrow_reads_from_an_object_of_python(tmp_path, monkeypatch):
-    """Such a thread may want the interpreter when it has ended; C++ then aborts, in one of 70 runs that end in an error."""
+    """Such a thread may want the interpreter when it has ended; C++ then aborts."""
     given = []
     read = arrow_csv.read_csv
     monkeypatch.setattr(
