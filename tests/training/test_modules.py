@@ -15,6 +15,7 @@ from evsim.algorithms.base import Method
 from evsim.algorithms.compositions import COMPOSITIONS
 from evsim.algorithms.schedule import Schedule, last_batches_of_one
 from evsim.algorithms.server_sgd import ServerSgd
+from evsim.algorithms.top_k import TopK
 from evsim.base import registry
 from evsim.base.errors import ModelError, TrainingError
 from evsim.scenario.assembling import DEFAULTS
@@ -229,6 +230,21 @@ def test_an_error_in_evaluation_is_a_sentence_too():
     server = run(Net())
     with pytest.raises(TrainingError, match=r"model Net \(while it is evaluated\): LookupError: only here\n  test_mod"):
         server.evaluate(4)
+
+
+def fail(*given):
+    raise LookupError("no such thing")
+
+
+@pytest.mark.parametrize("slot", ["broadcast", "weighting", "merge", "server_optimizer", "upload"])
+def test_an_error_in_any_policy_of_the_method_names_its_slot_and_shows_its_lines(slot):
+    usual = {**{each: policy(each, DEFAULTS[each]) for each in SLOTS if each != "client_rule"}, "upload": TopK(share=1)}
+    methods = dict.fromkeys(("send", "weights", "finish", "apply", "encode"), fail)
+    broken = object.__new__(type("Broken", (type(usual[slot]),), methods))
+    broken.__dict__.update(vars(usual[slot]))
+    server = run(made(Frozen), **{slot: (broken,) if slot == "upload" else broken})
+    with pytest.raises(TrainingError, match=rf"^{slot} Broken \(.*\): LookupError: no such thing\n  test_modules.py, "):
+        server.apply(Drive(server).dispatch((0, 1)))
 
 
 # -- lazy layers -------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ report. The timeline hears of it only through `Feedback`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -19,7 +20,9 @@ from evsim.algorithms.base import Method, State, StatefulMerge, StepInfo, Summin
 from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload, Tree
 from evsim.base import rng
+from evsim.base.errors import TrainingError
 from evsim.base.profiling import part
+from evsim.base.user_code import user_code
 from evsim.base.vocabulary import Feedback, IntArray
 from evsim.training.data.samples import Batch, TrainingData, fits, inputs
 from evsim.training.executors.base import Executor, Job, TrainTask
@@ -141,9 +144,11 @@ class Learning:
             TrainingError: if the merge needs more updates; the model is then as it was.
         """
         order = self._pending.in_order(tasks)
-        weights = self._method.weighting.weights(self._pending.reports(order, self.version))
+        with self._blaming("weighting"):
+            weights = self._method.weighting.weights(self._pending.reports(order, self.version))
         info = StepInfo(self.version, self._n_clients, self._goal, len(order), self._seed)
-        acc = self._method.merge.init(self._server, info)
+        with self._blaming("merge"):
+            acc = self._method.merge.init(self._server, info)
         if self._sums_suffice and isinstance(acc, WeightedSums) and not self._pending.some_are_trained:
             seen = self._pending.add_up(order, weights, acc)
         else:
@@ -211,7 +216,8 @@ class Learning:
     def _received(self) -> Payload:
         """What clients get from the current version, cast to the precision of training; one object per version."""
         if self._sent is None or self._sent[0] != self.version:
-            message = self._method.broadcast.send(self._server)
+            with self._blaming("broadcast"):
+                message = self._method.broadcast.send(self._server)
             self._sent = self.version, {name: tree.cast(leaves, self._dtype) for name, leaves in message.items()}
         return self._sent[1]
 
@@ -222,19 +228,27 @@ class Learning:
         for position, (task, resolved) in enumerate(self._pending.resolve(order, self.version)):
             if resolved.update is not None:
                 own = {name: float(values[position]) for name, values in weights.items()}
-                acc = self._method.merge.add(acc, resolved.update, own, metas[position])
+                with self._blaming("merge"):
+                    acc = self._method.merge.add(acc, resolved.update, own, metas[position])
             seen[task] = resolved.utility, resolved.update is not None
         return acc, seen
 
     def _step(self, acc: object, info: StepInfo) -> None:
         merge, server = self._method.merge, self._server
-        merged = merge.finish(acc, server, info)
-        kept = merge.next_state(acc, server, info) if isinstance(merge, StatefulMerge) else {}
+        with self._blaming("merge"):
+            merged = merge.finish(acc, server, info)
+            kept = merge.next_state(acc, server, info) if isinstance(merge, StatefulMerge) else {}
         if "model" in merged:  # else every report weighs nothing
             buffers = {name: moved(leaf, merged["buffers"][name]) for name, leaf in server["buffers"].items()}
-            stepped = self._method.server_optimizer.apply(server, merged, info)
+            with self._blaming("server_optimizer"):
+                stepped = self._method.server_optimizer.apply(server, merged, info)
             self._server = {**stepped, "buffers": buffers, **kept}
         self.version += 1
+
+    def _blaming(self, slot: str) -> AbstractContextManager[None]:
+        """What a policy of the method raises, as a sentence."""
+        cls = getattr(self._method, slot)
+        return user_code(TrainingError, slot=slot, cls=cls, **{"model version": self.version})
 
     def _some_rows(self, client: int, max_samples: int | None) -> IntArray:
         own = self._data.of_client(client)
