@@ -161,7 +161,7 @@ class Learning:
             self.client_states.undo()
         self.client_states.begin()
         self.discard(order)
-        return feedback_of(tasks, seen)
+        return feedback_of(tasks, seen, dict(zip(order, weights[""].tolist(), strict=True)))
 
     @part("evaluation")
     def evaluate(self, batch_size: int) -> dict[str, float]:
