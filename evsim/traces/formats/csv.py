@@ -10,7 +10,6 @@ Devices may have any names; they are numbered in the order in which they appear.
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +30,7 @@ _ALIASES = {
     "client_id": "device",
     "computation_ms_per_sample": "compute_ms_per_sample",
 }
+_MOST_BYTES = 2**31 - 1  # of a block, for Arrow
 _INTERVAL = ("start_ms", "stop_ms", "start_s", "stop_s", "period_ms", "period_s")
 _SPEED = ("compute_ms_per_sample", "download_kbps", "upload_kbps", "communication_kbps")
 
@@ -90,7 +90,10 @@ def _read(path: Path, known: tuple[str, ...]) -> dict[str, Any]:
     content = read_bytes(path)
     device = {name: pa.string() for name in ("device", *_ALIASES) if _ALIASES.get(name, name) == "device"}
     try:
-        table = csv.read_csv(BytesIO(content), convert_options=csv.ConvertOptions(column_types=device))
+        # in one block, on this thread: a thread that reads ahead may abort a process that ends in an error meanwhile
+        block = csv.ReadOptions(use_threads=False, block_size=min(len(content) + 1, _MOST_BYTES))
+        columns_of = csv.ConvertOptions(column_types=device)
+        table = csv.read_csv(pa.BufferReader(content), read_options=block, convert_options=columns_of)
     except (pa.ArrowException, ValueError) as error:
         raise TraceError(f"{path}: not readable as CSV: {error}") from error
     columns = {_ALIASES.get(name, name): table[name] for name in table.column_names}
