@@ -102,7 +102,7 @@ def test_every_mistake_about_equal_devices_is_listed():
         ({"path": "phones", "format": "parquet"}, "unknown kind 'parquet'"),
         ({"path": 3}, r"availability\.path: 3; expected text"),
         ({"path": "phones", "format": "json:"}, "has no read_availability"),
-        ({"path": "phones", "format": "json:dumps"}, "format 'json:dumps' failed: TypeError: .* in default"),
+        ({"path": "phones", "format": "json:dumps"}, "format 'json:dumps' failed: TypeError: .* in dumps"),
     ],
 )
 def test_an_availability_that_cannot_be_used_is_refused(spec, message):
