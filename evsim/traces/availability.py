@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
+from evsim.base.caveat import Caveat
 from evsim.base.units import FOREVER, MS_PER_DAY
 from evsim.base.vocabulary import BoolArray, IntArray
 from evsim.traces._intervals import check_given, check_rows, clean, ranges, rotate
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from evsim.base.caveat import Caveat
     from evsim.base.vocabulary import FloatArray
 
 _KEY_BITS = 63

@@ -127,11 +127,10 @@ def test_a_drawn_jitter_may_be_what_makes_a_phase_too_long():
     outcomes = set()
     for nth in range(60):
         try:
-            outcomes.add(prices.of(1, nth)[1] <= LONGEST_PHASE)
+            outcomes.add(str(prices.of(1, nth)[1] <= LONGEST_PHASE))
         except TraceError as error:
-            assert "the computation of client 1" in str(error)
-            outcomes.add("refused")
-    assert outcomes == {True, "refused"}
+            outcomes.add(str(error)[:27])
+    assert outcomes == {"True", "the computation of client 1"}
 
 
 def test_three_phases_that_fit_are_fine_though_their_sum_is_longer():
@@ -167,7 +166,7 @@ def test_samples_that_fit_are_whole_whatever_the_budget():
     assert pricing.samples_within(price, work, np.array([2**61])).tolist() == [EXACT]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 2.0**63, -2.0**63, 1e300, 11.0, -1.0])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 2.0**63, -(2.0**63), 1e300, 11.0, -1.0])
 def test_no_cast_passes_what_is_out_of_bounds(value):
     with pytest.raises(ValueError, match="row 2"):
         whole([1.0, 2.0, value, value], lambda row: ValueError(f"row {row}"), most=10)

@@ -22,8 +22,8 @@ from evsim.base.casts import whole
 from evsim.base.errors import PolicyError, Problem, TraceError
 from evsim.base.units import LONGEST, MS_PER_DAY, MS_PER_SECOND, parse_duration
 from evsim.base.vocabulary import IntArray
-from evsim.traces.availability import AvailabilityTrace
 from evsim.traces._names import as_names
+from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.formats import _table
 from evsim.traces.formats._log import sessions
 from evsim.traces.formats._times import Calendar, read_times
@@ -49,9 +49,7 @@ _TIMES = {
 _INTERVAL = frozenset(
     {"device", *(f"{name}{unit}" for name in ("start", "stop", "period") for unit in ("", "_s", "_ms"))}
 )
-_EVENT = frozenset(
-    {"device", "event", *(f"{name}{unit}" for name in ("time", "period") for unit in ("", "_s", "_ms"))}
-)
+_EVENT = frozenset({"device", "event", *(f"{name}{unit}" for name in ("time", "period") for unit in ("", "_s", "_ms"))})
 _RATES = ("compute_ms_per_sample", "download_kbps", "upload_kbps")
 _SPEED = frozenset({"device", *_RATES, "communication_kbps", "latency_ms"})
 #: Names of columns of this format, whichever table they are in.
@@ -112,9 +110,7 @@ def read_availability(
         caveats = times.caveats
     periods = _periods(table, names, of, period, stop)
     try:
-        trace = AvailabilityTrace.from_intervals(
-            rows, start, stop, n_devices=len(names), period=periods, names=names
-        )
+        trace = AvailabilityTrace.from_intervals(rows, start, stop, n_devices=len(names), period=periods, names=names)
     except TraceError as error:
         raise TraceError(f"{path}: {error}") from error
     return replace(trace, caveats=caveats)
@@ -135,7 +131,9 @@ def read_speed(path: Path) -> DeviceSpeed:
     if "latency_ms" in table.columns:
         wanted["latency_ms"] = "latency_ms"
     it_has = f"it has {', '.join(table.headers.values())}"
-    problems += [Problem(f"no column {column!r}", it_has, "") for column in wanted.values() if column not in table.columns]
+    problems += [
+        Problem(f"no column {column!r}", it_has, "") for column in wanted.values() if column not in table.columns
+    ]
     columns = {}
     for name in {column: name for name, column in wanted.items() if column in table.columns}.values():
         columns[wanted[name]], wrong = _table.numbers(table, wanted[name])
@@ -143,7 +141,9 @@ def read_speed(path: Path) -> DeviceSpeed:
     if problems:
         raise _table.fail(path, problems)
     try:
-        return DeviceSpeed(**{name: columns[column] for name, column in wanted.items()}, names=as_names(names, len(names)))
+        return DeviceSpeed(
+            **{name: columns[column] for name, column in wanted.items()}, names=as_names(names, len(names))
+        )
     except TraceError as error:
         raise TraceError(f"{path}: {error}") from error
 
