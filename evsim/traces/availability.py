@@ -260,8 +260,10 @@ class AvailabilityTrace:
 
     @cached_property
     def _always(self) -> BoolArray:
+        first = self.offsets[:-1]
+        alone = np.flatnonzero(np.diff(self.offsets) == 1)  # nothing else fits beside an interval as long as the period
         always = np.zeros(self.n_devices, np.bool_)
-        always[self._device[self.stops - self.starts == self.period[self._device]]] = True
+        always[alone] = self.stops[first[alone]] - self.starts[first[alone]] == self.period[alone]
         return always
 
     def _left(self, of: IntArray, at: IntArray) -> IntArray:
