@@ -129,9 +129,10 @@ def read_speed(path: Path) -> DeviceSpeed:
     problems += missing
     if problems:
         raise _table.fail(path, problems)
+    compute, download, upload = (columns[name] for name in _RATES)
     latency = columns.get("latency_ms", np.zeros(len(names)))
     try:
-        return DeviceSpeed(*(columns[name] for name in _RATES), latency_ms=latency, names=as_names(names, len(names)))
+        return DeviceSpeed(compute, download, upload, latency_ms=latency, names=as_names(names, len(names)))
     except TraceError as error:
         raise TraceError(f"{path}: {error}") from error
 
