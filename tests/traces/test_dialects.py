@@ -211,6 +211,13 @@ def test_options_that_cannot_be_used_are_refused(tmp_path, options, message):
         csv.read_availability(tmp_path / "a.csv", **({"timezone": "UTC"} | options))
 
 
+def test_seconds_since_the_start_have_no_time_zone(tmp_path):
+    (tmp_path / "a.csv").write_text("device,start_s,stop_s\na,3600,7200\n")
+    assert csv.read_availability(tmp_path / "a.csv", origin=3_600).starts.tolist() == [0]
+    with pytest.raises(TraceError, match="times up to 7200 s .* leave timezone out"):
+        csv.read_availability(tmp_path / "a.csv", timezone="Europe/Berlin")
+
+
 def test_origin_and_timezone_are_not_for_clock_times(tmp_path):
     (tmp_path / "a.csv").write_text("device,start,stop\na,00:10:00,26:30:00\n")
     assert csv.read_availability(tmp_path / "a.csv").stops.tolist() == [26.5 * MS_PER_HOUR]
