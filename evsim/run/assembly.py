@@ -119,6 +119,7 @@ def _load_population(scenario: Scenario, samples: IntArray) -> Population:
         sizes=samples,
         seed=scenario.seed,
         start_ms=scenario.start,
+        folder=folder,
     )
 
 
