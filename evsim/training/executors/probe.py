@@ -40,7 +40,7 @@ _Pass = tuple[torch.Tensor, "Tree"]  # the output, and a gradient of it
 
 
 def probe(job: Job) -> None:
-    """Train on two samples, as a plain module and as executors do, twice.
+    """Train on two samples: as a plain module, as executors do, and as they do after other samples.
 
     Raises:
         ModelError: if the model raises anything, or is no function of its parameters, buffers, input and global draws.
@@ -48,15 +48,16 @@ def probe(job: Job) -> None:
     if len(job.data.index) == 0:
         return
     with user_code(ModelError, slot="model", cls=job.model, **{"while": "it is trained on a few samples"}):
-        x, _ = job.data.take(job.data.rows(job.data.index[[0, -1]].repeat(_ROWS // 2)))
-        plain, functional = _plain(job, x), Functional(job)
-        once, again = _functional(job, functional, x), _functional(job, functional, x)
+        x, others = _samples(job, 0, -1), _samples(job, len(job.data.index) // 3, len(job.data.index) // 2)
+        plain, once, used = _plain(job, x), _functional(job, Functional(job), x), Functional(job)
+        _functional(job, used, others)
+        again = _functional(job, used, x)
     if not _agree(job, once, again):
         _refuse(
             job,
             "another output for the same parameters, buffers, input and seed",
             "a module that keeps no state of its own (counters, generators, what it saw before)",
-            "hold state in buffers (register_buffer), and draw from torch's global generator, which evsim seeds",
+            "hold state in buffers that are there from the start; draw from the global generators, which evsim seeds",
         )
     if not _agree(job, plain, once):
         _refuse(
@@ -115,6 +116,12 @@ def _refuses_one(job: Job) -> bool:
     except ValueError:
         return True
     return False
+
+
+def _samples(job: Job, *places: int) -> torch.Tensor:
+    """The inputs of two samples of clients, each several times."""
+    rows = job.data.index[list(places)].repeat(_ROWS // len(places))
+    return job.data.take(job.data.rows(rows))[0]
 
 
 def _plain(job: Job, x: torch.Tensor) -> _Pass:
