@@ -417,6 +417,21 @@ class Centred(Two):
         return hidden - self.centre
 
 
+class Growing(Two):
+    """Refused: a buffer gets longer with every pass."""
+
+    seen: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(0))
+
+    @override
+    def between(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.seen = torch.cat([self.seen, hidden.detach()[0, :1]])
+        return hidden
+
+
 class Auxiliary(Two):
     """Refused: gives two outputs in training mode."""
 
@@ -461,6 +476,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "counting": (Counting, "another output for the same parameters"),
     "own_generator": (OwnGenerator, "another output for the same parameters"),
     "centred": (Centred, "another output for the same parameters"),
+    "growing": (Growing, "a forward pass after which buffer 'seen' is float64 of shape (1,); expected float64 of"),
     "aliased": (Aliased, "another result once its parameters are exchanged"),
     "clamped": (Clamped, "a forward pass that changes parameter 'b.weight'"),
     "renormed": (Renormed, "a forward pass that changes parameter 'table.weight'"),

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from evsim.algorithms import tree
 from evsim.algorithms.schedule import last_batches_of_one
 from evsim.base.caveat import Caveat
 from evsim.base.errors import ModelError, Problem, TrainingError, report
@@ -139,7 +138,12 @@ def _functional(job: Job, functional: Functional, x: torch.Tensor) -> _Pass:
     """As executors have it."""
     params = {name: leaf.detach().clone().requires_grad_() for name, leaf in trained(job.model).items()}
     key = torch.tensor(_KEY, device=job.device)
-    output, _ = functional.apply(key)(params, tree.apply(torch.clone, averaged(job.model)), x)
+    buffers = averaged(job.model)
+    output, new = functional.apply(key)(params, buffers, x)
+    for name, leaf in buffers.items():
+        if (new[name].shape, new[name].dtype) != (leaf.shape, leaf.dtype):
+            given = f"a forward pass after which buffer '{name}' is {_kind(new[name])}"
+            _refuse(job, given, f"{_kind(leaf)}, as before", "clients' buffers are averaged number by number")
     return _passed(job, output, params)
 
 
@@ -164,8 +168,13 @@ def _agree(job: Job, one: _Pass, other: _Pass) -> bool:
 
 
 def _close(a: torch.Tensor, b: torch.Tensor, allowed: float) -> bool:
-    size = float(b.abs().max()) if b.numel() else 0.0
+    """Equal to rounding; what is not finite at the same places agrees."""
+    size = float(b.nan_to_num(0.0, 0.0, 0.0).abs().max()) if b.numel() else 0.0
     return torch.allclose(a, b, rtol=0.0, atol=allowed * size, equal_nan=True)
+
+
+def _kind(leaf: torch.Tensor) -> str:
+    return f"{str(leaf.dtype).removeprefix('torch.')} of shape {tuple(leaf.shape)}"
 
 
 def _refuse(job: Job, given: str, expected: str, hint: str) -> None:
