@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
+from torch.nn.utils.parametrize import register_parametrization
 from typing_extensions import override
 
 SIDE = 8
@@ -239,6 +240,25 @@ class Listed(Two):
         return moved
 
 
+class LowRank(nn.Module):
+    """A parametrization that adds a trained product of two small matrices to a frozen one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Parameter(torch.rand(2, _PIXELS)), nn.Parameter(torch.rand(_WIDE, 2))
+
+    @override
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight + self.up @ self.down
+
+
+def _adapted() -> nn.Module:
+    model = Two()
+    model.a.requires_grad_(requires_grad=False)
+    register_parametrization(model.a, "weight", LowRank())
+    return model
+
+
 class Attention(nn.Module):
     """A transformer layer over the rows of an image, with its own dropout."""
 
@@ -314,6 +334,7 @@ ZOO: dict[str, Callable[[], nn.Module]] = {
     "branching": Branching,
     "own_function": OwnFunction,
     "listed": Listed,
+    "low_rank": _adapted,
     "half": lambda: Two().half(),
     "weight_norm": lambda: _normed(parametrizations.weight_norm),
     "spectral_norm": lambda: _normed(parametrizations.spectral_norm),
@@ -380,6 +401,37 @@ class Clamped(Two):
         return hidden
 
 
+class Centred(Two):
+    """Refused: subtracts the mean of the first mini-batch it ever saw, kept in a buffer that does not exist before."""
+
+    centre: torch.Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("centre", None)
+
+    @override
+    def between(self, hidden: torch.Tensor) -> torch.Tensor:
+        if self.centre is None:
+            self.centre = hidden.detach().mean(0)
+        return hidden - self.centre
+
+
+class Growing(Two):
+    """Refused: a buffer gets longer with every pass."""
+
+    seen: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(0))
+
+    @override
+    def between(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.seen = torch.cat([self.seen, hidden.detach()[0, :1]])
+        return hidden
+
+
 class Auxiliary(Two):
     """Refused: gives two outputs in training mode."""
 
@@ -423,6 +475,8 @@ class Renormed(Sparse):
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "counting": (Counting, "another output for the same parameters"),
     "own_generator": (OwnGenerator, "another output for the same parameters"),
+    "centred": (Centred, "another output for the same parameters"),
+    "growing": (Growing, "a forward pass after which buffer 'seen' is float64 of shape (1,); expected float64 of"),
     "aliased": (Aliased, "another result once its parameters are exchanged"),
     "clamped": (Clamped, "a forward pass that changes parameter 'b.weight'"),
     "renormed": (Renormed, "a forward pass that changes parameter 'table.weight'"),

@@ -204,6 +204,14 @@ def test_a_server_step_that_leaves_the_numbers_is_seen():
     assert server.diverged
 
 
+def test_a_model_that_begins_with_a_number_that_is_not_finite_has_diverged():
+    model = made(Frozen)
+    model.b.weight.data[0, 0] = torch.nan
+    server = run(model)
+    assert server.diverged
+    assert not server.apply(Drive(server).dispatch((0, 1))).valid.any()
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
@@ -361,3 +369,9 @@ def test_a_rehearsal_trains_the_clients_that_differ_most_and_leaves_no_trace(siz
     assert torch.equal(state, torch.get_rng_state())
     for name, value in server.tensors().items():
         np.testing.assert_array_equal(value, before[name])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_scripted_module_is_refused():
+    with pytest.raises(ModelError, match="a scripted module"):
+        run(torch.jit.trace(made(Frozen), torch.zeros(2, 1, SIDE, SIDE)))

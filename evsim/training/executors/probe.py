@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from evsim.algorithms import tree
 from evsim.algorithms.schedule import last_batches_of_one
 from evsim.base.caveat import Caveat
 from evsim.base.errors import ModelError, Problem, TrainingError, report
@@ -40,7 +39,7 @@ _Pass = tuple[torch.Tensor, "Tree"]  # the output, and a gradient of it
 
 
 def probe(job: Job) -> None:
-    """Train on two samples, as a plain module and as executors do, twice.
+    """Train on two samples: as a plain module, as executors do, and as they do after other samples.
 
     Raises:
         ModelError: if the model raises anything, or is no function of its parameters, buffers, input and global draws.
@@ -48,15 +47,16 @@ def probe(job: Job) -> None:
     if len(job.data.index) == 0:
         return
     with user_code(ModelError, slot="model", cls=job.model, **{"while": "it is trained on a few samples"}):
-        x, _ = job.data.take(job.data.rows(job.data.index[[0, -1]].repeat(_ROWS // 2)))
-        plain, functional = _plain(job, x), Functional(job)
-        once, again = _functional(job, functional, x), _functional(job, functional, x)
+        x, others = _samples(job, 0, -1), _samples(job, len(job.data.index) // 3, len(job.data.index) // 2)
+        plain, once, used = _plain(job, x), _functional(job, Functional(job), x), Functional(job)
+        _functional(job, used, others)
+        again = _functional(job, used, x)
     if not _agree(job, once, again):
         _refuse(
             job,
             "another output for the same parameters, buffers, input and seed",
             "a module that keeps no state of its own (counters, generators, what it saw before)",
-            "hold state in buffers (register_buffer), and draw from torch's global generator, which evsim seeds",
+            "hold state in buffers that are there from the start; draw from the global generators, which evsim seeds",
         )
     if not _agree(job, plain, once):
         _refuse(
@@ -117,6 +117,12 @@ def _refuses_one(job: Job) -> bool:
     return False
 
 
+def _samples(job: Job, *places: int) -> torch.Tensor:
+    """The inputs of two samples of clients, each several times."""
+    rows = job.data.index[list(places)].repeat(_ROWS // len(places))
+    return job.data.take(job.data.rows(rows))[0]
+
+
 def _plain(job: Job, x: torch.Tensor) -> _Pass:
     """As the module itself has it."""
     model = with_dense_gradients(as_trained(private_copy(job.model)))
@@ -132,7 +138,12 @@ def _functional(job: Job, functional: Functional, x: torch.Tensor) -> _Pass:
     """As executors have it."""
     params = {name: leaf.detach().clone().requires_grad_() for name, leaf in trained(job.model).items()}
     key = torch.tensor(_KEY, device=job.device)
-    output, _ = functional.apply(key)(params, tree.apply(torch.clone, averaged(job.model)), x)
+    buffers = averaged(job.model)
+    output, new = functional.apply(key)(params, buffers, x)
+    for name, leaf in buffers.items():
+        if (new[name].shape, new[name].dtype) != (leaf.shape, leaf.dtype):
+            given = f"a forward pass after which buffer '{name}' is {_kind(new[name])}"
+            _refuse(job, given, f"{_kind(leaf)}, as before", "clients' buffers are averaged number by number")
     return _passed(job, output, params)
 
 
@@ -157,8 +168,13 @@ def _agree(job: Job, one: _Pass, other: _Pass) -> bool:
 
 
 def _close(a: torch.Tensor, b: torch.Tensor, allowed: float) -> bool:
-    size = float(b.abs().max()) if b.numel() else 0.0
+    """Equal to rounding; what is not finite at the same places agrees."""
+    size = float(b.nan_to_num(0.0, 0.0, 0.0).abs().max()) if b.numel() else 0.0
     return torch.allclose(a, b, rtol=0.0, atol=allowed * size, equal_nan=True)
+
+
+def _kind(leaf: torch.Tensor) -> str:
+    return f"{str(leaf.dtype).removeprefix('torch.')} of shape {tuple(leaf.shape)}"
 
 
 def _refuse(job: Job, given: str, expected: str, hint: str) -> None:

@@ -75,6 +75,11 @@ def uninitialised(model: nn.Module) -> list[str]:
 
 
 def _problems(model: nn.Module) -> Iterator[Problem]:
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        yield Problem(
+            "model", "a scripted module", "a plain torch.nn.Module: a script's parameters cannot be exchanged"
+        )
+        return
     lazy = uninitialised(model)
     if lazy:
         expected = "leaves with a shape: run one batch through lazy layers where the model is built"
