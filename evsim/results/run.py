@@ -15,6 +15,7 @@ import pandas as pd
 from typing_extensions import override
 
 from evsim.base.errors import Problem, RunFolderError, report, suggest
+from evsim.base.metrics import Target
 from evsim.base.units import parse_time_of_day
 from evsim.results.curves import Curve, first_crossing
 from evsim.results.reading import journal_rows, read_table
@@ -145,24 +146,47 @@ class Run:
         problem = Problem(f"{self.folder}: evaluations", f"no metric {metric!r} of split {split!r}", "", why)
         return RunFolderError(report([problem]))
 
-    def time_to_accuracy(
-        self, target: float, *, metric: str = "accuracy", interpolate: bool = False, running_mean: int = 1
+    def time_to(
+        self,
+        metric: str = "accuracy",
+        *,
+        at_least: float | None = None,
+        at_most: float | None = None,
+        interpolate: bool = False,
+        running_mean: int = 1,
     ) -> pd.Timedelta | None:
-        """Virtual time until a metric first reaches a target; None when it never does.
+        """Virtual time until a metric first is at least, or at most, a value; None when it never is.
 
         The evaluation at the run's end does not count: it is off the grid, so it would favor runs that end early.
 
         Args:
-            target: reached when the value is at least this.
-            metric: of the test split; larger must be better.
+            metric: of the test split, such as "accuracy" or "loss".
+            at_least, at_most: the target, one of them.
             interpolate: linearly between the evaluation before the crossing and the crossing; never later than it.
             running_mean: average this many evaluations, the newest included; a crossing needs that many.
 
         Raises:
             RunFolderError: if the run has no such metric.
+            PolicyError: if the target is impossible, or is the worse way of a known metric.
         """
-        found = first_crossing(self.curve(metric).smooth(running_mean), target, interpolate=interpolate)
+        curve = self.curve(metric)
+        target = Target(metric=metric, at_least=at_least, at_most=at_most)
+        found = first_crossing(curve.smooth(running_mean), target, interpolate=interpolate)
         return None if found is None else pd.Timedelta(milliseconds=found)
+
+    def time_to_accuracy(
+        self, target: float, *, metric: str = "accuracy", interpolate: bool = False, running_mean: int = 1
+    ) -> pd.Timedelta | None:
+        """`time_to` in the metric's own direction: accuracy at least, loss at most.
+
+        Raises:
+            RunFolderError: if the run has no such metric.
+            PolicyError: if the direction of the metric is not known, or the target is impossible.
+        """
+        self.curve(metric)  # a metric that is not there is told before its direction is asked for
+        goal = Target.of(metric, target)
+        ways = {"interpolate": interpolate, "running_mean": running_mean}
+        return self.time_to(metric, at_least=goal.at_least, at_most=goal.at_most, **ways)
 
 
 def load_run(path: str | Path, *, partial: bool = False) -> Run:
