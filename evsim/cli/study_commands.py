@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 _CSV, _PNG, _HTML = "comparison.csv", "comparison.png", "report.html"
 
-Target = Annotated[float | None, typer.Option(help="Accuracy asked for; default: the study's, or the runs'.")]
+Target = Annotated[float | None, typer.Option(help="Value to reach; default: the study's, or the runs'.")]
+Metric = Annotated[str | None, typer.Option(help="Of the test set; default: the study's, else accuracy.")]
+AtLeast = Annotated[float | None, typer.Option(help="A target of a metric whose direction is not known.")]
+AtMost = Annotated[float | None, typer.Option(help="Likewise, reached from above.")]
 Baseline = Annotated[str | None, typer.Option(help="The arm speed-ups refer to; default: the first.")]
 RunningMean = Annotated[int, typer.Option(help="Evaluations that a crossing averages; 1: the first crossing.")]
 
@@ -49,19 +52,35 @@ def compare(
     baseline: Baseline = None,
     running_mean: RunningMean = 5,
     out: Annotated[Path | None, typer.Option(help="Also write comparison.csv and comparison.png there.")] = None,
+    metric: Metric = None,
+    at_least: AtLeast = None,
+    at_most: AtMost = None,
 ) -> None:
-    """Compare arms: time to accuracy with intervals over seeds, paired speed-ups, runs that never arrive."""
+    """Compare arms: time to a target with intervals over seeds, paired speed-ups, runs that never arrive."""
     from evsim.results.arms import load_arms
+    from evsim.results.caveats import comparison_caveats
     from evsim.results.comparison import compare as compare_arms
-    from evsim.results.comparison import in_words
+    from evsim.results.comparison import executors_in_words, in_words
     from evsim.results.study_figures import study_figure
     from evsim.results.writing import write_csv, write_figure
 
-    arms = load_arms(runs, target=target, baseline=baseline, running_mean=running_mean)
+    arms = load_arms(
+        runs,
+        target=target,
+        baseline=baseline,
+        running_mean=running_mean,
+        metric=metric,
+        at_least=at_least,
+        at_most=at_most,
+    )
     table = compare_arms(arms)
     head, *rows = in_words(arms, table)
-    say(f"{arms.name}: time to {arms.metric} {arms.target:g}, crossed by the mean of {arms.running_mean} evaluations")
+    say(f"{arms.name}: time to {arms.goal}, crossed by the mean of {arms.running_mean} evaluations")
     say_table(rows, headers=head)
+    for line in executors_in_words(arms.executors):
+        say(f"trained by  {line}")
+    for caveat in comparison_caveats(arms):
+        say(f"caveat: {caveat}")
     if out is not None:
         say(f"table       {write_csv(table, out / _CSV)}")
         say(f"plot        {write_figure(study_figure(arms), out / _PNG)}")

@@ -84,6 +84,19 @@ def in_words(arms: Arms, table: pd.DataFrame) -> list[tuple[str, ...]]:
     return [head, *rows]
 
 
+def executors_in_words(executors: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What trained which arms of a study, a line each; none where the scenarios say it themselves."""
+    return [
+        f"{each['executor'].get('kind')} ({_settings(each['executor'])}): {', '.join(each['arms'])}"
+        for each in executors
+    ]
+
+
+def _settings(executor: Mapping[str, Any]) -> str:
+    said = [f"{key} = {value}" for key, value in executor.items() if key != "kind"]
+    return ", ".join([*said, "picked by measuring"]) if said else "picked by measuring"
+
+
 def _rows(table: pd.DataFrame) -> list[tuple[str, Any]]:
     return list(zip(table.index, table.itertuples(), strict=True))
 

@@ -59,6 +59,9 @@ class _Seen:
     def outcome(self, *names: str) -> Any:
         return self.tables["tasks"]["outcome"].isin(names).to_numpy()
 
+    def trains(self) -> Any:
+        return (self.tables["tasks"]["kind"] == "train").to_numpy()
+
 
 def measured(
     tables: Mapping[str, pd.DataFrame], manifest: Mapping[str, Any], scenario: Mapping[str, Any]
@@ -85,7 +88,7 @@ def lost_slots(
     slots = seen.aggregation.get("concurrency")
     if not seen.buffered() or not slots or not seen.end:
         return None
-    lost = seen.outcome("dropped")
+    lost = seen.outcome("dropped") & seen.trains()
     ended, known = seen.column("tasks", "ended_at")[lost], seen.column("tasks", "known_at")[lost]
     held = np.minimum(np.where(np.isnan(known), seen.end, known), seen.end) - ended
     return float(np.nansum(np.maximum(held, 0))) / seen.end, int(slots)
@@ -225,9 +228,10 @@ def _wanted(seen: _Seen) -> int | None:
 def _time_without_choice(seen: _Seen) -> float | None:
     """Share of time with a slot free: it would be taken if anybody were idle."""
     slots = seen.aggregation.get("concurrency")
-    if not slots or not seen.end or not len(seen.tables["tasks"]):
+    if not slots or not seen.end or not seen.trains().any():
         return None
-    begin, known = seen.column("tasks", "dispatched_at"), seen.column("tasks", "known_at")
+    trains = seen.trains()
+    begin, known = seen.column("tasks", "dispatched_at")[trains], seen.column("tasks", "known_at")[trains]
     end = np.minimum(np.where(np.isnan(known), seen.end, known), seen.end)
     at, inverse = np.unique(np.concatenate([begin, end]), return_inverse=True)
     taken = np.cumsum(np.bincount(inverse, np.repeat([1.0, -1.0], len(begin)), len(at)))
@@ -318,10 +322,10 @@ def _cost(seen: _Seen) -> Iterator[Caveat]:
     charged, true = cost.get("model_bytes"), cost.get("true_model_bytes")
     factors = []
     if _learns(seen) and charged and true and max(charged / true, true / charged) >= _FAR:
-        factors.append(f"a model of {charged / true:,.3g} times its bytes")
+        factors.append(f"a model of {_times(charged / true)} its bytes")
     scale = cost.get("sample_scale", 1)
     if _learns(seen) and scale and max(scale, 1 / scale) >= _FAR:
-        factors.append(f"{scale:,.3g} times the samples")
+        factors.append(f"{_times(scale)} the samples")
     if factors:
         yield Caveat(
             "charged_cost",
@@ -329,6 +333,10 @@ def _cost(seen: _Seen) -> Iterator[Caveat]:
             " and ".join(factors),
             "say so where the times are shown, or leave out cost.model_bytes and cost.sample_scale",
         )
+
+
+def _times(factor: float) -> str:
+    return f"{factor:,.0f} times" if factor >= 10 else f"{factor:.2g} times"  # noqa: PLR2004  no more digits than matter
 
 
 _CHECKS: tuple[Callable[[_Seen], Iterator[Caveat]], ...] = (
