@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
+from typing_extensions import override
+
 
 @final
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Caveat:
     measure: str = ""
     remedy: str = ""
 
+    @override
     def __str__(self) -> str:
         measured = f" ({self.measure})" if self.measure else ""
         return f"{self.text}{measured}{'; ' if self.remedy else ''}{self.remedy}"
@@ -38,3 +41,8 @@ class Caveat:
     def from_json(cls, given: Any) -> Caveat:
         """From a manifest; older ones hold plain sentences."""
         return cls(**given) if isinstance(given, dict) else cls("", str(given))
+
+
+def as_caveat(given: Any) -> Caveat:
+    """A caveat as it is, or from a manifest."""
+    return given if isinstance(given, Caveat) else Caveat.from_json(given)

@@ -10,6 +10,7 @@ from math import inf, isfinite
 from typing import final
 
 import numpy as np
+from typing_extensions import override
 
 from evsim.base.errors import require
 from evsim.base.vocabulary import BoolArray, FloatArray
@@ -116,7 +117,7 @@ class Target:
         known = metric_of(metric)
         require(
             known is not None,
-            f"whether larger or smaller {metric} is better is not known: say at_least or at_most (--at-least, --at-most)",
+            f"which way {metric} is better is not known: say at_least or at_most (--at-least, --at-most)",
             target=value,
         )
         rising = known is not None and known.larger_is_better
@@ -138,6 +139,7 @@ class Target:
         found: BoolArray = given >= self.value if self.rising else given <= self.value
         return found
 
+    @override
     def __str__(self) -> str:
         way = "" if metric_of(self.metric) else "at least " if self.rising else "at most "
         return f"{self.metric} {way}{self.value:g}"

@@ -93,22 +93,19 @@ class _Found:
 def load_arms(
     paths: Sequence[str | Path],
     *,
-    target: float | None = None,
+    target: float | Target | None = None,
     baseline: str | None = None,
     running_mean: int = RUNNING_MEAN,
     metric: str | None = None,
-    at_least: float | None = None,
-    at_most: float | None = None,
 ) -> Arms:
     """The arms of a study's folder, or of run folders grouped by what their scenarios say.
 
     Args:
         paths: one study folder, or run folders.
-        target: in the metric's own direction; default: the study's, or the one that all runs name.
+        target: a number goes in the metric's own direction; default: the study's, or the one that all runs name.
         baseline: an arm; default: the first.
         running_mean: how many evaluations the crossing averages.
-        metric: of the test split; default: the study's, else accuracy.
-        at_least, at_most: a target with its direction, instead of `target`.
+        metric: of the test split, unless `target` says it; default: the study's, else accuracy.
 
     Raises:
         RunFolderError: if the runs cannot be compared, with every reason.
@@ -117,7 +114,7 @@ def load_arms(
     require(running_mean >= 1, "running_mean must be >= 1", running_mean=running_mean)
     found = _study(Path(paths[0])) if _is_study(paths) else _grouped([load_run(path) for path in paths])
     reasons = problems(found.runs, running_mean)
-    goal = _goal(found.goal, metric, target, at_least, at_most)
+    goal = target if isinstance(target, Target) else _goal(found.goal, metric, target)
     if goal is None:
         given = f"the runs name none for {metric}" if metric else "the runs name none, or several"
         reasons.append(Problem("target", given, "one value to reach", "give one with --target"))
@@ -136,16 +133,11 @@ def load_arms(
     )
 
 
-def _goal(
-    known: Target | None, metric: str | None, target: float | None, at_least: float | None, at_most: float | None
-) -> Target | None:
-    """What is asked for: a value given goes before the study's, which serves its own metric only."""
+def _goal(known: Target | None, metric: str | None, target: float | None) -> Target | None:
+    """What is asked for: a number given goes before the study's target, which serves its own metric only."""
     name = metric if metric is not None else "accuracy" if known is None else known.metric
     if target is not None:
-        require(at_least is None and at_most is None, "give one of target, at_least, at_most", target=target)
         return Target.of(name, target)
-    if at_least is not None or at_most is not None:
-        return Target(metric=name, at_least=at_least, at_most=at_most)
     return known if known is not None and known.metric == name else None
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import median
 from typing import Any, final
+
+from typing_extensions import override
 
 from evsim.base.caveat import Caveat
 from evsim.base.units import format_duration
 from evsim.results.arms import Arms
 from evsim.results.comparable import flat, seed_of
 from evsim.results.comparison import twins
+from evsim.results.curves import Crossing
 from evsim.results.intervals import ENOUGH
 from evsim.results.run import Run
 
@@ -35,6 +39,7 @@ class Counted:
     runs: int = 0
     of: int = 0
 
+    @override
     def __str__(self) -> str:
         if self.runs == 0:
             return str(self.caveat)
@@ -88,34 +93,37 @@ def _unpaired(arms: Arms) -> Iterator[Caveat]:
 # -- what is the same, and what the grid cannot tell -------------------------------------------------------------------
 
 
-def _identical(arms: Arms) -> Iterator[Caveat]:
-    same = [arm for arm in arms.runs if arm != arms.baseline and _is_twin(arms, arm)]
-    if same:
+def _same(arms: Arms) -> Iterator[Caveat]:
+    """Arms that are the same row by row, and arms that only the grid makes equal; every two, not the baseline alone."""
+    identical, equal = [], dict[str, str]()
+    for one, other in combinations(arms.runs, 2):
+        base, own = arms.crossings[one], arms.crossings[other]
+        seeds = [seed for seed in base if seed in own]
+        alike = [seed for seed in seeds if _at(base[seed]) == _at(own[seed])]
+        if 2 * len(alike) <= len(seeds):
+            continue
+        if len(alike) == len(seeds) and all(twins(arms, other, one, seeds)):
+            identical.append(f"{other} and {one}")
+        elif any(base[seed] is not None for seed in alike):
+            equal[f"{other} and {one}"] = f"{len(alike)} of {len(seeds)} seeds"
+    if identical:
         yield Caveat(
             "identical_runs",
-            f"the runs of {', '.join(same)} are those of {arms.baseline}, row by row: the difference has no effect",
+            f"runs are the same row by row, their difference has no effect: {'; '.join(identical)}",
             "",
-            "look whether the selector had a choice, and whether the option is used by the method",
+            "look whether the selector had a choice, and whether the method uses what differs",
+        )
+    if equal:
+        yield Caveat(
+            "equal_on_grid",
+            f"arms cross at the same evaluations, what lies between is not seen: {'; '.join(equal)}",
+            ", ".join(dict.fromkeys(equal.values())),
+            "evaluate more often with evaluation.every",
         )
 
 
-def _is_twin(arms: Arms, arm: str) -> bool:
-    seeds = [seed_of(run) for run in arms.runs[arm] if seed_of(run) in arms.crossings[arms.baseline]]
-    return bool(seeds) and all(twins(arms, arm, seeds))
-
-
-def _equal_on_grid(arms: Arms) -> Iterator[Caveat]:
-    base = arms.crossings[arms.baseline]
-    for arm in arms.runs:
-        pairs = [(base[seed], own) for seed, own in arms.crossings[arm].items() if seed in base]
-        equal = sum(b is not None and own is not None and b.at == own.at for b, own in pairs)
-        if arm != arms.baseline and equal * 2 > len(pairs) and not _is_twin(arms, arm):
-            yield Caveat(
-                "equal_on_grid",
-                f"{arm} and {arms.baseline} cross at the same evaluations: what lies between evaluations is not seen",
-                f"{equal} of {len(pairs)} seeds",
-                "evaluate more often with evaluation.every",
-            )
+def _at(crossing: Crossing | None) -> int | None:
+    return None if crossing is None else crossing.at
 
 
 def _coarse_grid(arms: Arms) -> Iterator[Caveat]:
@@ -132,7 +140,7 @@ def _coarse_grid(arms: Arms) -> Iterator[Caveat]:
     spacing = window / max(arms.running_mean, 1)
     yield Caveat(
         "coarse_grid",
-        f"evaluations are too far apart for the times found: {arms.running_mean} spacings are more than a tenth of them",
+        f"evaluations are too far apart for the times found: {arms.running_mean} spacings exceed a tenth of them",
         f"{format_duration(window)} of {format_duration(at)} for {worst}",
         f"evaluation.every of {format_duration(_rounded(spacing * _TENTH * at / window))} or less",
     )
@@ -164,10 +172,10 @@ def _other_keys(arms: Arms) -> Iterator[Caveat]:
     """Arms of a study whose scenarios differ in more than the overrides that make them."""
     first = next(iter(arms.runs))
     told = {arm: tomllib.loads(runs[0].scenario_toml) for arm, runs in arms.runs.items() if arm in arms.overrides}
-    for arm in told:
+    for arm, tables in told.items():
         if arm != first and first in told:
             named = {_key(text) for which in (arm, first) for text in arms.overrides[which]}
-            keys = unsaid(told[first], told[arm], named)
+            keys = unsaid(told[first], tables, named)
             if keys:
                 yield Caveat(
                     "differs_in_more",
@@ -230,14 +238,13 @@ def _other_world(arms: Arms) -> Iterator[Caveat]:
             "run all arms again on one trace",
         )
     if len(versions) > 1:
-        told = ", ".join(sorted(map(str, versions)))
-        yield Caveat("other_versions", "runs come from several versions of evsim", told, "run all arms with one")
+        listed = ", ".join(sorted(map(str, versions)))
+        yield Caveat("other_versions", "runs come from several versions of evsim", listed, "run all arms with one")
 
 
 _CHECKS: tuple[Callable[[Arms], Iterator[Caveat]], ...] = (
     _few_seeds,
-    _identical,
-    _equal_on_grid,
+    _same,
     _coarse_grid,
     _reached_at_once,
     _unpaired,

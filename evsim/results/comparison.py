@@ -86,15 +86,12 @@ def in_words(arms: Arms, table: pd.DataFrame) -> list[tuple[str, ...]]:
 
 def executors_in_words(executors: Sequence[Mapping[str, Any]]) -> list[str]:
     """What trained which arms of a study, a line each; none where the scenarios say it themselves."""
-    return [
-        f"{each['executor'].get('kind')} ({_settings(each['executor'])}): {', '.join(each['arms'])}"
-        for each in executors
-    ]
+    return [f"{_executor(each['executor'], each.get('why', ''))}: {', '.join(each['arms'])}" for each in executors]
 
 
-def _settings(executor: Mapping[str, Any]) -> str:
-    said = [f"{key} = {value}" for key, value in executor.items() if key != "kind"]
-    return ", ".join([*said, "picked by measuring"]) if said else "picked by measuring"
+def _executor(table: Mapping[str, Any], why: str) -> str:
+    said = [f"{key} = {value}" for key, value in table.items() if key != "kind"]
+    return f"{table.get('kind')} ({', '.join([*said, *([why] if why else [])])})"
 
 
 def _rows(table: pd.DataFrame) -> list[tuple[str, Any]]:
@@ -140,7 +137,7 @@ def _against(arms: Arms, arm: str, horizon: float) -> dict[str, Any]:
     pairs = [(base[seed], own[seed]) for seed in seeds]
     theirs, ours = ({seed: _at(side[seed]) for seed in seeds} for side in (base, own))
     saved = t_interval((_restricted(theirs, horizon) - _restricted(ours, horizon)) / _MS_PER_HOUR)
-    found, same = _ratio(pairs, horizon, twins(arms, arm, seeds))
+    found, same = _ratio(pairs, horizon, twins(arms, arm, arms.baseline, seeds))
     return {
         "pairs": len(seeds),
         **found,
@@ -149,9 +146,9 @@ def _against(arms: Arms, arm: str, horizon: float) -> dict[str, Any]:
     }
 
 
-def twins(arms: Arms, arm: str, seeds: Sequence[int]) -> list[bool]:
-    """Of which seeds the arm's run is identical to the baseline's."""
-    runs, others = ({seed_of(run): run for run in arms.runs[name]} for name in (arm, arms.baseline))
+def twins(arms: Arms, arm: str, other: str, seeds: Sequence[int]) -> list[bool]:
+    """Of which seeds two arms have identical runs."""
+    runs, others = ({seed_of(run): run for run in arms.runs[name]} for name in (arm, other))
     return [runs[seed] is others[seed] or identical(runs[seed], others[seed]) for seed in seeds]
 
 

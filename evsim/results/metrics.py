@@ -6,6 +6,8 @@ end for a task still running. Frames are functions of a `Run`; nothing is cached
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 
@@ -36,11 +38,11 @@ def time_to(
     Raises:
         PolicyError: if the target is impossible, or is the worse way of a known metric.
     """
-    bounds = {"at_least": at_least, "at_most": at_most}
+    found = partial(run.time_to, metric, at_least=at_least, at_most=at_most)
     return {
-        "first": run.time_to(metric, **bounds),
-        "interpolated": run.time_to(metric, **bounds, interpolate=True),
-        "running_mean": run.time_to(metric, **bounds, running_mean=RUNNING_MEAN),
+        "first": found(),
+        "interpolated": found(interpolate=True),
+        "running_mean": found(running_mean=RUNNING_MEAN),
     }
 
 

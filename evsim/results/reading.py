@@ -36,7 +36,6 @@ class LackingTable(pd.DataFrame):
     _place: str = ""
 
     @property
-    @override
     def _constructor(self) -> type[pd.DataFrame]:
         return LackingTable
 

@@ -203,7 +203,8 @@ class Run:
 
         Args:
             metric: of the test split, such as "accuracy" or "loss".
-            at_least, at_most: the target, one of them.
+            at_least: the target, where larger is better.
+            at_most: the target, where smaller is better; one of both is given.
             interpolate: linearly between the evaluation before the crossing and the crossing; never later than it.
             running_mean: average this many evaluations, the newest included; a crossing needs that many.
 

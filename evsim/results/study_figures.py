@@ -73,7 +73,7 @@ def _limits(axes: Axes, arms: Arms) -> None:
 
 
 def time_bars(axes: Axes, arms: Arms) -> None:
-    """Restricted geometric mean time of each arm with its interval; each run a dot, censored ones as arrows at the horizon."""
+    """Restricted geometric mean time of each arm, its interval, each run a dot, censored ones arrows at the horizon."""
     tidy(axes, grid="x")
     table, times, horizon = compare(arms), arms.times(), arms.horizon_ms() / MS_PER_HOUR
     for place, arm in enumerate(arms.runs):
@@ -94,4 +94,6 @@ def time_bars(axes: Axes, arms: Arms) -> None:
     axes.set_yticks(range(len(arms.runs)), list(arms.runs))
     axes.invert_yaxis()
     axes.set_xlim(0, 1.1 * horizon)  # an interval of few runs may be of any width: it then leaves the plot
-    axes.set_xlabel("virtual time to the target, hours: geometric mean with 95 % interval, runs as dots, arrows never arrived")
+    axes.set_xlabel(
+        "virtual time to the target, hours: geometric mean with 95 % interval, runs as dots, arrows never arrived"
+    )

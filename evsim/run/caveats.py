@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from evsim.base.vocabulary import FloatArray, IntArray
 
+    Tables = Mapping[str, pd.DataFrame]
+
 NOTABLE = 0.1  # a tenth of the rounds, the time or the tasks is worth a word
 FEW_EVALUATIONS = 10  # the headline averages five
 _LITTLE_SPARE = 1.1  # over-commitment below which a round has next to nobody to lose
@@ -32,7 +34,7 @@ _FAR = 2.0  # charged and true cost apart by this factor
 class _Seen:
     """The tables of a run by name, its manifest, its scenario."""
 
-    tables: Mapping[str, pd.DataFrame]
+    tables: Tables
     manifest: Mapping[str, Any]
     scenario: Mapping[str, Any]
 
@@ -63,9 +65,7 @@ class _Seen:
         return (self.tables["tasks"]["kind"] == "train").to_numpy()
 
 
-def measured(
-    tables: Mapping[str, pd.DataFrame], manifest: Mapping[str, Any], scenario: Mapping[str, Any]
-) -> list[Caveat]:
+def measured(tables: Tables, manifest: Mapping[str, Any], scenario: Mapping[str, Any]) -> list[Caveat]:
     """Every caveat of a finished run that can be measured, one of a key, worst kinds first.
 
     Args:
@@ -77,9 +77,7 @@ def measured(
     return [caveat for check in _CHECKS for caveat in check(seen)]
 
 
-def lost_slots(
-    tables: Mapping[str, pd.DataFrame], manifest: Mapping[str, Any], scenario: Mapping[str, Any]
-) -> tuple[float, int] | None:
+def lost_slots(tables: Tables, manifest: Mapping[str, Any], scenario: Mapping[str, Any]) -> tuple[float, int] | None:
     """Slots held by devices that were gone, time average, and how many there are; None unless they are limited.
 
     A slot is held from the loss to the instant at which the server knows of it.
@@ -104,7 +102,9 @@ def _diverged(seen: _Seen) -> Iterator[Caveat]:
     wrong = rows[~np.isfinite(seen.column("evaluations", "value")) & (rows["split"] == "test").to_numpy()]
     if len(wrong):
         first = wrong.iloc[0]
-        instants.append((int(first["at"]), f"{first['metric']} is {first['value']:g} at server step {first['version']}"))
+        instants.append(
+            (int(first["at"]), f"{first['metric']} is {first['value']:g} at server step {first['version']}")
+        )
     steps = seen.tables["server_steps"]
     invalid = steps[(steps["reason"] == "invalid").to_numpy()]
     if len(invalid):
@@ -133,7 +133,7 @@ def _few_evaluations(seen: _Seen) -> Iterator[Caveat]:
 
 
 def _learns(seen: _Seen) -> bool:
-    return seen.manifest.get("training", "none") != "none"
+    return str(seen.manifest.get("training", "none")) != "none"
 
 
 # -- nothing happens ---------------------------------------------------------------------------------------------------
@@ -191,8 +191,7 @@ def _lost_slots(seen: _Seen) -> Iterator[Caveat]:
     if found is not None and found[0] > NOTABLE * found[1]:
         yield Caveat(
             "slots_held_by_lost",
-            "lost devices hold slots until the server knows that they are gone, so fewer clients train than concurrency "
-            "says",
+            "lost devices hold slots until the server knows of it, so fewer clients train than concurrency says",
             f"{found[0]:.1f} of {found[1]} slots on average",
             "set aggregation.task_timeout, or shorten it",
         )
@@ -260,7 +259,7 @@ def _waited_for_last(seen: _Seen) -> float:
     arrived, number = seen.column("tasks", "ended_at")[used], seen.tables["tasks"]["round"].to_numpy()[used]
     order = np.lexsort((arrived, number))
     arrived, number = arrived[order], number[order]
-    last = np.flatnonzero(np.append(number[1:] != number[:-1], True) & np.append(False, number[1:] == number[:-1]))  # noqa: FBT003
+    last = np.flatnonzero(np.append(number[1:] != number[:-1], True) & np.append(False, number[1:] == number[:-1]))
     rows = steps[steps["applied"].to_numpy()].set_index("round")
     rows = rows.loc[rows.index.intersection(number[last])]
     before = arrived[last - 1][np.isin(number[last], rows.index)]
@@ -275,12 +274,12 @@ def _short_cohorts(seen: _Seen) -> Iterator[Caveat]:
     if not seen.rounds() or goal is None or not applied.any():
         return
     short = applied & (seen.column("server_steps", "invited") < goal)
-    share = float(short.sum() / applied.sum())
+    share, least = float(short.sum() / applied.sum()), seen.column("server_steps", "invited")[applied].min()
     if share > NOTABLE:
         yield Caveat(
             "short_cohorts",
             "rounds invited fewer clients than cohort_goal, so they had nobody to lose and wanted every report",
-            f"{share:.0%} of applied rounds, down to {int(seen.column('server_steps', 'invited')[applied].min())} of {goal}",
+            f"{share:.0%} of applied rounds, down to {int(least)} of {goal}",
             "raise aggregation.minimum_cohort, lower cohort_goal, or add population.clients",
         )
 
@@ -300,7 +299,10 @@ def _failed_rounds(seen: _Seen) -> Iterator[Caveat]:
 def _late(seen: _Seen) -> Iterator[Caveat]:
     """Reports that came too late, and clients of whom no other ever came."""
     tasks = seen.tables["tasks"]
-    late, arrived = seen.outcome("late", "stale"), seen.outcome("late", "stale", "aggregated", "surplus", "round_failed")
+    late, arrived = (
+        seen.outcome("late", "stale"),
+        seen.outcome("late", "stale", "aggregated", "surplus", "round_failed"),
+    )
     share = float(late.sum() / max(arrived.sum(), 1))
     if share > NOTABLE:
         client = tasks["client"].to_numpy()
@@ -309,7 +311,7 @@ def _late(seen: _Seen) -> Iterator[Caveat]:
             "stragglers_lost",
             "reports of slow devices come too late: the model learns from fast ones",
             f"{share:.0%} of reports; {len(never):,} clients reported late only",
-            "a later reporting_deadline, more max_staleness, or late_reports = \"keep\"",
+            'a later reporting_deadline, more max_staleness, or late_reports = "keep"',
         )
 
 

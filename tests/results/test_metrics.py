@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evsim.base.errors import EvsimError, PolicyError, RunFolderError
+from evsim.base.metrics import Target
 from evsim.base.vocabulary import Outcome
 from evsim.results import metrics
-from evsim.base.metrics import Target
 from evsim.results.curves import Curve, first_crossing
 from tests.results.hand_made import write
 

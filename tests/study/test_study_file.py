@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from evsim.base.errors import ScenarioError
+from evsim.base.metrics import Target
 from evsim.study import Study
 
 
@@ -25,9 +26,11 @@ def test_arms_and_a_number_of_seeds(tmp_path):
 
 def test_runs_of_a_study_do_not_stop_at_the_target_that_it_asks_for(tmp_path):
     study = load(tmp_path, 'scenario = "quickstart"\n[arms]\na = []\n')
-    assert study.target() == 0.93
+    assert study.target() == Target.of("accuracy", 0.93)
     assert study.scenarios()["a", 0].stop.target_accuracy is None
-    assert load(tmp_path, 'scenario = "quickstart"\ntarget_accuracy = 0.5\n[arms]\na = []\n').target() == 0.5
+    assert load(tmp_path, 'scenario = "quickstart"\ntarget_accuracy = 0.5\n[arms]\na = []\n').target() == Target.of(
+        "accuracy", 0.5
+    )
 
 
 def test_a_grid_is_the_product_of_its_values_times_the_arms(tmp_path):
