@@ -42,7 +42,7 @@ METRICS: dict[str, Metric] = {
     **dict.fromkeys(("f1", "precision", "recall", "auc", "average_precision", "iou"), _SHARE),
     "r2": Metric(larger_is_better=True, high=1.0),
     "error_rate": Metric(larger_is_better=False, low=0.0, high=1.0),
-    "loss": Metric(larger_is_better=False),  # cross-entropy is never negative, but a module may have any loss
+    "loss": _ERROR,  # cross-entropy is never negative
     "perplexity": Metric(larger_is_better=False, low=1.0),
     **dict.fromkeys(("mse", "rmse", "mae", "wer", "cer"), _ERROR),
 }

@@ -13,6 +13,7 @@ Every function takes runs along axis 0.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,6 +77,7 @@ def _between(mean: FloatArray, half: FloatArray, low: float, high: float) -> tup
     return mean - half, mean + half
 
 
+@cache
 def _factor(n: int, level: float) -> float:
     """How many standard deviations of the values half an interval of their mean is long."""
     from scipy import stats

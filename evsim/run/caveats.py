@@ -260,7 +260,7 @@ def _waited_for_last(seen: _Seen) -> float:
     order = np.lexsort((arrived, number))
     arrived, number = arrived[order], number[order]
     last = np.flatnonzero(np.append(number[1:] != number[:-1], True) & np.append(False, number[1:] == number[:-1]))
-    rows = steps[steps["applied"].to_numpy()].set_index("round")
+    rows = steps[steps["applied"].to_numpy(np.bool_)].set_index("round")
     rows = rows.loc[rows.index.intersection(number[last])]
     before = arrived[last - 1][np.isin(number[last], rows.index)]
     closed, started = rows["closed_at"].to_numpy(), rows["started_at"].to_numpy()
@@ -270,7 +270,7 @@ def _waited_for_last(seen: _Seen) -> float:
 
 def _short_cohorts(seen: _Seen) -> Iterator[Caveat]:
     goal, steps = seen.aggregation.get("cohort_goal"), seen.tables["server_steps"]
-    applied = steps["applied"].to_numpy()
+    applied = steps["applied"].to_numpy(np.bool_)
     if not seen.rounds() or goal is None or not applied.any():
         return
     short = applied & (seen.column("server_steps", "invited") < goal)
@@ -285,7 +285,7 @@ def _short_cohorts(seen: _Seen) -> Iterator[Caveat]:
 
 
 def _failed_rounds(seen: _Seen) -> Iterator[Caveat]:
-    applied = seen.tables["server_steps"]["applied"].to_numpy()
+    applied = seen.tables["server_steps"]["applied"].to_numpy(np.bool_)
     failed = int((~applied).sum())
     if failed > NOTABLE * max(len(applied), 1):
         yield Caveat(
