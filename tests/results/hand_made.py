@@ -40,13 +40,14 @@ def write(
     spread=False,
     scenario='name = "tiny"\n',
     training="real",
+    trigger="grid",
     **more,
 ) -> Run:
     """A run folder from tuples."""
     recorder = Recorder(folder)
     recorder.append("tasks", _tasks(rows))
     recorder.append("server_steps", _steps())
-    recorder.append("evaluations", _evaluations(curve, spread=spread))
+    recorder.append("evaluations", _evaluations(curve, trigger, spread=spread))
     numbers = np.arange(clients)
     ones = np.ones(clients)
     recorder.append(
@@ -118,9 +119,9 @@ def _steps():
     }
 
 
-def _evaluations(curve, *, spread):
-    rows = [(at, version, "grid", "test", "accuracy", value) for at, version, value in curve]
-    rows += [(at, version, "grid", "test", "loss", 1 - value) for at, version, value in curve]
+def _evaluations(curve, trigger, *, spread):
+    rows = [(at, version, trigger, "test", "accuracy", value) for at, version, value in curve]
+    rows += [(at, version, trigger, "test", "loss", 1 - value) for at, version, value in curve]
     if spread:
         rows += [
             (at, version, "grid", "clients", f"accuracy_{name}", value + shift)
