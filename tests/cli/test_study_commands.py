@@ -44,6 +44,35 @@ def test_compare_takes_another_baseline(runs):
     assert "0.55 [" in done.output
 
 
+def test_compare_says_what_speaks_against_it(runs):
+    done = call("compare", *runs, "--running-mean", 1)
+    assert "caveat: fewer than 5 seeds" in done.output
+    assert "(2 seeds); run 5 seeds or more" in done.output
+    assert done.output.count("caveat: rounds fail and their work is lost (1 of 3)") == 1
+    assert "[4 of 4 runs, the measure is the first's]" in done.output
+
+
+def test_compare_goes_by_any_metric_in_its_direction(runs):
+    done = call("compare", *runs, "--running-mean", 1, "--metric", "loss", "--target", 0.5)
+    assert "time to loss 0.5, crossed by" in done.output
+    assert "1.83 [" in done.output
+    assert call("compare", *runs, "--running-mean", 1, "--metric", "loss", "--at-most", 0.5).exit_code == 0
+    for wrong, told in (
+        (("--metric", "loss", "--at-least", 0.5), "smaller is better, so a target of it is never at_least"),
+        (("--metric", "loss"), "the runs name none for loss"),
+        (("--target", 80), "must lie in (0, 1], but got target=80; did you mean 0.8?"),
+        (("--metric", "churn", "--target", 1), "which way churn is better is not known"),
+        (("--target", 0.5, "--at-least", 0.5), "give one of --target, --at-least, --at-most"),
+    ):
+        done = call("compare", *runs, *wrong)
+        assert done.exit_code == 2, wrong
+        assert told in done.output
+
+
+def test_describe_of_a_run_says_its_caveats(runs):
+    assert "rounds fail and their work is lost (1 of 3)" in call("describe", runs[0]).output
+
+
 def test_compare_says_what_is_wrong_with_exit_code_2(runs, tmp_path):
     done = call("compare", runs[0], tmp_path / "nowhere")
     assert done.exit_code == 2

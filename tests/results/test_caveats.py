@@ -57,9 +57,7 @@ def test_another_timeline_is_not_identical_even_if_no_evaluation_shows_it(tmp_pa
 
 
 def test_equal_crossings_are_known_up_to_the_grid_only(tmp_path):
-    arms = load_arms(
-        runs(tmp_path, "uniform", [20, 30]) + runs(tmp_path, "oort", [20, 30], low=0.3), running_mean=1
-    )
+    arms = load_arms(runs(tmp_path, "uniform", [20, 30]) + runs(tmp_path, "oort", [20, 30], low=0.3), running_mean=1)
     found = row(arms)
     assert (found["speedup"], found["same"]) == (1.0, "equal on the grid")
     # both crossed between 19 and 20 hours, and between 29 and 30
@@ -104,7 +102,9 @@ def test_seeds_that_have_no_partner_are_told(tmp_path):
 def test_steps_at_different_rates_make_no_common_grid(tmp_path):
     every = {"trigger": "step", "end": 20}
     paths = runs(tmp_path, "uniform", [10, 12], **every) + runs(tmp_path, "oort", [10, 12], spacing=HOUR // 3, **every)
-    told = r"(?s)in 6h 40min 7 evaluations of selection.kind=uniform, 21 of selection.kind=oort.*set evaluation.every to a"
+    told = (
+        r"(?s)in 6h 40min 7 evaluations of selection.kind=uniform, 21 of selection.kind=oort.*set evaluation.every to a"
+    )
     with pytest.raises(RunFolderError, match=told):
         load_arms(paths, running_mean=1)
     same = runs(tmp_path / "b", "uniform", [10, 12], **every) + runs(tmp_path / "b", "oort", [9, 12], **every)
@@ -126,7 +126,11 @@ BASE = {"algorithm": "fedavg", "aggregation": {"cohort_goal": 20}, "client_rule"
             {"client_rule.kind"},
             ["client_rule.learning_rate is 0.5, not 0.1"],
         ),
-        ({"client_rule": {"kind": "fedprox", "learning_rate": 0.1, "mu": 1}, "algorithm": "fedprox"}, {"algorithm"}, []),
+        (
+            {"client_rule": {"kind": "fedprox", "learning_rate": 0.1, "mu": 1}, "algorithm": "fedprox"},
+            {"algorithm"},
+            [],
+        ),
         ({"start": "18:00"}, {"algorithm"}, ["start is 18:00, not unset"]),
     ],
 )
@@ -155,11 +159,12 @@ def test_caveats_of_runs_are_said_once_with_how_many_runs_they_concern(tmp_path)
     new = {"key": "diverged", "text": "<b>it diverged</b>", "measure": "step 3", "remedy": "slower"}
     first = write(tmp_path / "a", caveats=[old, new])
     second = write(tmp_path / "b", seed=1, caveats=[new | {"measure": "step 9"}])
+    failed = "rounds fail and their work is lost (1 of 3); a later reporting_deadline, more over_commitment, or fewer "
+    failed += "minimum_reports"
     lines = [str(each) for each in counted([first, second]) if each.caveat.key != "few_evaluations"]
     assert lines[:2] == [
         "<b>it diverged</b> (step 3); slower [2 of 2 runs, the measure is the first's]",
-        "rounds fail and their work is lost (1 of 3); a later reporting_deadline, more over_commitment, or fewer "
-        "minimum_reports [2 of 2 runs, the measure is the first's]",
+        f"{failed} [2 of 2 runs, the measure is the first's]",
     ]
     assert f"{old} [1 of 2 runs]" in lines
     said = [text for label, text in summary_table(first) if label == "caveat"]

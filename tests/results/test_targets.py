@@ -44,9 +44,7 @@ def by_hand(values, target, window):
     return None
 
 
-@pytest.mark.parametrize(
-    ("fate", "target", "way", "window"), list(product(RISING, TARGETS, WAYS, (1, 2, 5))), ids=lambda each: str(each)
-)
+@pytest.mark.parametrize(("fate", "target", "way", "window"), list(product(RISING, TARGETS, WAYS, (1, 2, 5))), ids=str)
 def test_a_crossing_is_that_of_a_loop_in_every_direction(fate, target, way, window):
     metric, sign = way
     curve, goal = curve_of(RISING[fate], sign), target_of(metric, target - 1e-9, sign)

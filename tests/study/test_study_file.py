@@ -49,6 +49,28 @@ def test_a_scenario_beside_the_study_is_found(tmp_path):
     assert load(tmp_path, 'scenario = "mine.toml"\n[arms]\na = []\n').scenarios()["a", 0].name == "mine"
 
 
+def test_a_study_may_ask_for_another_metric(tmp_path):
+    text = 'scenario = "quickstart"\ntarget = { metric = "loss", at_most = 0.5 }\n[arms]\na = []\n'
+    assert load(tmp_path, text).target() == Target(metric="loss", at_most=0.5)
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ('{ metric = "loss", at_least = 0.5 }', "smaller is better, so a target of it is never at_least"),
+        ('{ metric = "loss" }', "either at_least or at_most"),
+        ('{ metric = "loss", at_most = "0.5" }', "expected a table such as"),
+        ('{ metric = "loss", most = 0.5 }', "expected a table such as"),
+        ("0.5", "expected a table such as"),
+        ('{ metric = "accuracy", at_least = 93 }', r"did you mean 0.93\?"),
+        ('{ metric = "loss", at_most = 0.5 }\ntarget_accuracy = 0.5', "given beside target_accuracy"),
+    ],
+)
+def test_a_target_that_cannot_be_is_told(tmp_path, target, told):
+    with pytest.raises(ScenarioError, match=rf"s.toml: target: .*{told}"):
+        load(tmp_path, f'scenario = "quickstart"\ntarget = {target}\n[arms]\na = []\n')
+
+
 def test_every_problem_is_told_at_once(tmp_path):
     with pytest.raises(ScenarioError) as caught:
         load(tmp_path, "seed = 1\nseeds = [1, 1]\ntarget_accuracy = 2\n[grid]\nx = []\n")
