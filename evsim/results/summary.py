@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from evsim.base.units import format_bytes, format_clock, format_duration
 from evsim.base.vocabulary import Outcome
 from evsim.results.run import Run
@@ -33,7 +35,8 @@ def _learning(run: Run) -> list[tuple[str, str]]:
     if not (run.evaluations["metric"] == "accuracy").any():
         return []
     accuracy = run.curve(final=True).value
-    rows = [("accuracy", f"{accuracy[-1]:.3f} at the end, {accuracy.max():.3f} at best")]
+    best = np.max(accuracy[np.isfinite(accuracy)], initial=0.0)
+    rows = [("accuracy", f"{accuracy[-1]:.3f} at the end, {best:.3f} at best")]
     target = run.manifest.get("target_accuracy")
     return rows if target is None else [*rows, ("time to accuracy", _time_to(run, float(target)))]
 

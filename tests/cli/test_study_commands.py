@@ -7,6 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from evsim.cli import app
+from evsim.cli.study_commands import _caution
+from evsim.study import Study
 from tests.results.hand_made import write
 
 HOUR = 3_600_000
@@ -93,6 +95,15 @@ def test_report_of_nothing_is_refused(tmp_path):
     done = call("report", tmp_path)
     assert done.exit_code == 2
     assert "expected the folder of a run" in done.output
+
+
+def test_a_study_says_the_caveats_of_its_scenarios_once_before_it_runs(capsys):
+    arms = {"a": (), "b": ("algorithm=fedbuff",), "c": ("algorithm=fedbuff", "selection.kind=oort")}
+    _caution(Study(name="x", scenario="quickstart", arms=arms, seeds=(0, 1)))
+    lines = [line for line in capsys.readouterr().err.splitlines() if "buffer_mean divides" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("evsim: caveat: ")
+    assert lines[0].endswith("[b, c]")
 
 
 def test_sweep_of_a_wrong_study_makes_nothing(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 
@@ -182,3 +184,11 @@ def test_the_summary_of_a_buffer_says_how_many_slots_were_held_for_nobody(tmp_pa
     text = '[aggregation]\nkind = "buffered"\nconcurrency = 4\nbuffer_size = 1\n'
     run = write(tmp_path / "a", rows=(("DROPPED", 2, 0, 60, 40, 20, 0, -1),), scenario=text)
     assert dict(summary_table(run))["slots held by lost devices"] == "0.0 of 4 on average"
+
+
+def test_the_page_lists_every_caveat_and_no_other():
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "results.md").read_text(encoding="utf-8")
+    sources = [(root / "evsim" / room / "caveats.py").read_text(encoding="utf-8") for room in ("run", "results")]
+    made = {key for source in sources for key in re.findall(r'Caveat\(\s*"(\w+)"', source)}
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == made

@@ -1,4 +1,4 @@
-"""Intervals that stay where their quantity can be, and cover what they say. Fixed draws, false alarm one in a million."""
+"""Intervals that stay where their quantity can be, and cover what they say; false alarms one in a million."""
 
 from __future__ import annotations
 

@@ -108,6 +108,12 @@ def test_divergence_says_when():
     assert told(tables(steps=steps))["diverged"] == "no finite update in round 1, after 0.3 s"
 
 
+def test_a_column_that_an_older_folder_lacks_takes_its_check_away_and_no_other():
+    found = tables(steps=[{"applied": False, "invited": 5}])
+    del found["tasks"]["ended_at"], found["server_steps"]["reason"]
+    assert list(told(found, ROUNDS)) == ["no_choice", "failed_rounds"]
+
+
 def test_few_evaluations_only_where_something_learns():
     found = tables(values=(0.1,) * 4)
     assert told(found)["few_evaluations"] == "4 in 1 s"
