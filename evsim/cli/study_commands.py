@@ -114,9 +114,21 @@ def _caution(study: Study) -> None:
         if seed == study.seeds[0]:
             for each in caveats(scenario):
                 arms.setdefault(str(as_caveat(each)), []).append(arm)
+    if len(study.arms) > 1 and study.target() is not None:
+        for text in _step_grids(study):
+            arms[text] = list(study.arms)
     for text, which in arms.items():
         concerned = "all arms" if len(which) == len(study.arms) else ", ".join(which)
         complain(f"caveat: {text} [{concerned}]")
+
+
+def _step_grids(study: Study) -> Iterator[str]:
+    """Whether steps come at different rates shows when the runs are over: say it before."""
+    if any(scenario.evaluation.every_steps is not None for scenario in study.scenarios().values()):
+        yield (
+            "evaluations every so many server steps are compared only if the steps of all arms come at one rate; a grid "
+            'of virtual time always is: evaluation.every = "10min"'
+        )
 
 
 def _say_runs(folder: Path) -> None:

@@ -12,7 +12,8 @@ from evsim.base.errors import Problem
 from evsim.base.units import format_duration
 from evsim.results.run import Run
 
-_SAME = ("data.dataset", "data.test_fraction", "training")  # the question: other data are another question
+#: What a study asks: accuracy on one data set says nothing about time to accuracy on another.
+QUESTION = ("data.dataset", "data.test_fraction", "training")
 _RATES_DIFFER = 1.1  # a grid in server steps serves arms whose steps come equally fast, up to a tenth
 
 Runs = Mapping[str, Sequence[Run]]
@@ -21,9 +22,10 @@ Runs = Mapping[str, Sequence[Run]]
 def problems(runs: Runs, running_mean: int) -> list[Problem]:
     """Every reason against a comparison."""
     grids = _other_grids(runs)
+    told = {arm: flat(tomllib.loads(group[0].scenario_toml)) for arm, group in runs.items()}
     return [
         *_two_of_a_seed(runs),
-        *_other_questions(runs),
+        *other_answers(told, QUESTION, "another question: not comparable"),
         *(grids or _other_rates(runs)),
         *_stopped_at_target(runs, running_mean),
     ]
@@ -53,20 +55,17 @@ def _two_of_a_seed(runs: Runs) -> list[Problem]:
     return found
 
 
-def _other_questions(runs: Runs) -> list[Problem]:
-    """Accuracy on one data set says nothing about time to accuracy on another."""
-    told = {arm: flat(tomllib.loads(group[0].scenario_toml)) for arm, group in runs.items()}
+def other_answers(told: Mapping[str, Mapping[str, Any]], keys: Sequence[str], hint: str) -> list[Problem]:
+    """Arms whose scenario, as dotted keys, says something else than the first's about one of some keys or tables."""
     found = []
-    for question in _SAME:
+    for question in keys:
         answers = {
-            arm: {key: value for key, value in keys.items() if (key + ".").startswith(question + ".")}
-            for arm, keys in told.items()
+            arm: {key: value for key, value in own.items() if (key + ".").startswith(question + ".")}
+            for arm, own in told.items()
         }
         first = next(iter(answers))
         found += [
-            Problem(
-                arm, f"{question} is {answer}", f"{answers[first]} as in {first}", "another question: not comparable"
-            )
+            Problem(arm, f"{question} is {answer}", f"{answers[first]} as in {first}", hint)
             for arm, answer in answers.items()
             if answer != answers[first]
         ]

@@ -96,12 +96,13 @@ class Study:
         return found
 
     def target(self) -> Target | None:
-        """What is asked for: the study's target, else the scenario's accuracy."""
+        """What is asked for: the study's target, else the scenario's accuracy if anything learns."""
         if self.goal is not None:
             return self.goal
         accuracy = self.target_accuracy
         if accuracy is None:
-            accuracy = Scenario.load(self.scenario, self.overrides).stop.target_accuracy
+            scenario = Scenario.load(self.scenario, self.overrides)
+            accuracy = scenario.stop.target_accuracy if scenario.training != "none" else None
         return None if accuracy is None else Target.of("accuracy", accuracy)
 
 

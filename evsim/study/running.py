@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
-from evsim.base.errors import EvsimError, Problem, report
+from evsim.base.errors import EvsimError, Problem, ScenarioError, report
 from evsim.results.arms import STUDY_FILE
+from evsim.results.comparable import QUESTION, flat, other_answers
 from evsim.scenario import Scenario
 from evsim.study.file import Study, picks_itself, slug
 
@@ -57,6 +58,7 @@ def sweep(
     """
     plain = study.scenarios()  # before anything is made: is every arm right?
     first = next(iter(plain.values()))
+    _comparable(study, plain)
     out.mkdir(parents=True, exist_ok=True)
     picks = _pinned(out, {arm: plain[arm, study.seeds[0]] for arm in study.arms})
     runs = study.scenarios({arm: pick.executor for arm, pick in picks.items()})
@@ -73,6 +75,26 @@ def sweep(
     if state.failed:
         raise EvsimError(report(Problem(folder, error, "") for folder, error in state.failed.items()))
     return out
+
+
+def _comparable(study: Study, scenarios: Mapping[tuple[str, int], Scenario]) -> None:
+    """Refuse before hours are spent what a comparison would refuse afterwards."""
+    if study.target() is None:
+        return
+    told = {arm: flat(tomllib.loads(scenarios[arm, study.seeds[0]].to_toml())) for arm in study.arms}
+    problems = [
+        *other_answers(told, QUESTION, "another question: not comparable"),
+        *other_answers(told, ["evaluation.every"], "set evaluation.every alike"),
+        *(
+            Problem(
+                f"arm {arm!r}: training", '"none"', "runs that learn: the study has a target", "leave out the target"
+            )
+            for arm, keys in told.items()
+            if keys.get("training") == "none"
+        ),
+    ]
+    if problems:
+        raise ScenarioError(report(problems))
 
 
 # -- one executor for a kind of arm ------------------------------------------------------------------------------------

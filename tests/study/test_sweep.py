@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,28 @@ def test_a_run_that_fails_is_named_after_all_others_are_over(tmp_path):
         sweep(study, tmp_path / "x", processes=1)
     assert load_run(tmp_path / "x" / "good" / "seed-0").seed == 0
     assert not (tmp_path / "x" / "bad" / "seed-0").exists()
+
+
+@pytest.mark.parametrize(
+    ("arm", "told"),
+    [
+        (("evaluation.every=5",), r"odd: evaluation.every is .*set evaluation.every alike"),
+        (("data.test_fraction=0.5",), r"odd: data.test_fraction is .*another question"),
+        (("training=none",), r"(?s)odd: training is .*arm 'odd': training: \"none\"; expected runs that learn"),
+    ],
+)
+def test_arms_that_no_comparison_would_take_are_refused_before_they_run(tmp_path, arm, told):
+    study = replace(STUDY, arms={"even": (), "odd": arm})
+    with pytest.raises(EvsimError, match=told):
+        sweep(study, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_dry_arms_have_no_target(tmp_path):
+    study = replace(STUDY, target_accuracy=None, overrides=(*SHORT, "training=none"), seeds=(0,))
+    assert study.target() is None
+    out = sweep(study, tmp_path / "x", processes=1)
+    assert json.loads((out / "study.json").read_text())["target"] is None
 
 
 def test_too_little_work_to_measure_is_trained_serially():
