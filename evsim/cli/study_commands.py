@@ -126,7 +126,7 @@ def _step_grids(study: Study) -> Iterator[str]:
     """Whether steps come at different rates shows when the runs are over: say it before."""
     if any(scenario.evaluation.every_steps is not None for scenario in study.scenarios().values()):
         yield (
-            "evaluations every so many server steps are compared only if the steps of all arms come at one rate; a grid "
+            "evaluations every n server steps are compared only if the steps of all arms come at one rate; a grid "
             'of virtual time always is: evaluation.every = "10min"'
         )
 

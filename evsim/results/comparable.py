@@ -13,7 +13,7 @@ from evsim.base.units import format_duration
 from evsim.results.run import Run
 
 #: What a study asks: accuracy on one data set says nothing about time to accuracy on another.
-QUESTION = ("data.dataset", "data.test_fraction", "training")
+_QUESTION = ("data.dataset", "data.test_fraction", "training")
 _RATES_DIFFER = 1.1  # a grid in server steps serves arms whose steps come equally fast, up to a tenth
 
 Runs = Mapping[str, Sequence[Run]]
@@ -25,7 +25,7 @@ def problems(runs: Runs, running_mean: int) -> list[Problem]:
     told = {arm: flat(tomllib.loads(group[0].scenario_toml)) for arm, group in runs.items()}
     return [
         *_two_of_a_seed(runs),
-        *other_answers(told, QUESTION, "another question: not comparable"),
+        *other_answers(told, _QUESTION, "another question: not comparable"),
         *(grids or _other_rates(runs)),
         *_stopped_at_target(runs, running_mean),
     ]

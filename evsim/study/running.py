@@ -16,7 +16,7 @@ from typing import Any, final
 
 from evsim.base.errors import EvsimError, Problem, ScenarioError, report
 from evsim.results.arms import STUDY_FILE
-from evsim.results.comparable import QUESTION, flat, other_answers
+from evsim.results.comparable import flat, other_answers
 from evsim.scenario import Scenario
 from evsim.study.file import Study, picks_itself, slug
 
@@ -82,16 +82,10 @@ def _comparable(study: Study, scenarios: Mapping[tuple[str, int], Scenario]) -> 
     if study.target() is None:
         return
     told = {arm: flat(tomllib.loads(scenarios[arm, study.seeds[0]].to_toml())) for arm in study.arms}
+    dry = [arm for arm, keys in told.items() if keys.get("training") == "none"]
     problems = [
-        *other_answers(told, QUESTION, "another question: not comparable"),
         *other_answers(told, ["evaluation.every"], "set evaluation.every alike"),
-        *(
-            Problem(
-                f"arm {arm!r}: training", '"none"', "runs that learn: the study has a target", "leave out the target"
-            )
-            for arm, keys in told.items()
-            if keys.get("training") == "none"
-        ),
+        *(Problem(f"arm {arm!r}: training", '"none"', "runs that learn: the study has a target") for arm in dry),
     ]
     if problems:
         raise ScenarioError(report(problems))

@@ -91,8 +91,7 @@ def test_a_run_that_fails_is_named_after_all_others_are_over(tmp_path):
     ("arm", "told"),
     [
         (("evaluation.every=5",), r"odd: evaluation.every is .*set evaluation.every alike"),
-        (("data.test_fraction=0.5",), r"odd: data.test_fraction is .*another question"),
-        (("training=none",), r"(?s)odd: training is .*arm 'odd': training: \"none\"; expected runs that learn"),
+        (("training=none",), "arm 'odd': training: \"none\"; expected runs that learn"),
     ],
 )
 def test_arms_that_no_comparison_would_take_are_refused_before_they_run(tmp_path, arm, told):
@@ -102,7 +101,8 @@ def test_arms_that_no_comparison_would_take_are_refused_before_they_run(tmp_path
     assert not (tmp_path / "x").exists()
 
 
-def test_dry_arms_have_no_target(tmp_path):
+def test_dry_arms_have_no_target(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "_in_parallel", lambda *_: iter(()))
     study = replace(STUDY, target_accuracy=None, overrides=(*SHORT, "training=none"), seeds=(0,))
     assert study.target() is None
     out = sweep(study, tmp_path / "x", processes=1)
