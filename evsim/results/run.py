@@ -22,10 +22,8 @@ from evsim.results.curves import Curve, first_crossing
 from evsim.results.reading import journal_rows, missing_columns, read_table
 from evsim.run.caveats import lost_slots, measured
 from evsim.run.recorder import is_unfinished
-from evsim.run.schema import TABLES
+from evsim.run.schema import FORMAT, TABLES
 
-#: The newest format of run folders that is read here; folders that name none are of format 1.
-FORMAT = 2
 _NEEDED = ("tasks", "server_steps", "evaluations", "clients")
 _MEASURED_ON = ("tasks", "server_steps", "evaluations", "availability")
 
@@ -88,7 +86,7 @@ class Run:
 
     @property
     def format(self) -> int:
-        """The format of the folder; 1 where it says none."""
+        """The format of the folder; 1 where it says none, as the first ones do."""
         return int(self.manifest.get("format", 1))
 
     @cached_property

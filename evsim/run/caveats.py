@@ -278,8 +278,10 @@ def _short_cohorts(seen: _Seen) -> Iterator[Caveat]:
     applied = steps["applied"].to_numpy(np.bool_)
     if not seen.rounds() or goal is None or not applied.any():
         return
-    short = applied & (seen.column("server_steps", "invited") < goal)
-    share, least = float(short.sum() / applied.sum()), seen.column("server_steps", "invited")[applied].min()
+    invited = seen.column("server_steps", "invited")
+    wanted = seen.column("server_steps", "goal") if "goal" in steps else invited  # reports that close the round
+    short = applied & (invited < goal) & (wanted >= invited)
+    share, least = float(short.sum() / applied.sum()), invited[applied].min()
     if share > NOTABLE:
         yield Caveat(
             "short_cohorts",

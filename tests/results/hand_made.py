@@ -118,6 +118,7 @@ def _tasks(rows):
 def _steps():
     return {
         "round": [0, 1, 2],
+        "by": ["", "", ""],
         "version": [1, 2, 2],
         "started_at": [0, 200, 400],
         "deadline_at": [-1, -1, 600],

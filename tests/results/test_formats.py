@@ -11,8 +11,7 @@ import pytest
 from evsim.base.errors import EvsimError, RunFolderError
 from evsim.results import load_run, stack
 from evsim.results.report import run_page
-from evsim.results.run import FORMAT
-from evsim.run.schema import TABLES, columns
+from evsim.run.schema import FORMAT, TABLES, columns
 from tests.results.hand_made import write
 
 

@@ -91,6 +91,9 @@ def test_short_cohorts_failed_rounds_and_stragglers():
     steps = [{"invited": 3}, {"invited": 6}, {"applied": False, "invited": 2}]
     assert told(tables(steps=steps))["short_cohorts"] == "50% of applied rounds, down to 3 of 4"
     assert told(tables(steps=steps))["failed_rounds"] == "1 of 3"
+    spared = tables(steps=steps)
+    spared["server_steps"]["goal"] = [2, 4, 2]  # of three invited two are wanted: one may be lost
+    assert "short_cohorts" not in told(spared)
     rows = [{"client": 1, "outcome": "late"}, {"client": 2, "outcome": "late"}, {"client": 2}, {"client": 3}]
     assert told(tables(tasks=rows))["stragglers_lost"] == "50% of reports; 1 clients reported late only"
 
