@@ -13,7 +13,7 @@ from evsim.base.errors import RunFolderError
 from evsim.results.arms import STUDY_FILE, load_arms
 from evsim.results.caveats import comparison_caveats, counted, unsaid
 from evsim.results.comparison import compare, in_words
-from evsim.results.report import run_page, study_page
+from evsim.results.report import study_page
 from evsim.results.summary import summary_table
 from tests.results.hand_made import write
 
@@ -171,7 +171,6 @@ def test_caveats_of_runs_are_said_once_with_how_many_runs_they_concern(tmp_path)
     assert f"{old} [1 of 2 runs]" in lines
     said = [text for label, text in summary_table(first) if label == "caveat"]
     assert said[:2] == [old, "<b>it diverged</b> (step 3); slower"]
-    assert "<li>&lt;b&gt;it diverged&lt;/b&gt; (step 3); slower</li>" in run_page(first)
 
 
 def test_what_the_manifest_says_goes_before_what_the_tables_show(tmp_path):
