@@ -52,7 +52,7 @@ def compare(arms: Arms) -> pd.DataFrame:
     times, horizon = arms.times(), arms.horizon_ms()
     rows = {}
     for arm, runs in arms.runs.items():
-        mean, low, high = log_interval(np.maximum(_restricted(times[arm], horizon), 1.0) / _MS_PER_HOUR)
+        mean, low, high = _mean(list(arms.crossings[arm].values()), horizon)
         rows[arm] = {
             "runs": len(runs),
             "reached": sum(time is not None for time in times[arm].values()),
@@ -75,7 +75,7 @@ def in_words(arms: Arms, table: pd.DataFrame) -> list[tuple[str, ...]]:
             str(arm),
             f"{row.reached}/{row.runs}",
             format_duration(row.median_h * _MS_PER_HOUR) if math.isfinite(row.median_h) else "not reached",
-            f"{row.mean_h:.2f} h {_brackets(row.mean_low_h, row.mean_high_h)}",
+            _mean_words(row),
             "baseline" if arm == arms.baseline else _speedup_words(row),
             f"{row.wasted:.0%}",
         )
@@ -177,6 +177,28 @@ def _rounding(pairs: Sequence[tuple[Crossing | None, Crossing | None]]) -> dict[
 
 def _at(crossing: Crossing | None) -> float | None:
     return None if crossing is None else float(crossing.at)
+
+
+def _mean(crossings: Sequence[Crossing | None], horizon: float) -> tuple[float, float, float]:
+    """Restricted geometric mean and its interval, hours; of equal times the interval is their rounding to the grid.
+
+    Where nobody arrives the mean is the horizon and has no interval: that all are alike is no knowledge.
+    """
+    times = np.array([horizon if each is None else max(min(each.at, horizon), 1.0) for each in crossings])
+    mean, low, high = log_interval(times / _MS_PER_HOUR)
+    known = [each for each in crossings if each is not None]
+    if not known:
+        return mean, math.nan, math.nan
+    if len(known) == len(times) > 1 and np.ptp(times) == 0:
+        after = np.log(np.maximum([each.after for each in known], 1.0)).mean()
+        return mean, math.exp(after) / _MS_PER_HOUR, mean
+    return mean, low, high
+
+
+def _mean_words(row: Any) -> str:
+    if not row.reached:
+        return f"{row.mean_h:.2f} h [none arrived: no interval]"
+    return f"{row.mean_h:.2f} h {_brackets(row.mean_low_h, row.mean_high_h)}"
 
 
 def _restricted(times: Mapping[int, float | None], horizon: float) -> FloatArray:

@@ -85,13 +85,23 @@ def test_restricted_mean_watches_every_run_equally_long(tmp_path):
     assert table.loc["selection.kind=oort", "saved_h"] == 1.0
 
 
+def test_seeds_that_cross_at_one_evaluation_are_known_up_to_the_grid_only(tmp_path):
+    row = compare(load_arms(arm(tmp_path, "uniform", [4, 4, 4]), running_mean=1)).iloc[0]
+    assert (row["mean_low_h"], row["mean_high_h"]) == pytest.approx((3.0, 4.0), rel=1e-12)
+    assert row["mean_h"] == pytest.approx(4.0, rel=1e-12)
+
+
 def test_when_nobody_arrives_there_is_no_ratio(tmp_path):
     paths = arm(tmp_path, "uniform", [None]) + arm(tmp_path, "oort", [None], low=0.3)
     arms = load_arms(paths, running_mean=1)
     row = compare(arms).loc["selection.kind=oort"]
     assert (row["reached"], row["bound"], row["mean_h"]) == (0, "unknown", pytest.approx(10.0, rel=1e-12))
     assert math.isnan(row["speedup"])
-    assert in_words(arms, compare(arms))[2][4] == "unknown: too many runs never arrived"
+    assert math.isnan(row["mean_low_h"])
+    assert in_words(arms, compare(arms))[2][3:5] == (
+        "10.00 h [none arrived: no interval]",
+        "unknown: too many runs never arrived",
+    )
 
 
 def test_pairs_that_contradict_give_no_bound():
@@ -183,3 +193,9 @@ def test_a_metric_that_is_not_there_is_told(tmp_path):
     arms = load_arms(arm(tmp_path, "uniform", [4]), running_mean=1, metric="f1", target=0.5)
     with pytest.raises(RunFolderError, match="no metric 'f1'"):
         compare(arms)
+
+
+def test_a_crossing_at_time_zero_is_the_shortest_and_not_the_longest(tmp_path):
+    row = compare(load_arms(arm(tmp_path, "uniform", [0, 8]), running_mean=1)).iloc[0]
+    assert (row["reached"], row["median_h"]) == (2, 4.0)
+    assert row["mean_h"] < 1
