@@ -11,6 +11,7 @@ import pytest
 from evsim.base.errors import EvsimError, RunFolderError
 from evsim.results import load_run, stack
 from evsim.results.report import run_page
+from evsim.run.recorder import Recorder
 from evsim.run.schema import FORMAT, TABLES, columns
 from tests.results.hand_made import write
 
@@ -83,3 +84,16 @@ def test_a_newer_format_is_refused_in_a_sentence(tiny, given):
 
 def test_the_format_of_today_is_read(tmp_path):
     assert write(tmp_path / "run", format=FORMAT).format == FORMAT
+
+
+def test_a_killed_run_of_an_older_layout_is_read_as_far_as_it_goes(tmp_path):
+    recorder = Recorder(tmp_path / "run")
+    recorder.append("availability", {"at": [0, 500], "online": [6, 4]})
+    recorder.flush()
+    old = pa.table({"at": [0, 500]})
+    with pa.ipc.new_stream(str(tmp_path / "run" / "journal" / "availability.arrows"), old.schema) as stream:
+        stream.write_table(old)
+    run = load_run(tmp_path / "run", partial=True)
+    assert run.availability["at"].tolist() == [0, 500]
+    with pytest.raises(RunFolderError, match="no column online"):
+        run.availability["online"]
