@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evsim.base.errors import MissingExtraError
+from evsim.run.schema import FORMAT
 from evsim.scenario.caveats import caveats, sampling
 from evsim.timeline.world import ANSWER_BYTES
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from evsim.scenario import Scenario
     from evsim.timeline.server import LiveServer
     from evsim.traces.population import Population
-
-#: Of run folders; raised whenever a column or a file changes its meaning. 2: everything `evsim verify` needs.
-FORMAT = 2
 
 
 def manifest(scenario: Scenario, parts: Parts, server: LiveServer, reason: str, wall_s: float) -> dict[str, Any]:
