@@ -6,6 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, final
 
 
+class CaveatWarning(UserWarning):
+    """How a run from Python says a caveat; the command line prints it instead."""
+
+
 @final
 @dataclass(frozen=True)
 class Caveat:

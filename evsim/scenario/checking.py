@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
+import re
+import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, Field, is_dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
 from evsim.base import registry
-from evsim.base.errors import Problem, ScenarioError, suggest
+from evsim.base.errors import EvsimError, Problem, ScenarioError, suggest
+from evsim.scenario.contracts import lacks
 from evsim.scenario.hints import (
     MismatchError,
     describe,
@@ -35,6 +39,9 @@ _JSON = (str, int, float, bool)
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _NONE = "none"
 _LONGEST = 80  # characters of a value in a message
+_PERCENT = re.compile(r"([0-9.]+) ?%")
+#: "x must lie in (0, 1], but got x=93": a share, and what was given for it.
+_SHARE = re.compile(r"[\[(]0, 1[\])].* but got \w+=([0-9.]+(?:e[+-]?\d+)?)$")
 
 
 @final
@@ -45,17 +52,25 @@ class Checker:
         origin: says where a dotted key was written, such as a file name.
         folder: where files named by a kind (``"rule.py:MyRule"``) are looked for.
         top: keys of the top level, which a file may write into a table by mistake.
+        dropped: what became of the options of a policy whose kind changed, by its dotted key, in words.
     """
 
-    def __init__(self, origin: Callable[[str], str], folder: Path, top: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        origin: Callable[[str], str],
+        folder: Path,
+        top: Collection[str] = (),
+        dropped: Mapping[str, str] | None = None,
+    ) -> None:
         self.problems: list[Problem] = []
-        self._origin, self._folder, self._top = origin, folder, top
+        self._origin, self._folder, self._top, self._dropped = origin, folder, top, dropped or {}
 
     def add(self, at: str, given: str, expected: str = "", hint: str = "") -> object:
         """Note a problem at a dotted key."""
         origin = self._origin(at)
         where = f"-o {at}" if origin.startswith("-o ") else ": ".join(filter(None, (origin, at)))
-        self.problems.append(Problem(where, given, expected, hint))
+        inherited = self._inherited(at) if at and given != "missing" else ""
+        self.problems.append(Problem(where, given, expected, "; ".join(filter(None, (hint, inherited)))))
         return FAILED
 
     def values(self, cls: type, table: Mapping[str, Any], at: str) -> Tables:
@@ -82,8 +97,10 @@ class Checker:
             return FAILED
         try:
             return cls(**values)
-        except ValueError as error:  # PolicyError is one
-            return self.add(_blame(str(error), fields_of(cls), at), str(error))
+        except (ValueError, EvsimError) as error:  # PolicyError is both
+            return self._refused(str(error), cls, given, at)
+        except Exception as error:  # whatever a user's own check raises
+            return self.add(at, f"{cls.__name__} cannot be made: {in_words(error)}")
 
     def policy(self, slot: str, given: object, at: str, base: type | None = None) -> Any:
         """A policy of a slot made of its kind, or of a table with a kind, or FAILED."""
@@ -103,9 +120,26 @@ class Checker:
             return self._factory(kind, cls, options, at)
         if not _fits(cls, base):
             return self.add(_join(at, "kind"), repr(kind), f"a frozen dataclass derived from {base and base.__name__}")
+        if base is not None and not cls.__module__.startswith("evsim.") and (missing := list(lacks(cls, base))):
+            return [self.add(_join(at, "kind"), each) for each in missing][0]
         return self.table(cls, options, at)
 
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _refused(self, message: str, cls: type, given: Mapping[str, Any], at: str) -> object:
+        """A dataclass did not take its values: which key is to blame, and which others it speaks of come from where."""
+        blamed = _blame(message, fields_of(cls), at)
+        others = [_join(at, key) for key in given if key in re.findall(r"\w+", message) and _join(at, key) != blamed]
+        inherited = [self._inherited(key) for key in others if self._origin(key) != self._origin(blamed)]
+        return self.add(blamed, message, "", "; ".join(filter(None, (_as_share(message), *inherited))))
+
+    def _inherited(self, at: str) -> str:
+        """Which file a key comes from, if that is not the one that is run."""
+        origin = self._origin(at)
+        main = self._origin("")
+        if origin.startswith("-o ") or origin == main or not main:
+            return ""
+        return f"`{at.rsplit('.', 1)[-1]}` is inherited from {Path(origin).name}"
 
     def _factory(self, kind: str, make: Callable[..., Any], options: Tables, at: str) -> Any:
         """Any ``module:factory`` that returns a torch module serves as a model."""
@@ -127,7 +161,7 @@ class Checker:
                 return None
             return self._value(hint, table[key], _join(at, key), key)
         if field.default is MISSING and field.default_factory is MISSING:
-            self.add(_join(at, key), "missing", _wanted(key, hint))
+            self.add(_join(at, key), "missing", _wanted(key, hint), self._dropped.get(at, ""))
         return MISSING
 
     def _value(self, hint: Any, given: object, at: str, key: str) -> Any:
@@ -149,7 +183,7 @@ class Checker:
                     return parse(member, given)
                 except MismatchError:
                     continue
-        return self.add(at, _show(given), describe(hint))
+        return self.add(at, _show(given), describe(hint), _meant(hint, given))
 
     def _writable(self, hint: Any, given: object, at: str) -> bool:
         """Whether a value is plain and finite, all the way down; TOML also knows dates, nan and inf."""
@@ -169,6 +203,36 @@ def _above(key: str, given: object) -> str:
     """What to do with a key of the top level that stands in a table: all that follows a header is of its table."""
     place = f"as a table [{key}] of its own" if isinstance(given, Mapping) else "above the first [table]"
     return f"it belongs to the top level: write it {place}"
+
+
+def in_words(error: BaseException) -> str:
+    """An error of a user's own code: its kind and what it says."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _meant(hint: Any, given: object) -> str:
+    """The number or truth value that a text seems to mean."""
+    text = given.strip() if isinstance(given, str) else ""
+    percent = _PERCENT.fullmatch(text)
+    try:
+        number = float(percent[1]) / 100 if percent else tomllib.loads(f"v = {text}")["v"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        return ""
+    for member in members(hint):
+        try:
+            parse(member, number)
+        except MismatchError:
+            continue
+        return f"did you mean {json.dumps(number)}{'' if percent else ', without quotes'}?"
+    return ""
+
+
+def _as_share(message: str) -> str:
+    """For a share that was given in percent."""
+    given = _SHARE.search(message)
+    if given is None or not 1 < float(given[1]) <= 100:  # noqa: PLR2004
+        return ""
+    return f"did you mean {float(given[1]) / 100:g}?"
 
 
 def _join(at: str, key: str) -> str:

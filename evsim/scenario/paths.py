@@ -1,0 +1,68 @@
+"""Where the paths of an override begin: in the working directory, as everything that is typed does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evsim.base import registry
+from evsim.base.bundled import bundled_trace
+from evsim.scenario.layers import Layer, Tables
+
+_NAMES = ("path", "file", "folder", "directory", "root")
+_SOURCES = ("population.availability", "population.speed")
+
+
+def from_working_directory(layer: Layer, start: Path) -> Layer:
+    """The layer of an override with its paths made absolute.
+
+    What is not there stays as it was typed: it may be the name of a bundled trace, or lie beside the scenario.
+
+    Args:
+        layer: of an override.
+        start: the working directory, or the folder of the file that holds the override.
+    """
+    return Layer(layer.origin, _tables(layer.tables, "", start.absolute()), layer.unset)
+
+
+def _tables(tables: Mapping[str, Any], at: str, start: Path) -> Tables:
+    return {key: _value(key, value, f"{at}.{key}".lstrip("."), start) for key, value in tables.items()}
+
+
+def _value(key: str, value: Any, at: str, start: Path) -> Any:
+    if isinstance(value, Mapping):
+        return _tables(value, at, start)
+    if isinstance(value, list):
+        return [_value(key, each, at, start) for each in value]
+    if not isinstance(value, str):
+        return value
+    if names_code(key, value):
+        file, colon, name = value.partition(":")
+        return f"{_there(file, start)}{colon}{name}"
+    return _there(value, start) if _is_path(key, at) and bundled_trace(value) is None else value
+
+
+def names_code(key: str, value: object) -> bool:
+    """Whether a value is code that a scenario brings along: a kind such as "rule.py:Mine" or "package.module:Mine"."""
+    kind = key in ("kind", "format", "target") or key in registry.slots()
+    return kind and isinstance(value, str) and (":" in value or value.endswith(".py"))
+
+
+def _is_path(key: str, at: str) -> bool:
+    return at in _SOURCES or key in _NAMES or key.endswith(tuple(f"_{name}" for name in _NAMES))
+
+
+def _there(text: str, start: Path) -> str:
+    found = start / Path(text).expanduser()
+    return str(found) if text and found.exists() else text
+
+
+def looked_for(text: str, *folders: Path) -> str:
+    """The absolute places where a path may be, each once, for a message.
+
+    >>> looked_for("a.csv", Path("/x"), Path("/y"), Path("/x"))
+    'looked for /x/a.csv and /y/a.csv'
+    """
+    places = dict.fromkeys(str((folder / Path(text).expanduser()).absolute()) for folder in folders)
+    return f"looked for {' and '.join(places)}"
