@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 from typing_extensions import override
 
+from evsim.base.culprit import explain
 from evsim.base.errors import EvsimError
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ Overrides = Annotated[
 
 
 class _Group(TyperGroup):
-    """Errors that a user can cause end with a message and exit code 2, SIGINT with 130; neither with a traceback."""
+    """Errors that a user can cause end with a message and exit code 2, SIGINT with 130; neither with a traceback.
+
+    So do errors of a plug-in that nobody caught where it was called.
+    """
 
     @override
     def invoke(self, ctx: Any) -> Any:
@@ -38,6 +42,12 @@ class _Group(TyperGroup):
         except KeyboardInterrupt as stop:
             complain("interrupted")
             raise typer.Exit(INTERRUPTED) from stop
+        except (Exception, SystemExit) as error:
+            text = explain(error)
+            if text is None:  # typer's own ways to leave, or a fault of evsim
+                raise
+            complain(text)
+            raise typer.Exit(BAD_INPUT) from error
 
 
 app = typer.Typer(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evsim.base.errors import MissingExtraError
-from evsim.scenario.caveats import caveats, sampling
+from evsim.scenario.caveats import sampling
 
 if TYPE_CHECKING:
     from evsim.run.assembly import Parts
@@ -39,7 +39,7 @@ def manifest(scenario: Scenario, parts: Parts, server: LiveServer, reason: str, 
         "rounds": server.rounds,
         "timeline_hash": server.timeline_hash,
         "trace_hash": _trace_hash(parts.population),
-        "caveats": caveats(scenario),
+        "caveats": [caveat.to_json() for caveat in parts.caveats],
         "population": _population(parts),
         "cost": _cost(scenario, parts),
         "executor": {} if parts.learning is None else dict(parts.learning.plan),

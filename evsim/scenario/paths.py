@@ -1,13 +1,14 @@
-"""Where the paths of an override begin: in the working directory, as everything that is typed does."""
+"""What a scenario refers to outside of itself: files, which an override names as everything that is typed, and code."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from evsim.base import registry
 from evsim.base.bundled import bundled_trace
+from evsim.base.errors import Problem
 from evsim.scenario.layers import Layer, Tables
 
 _NAMES = ("path", "file", "folder", "directory", "root")
@@ -47,6 +48,28 @@ def names_code(key: str, value: object) -> bool:
     """Whether a value is code that a scenario brings along: a kind such as "rule.py:Mine" or "package.module:Mine"."""
     kind = key in ("kind", "format", "target") or key in registry.slots()
     return kind and isinstance(value, str) and (":" in value or value.endswith(".py"))
+
+
+def code_in(layers: Sequence[Layer]) -> list[Problem]:
+    """Every place where a scenario names code that evsim did not bring; nothing of it is imported."""
+    expected = "a kind that is built in or installed"
+    hint = "code runs with all your rights: read it, then check without --no-plugins"
+    return [
+        Problem(": ".join(filter(None, (layer.origin.partition("=")[0], at))), repr(value), expected, hint)
+        for layer in layers
+        for at, value in _named_code(layer.tables, "", "")
+    ]
+
+
+def _named_code(value: object, key: str, at: str) -> Iterator[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _named_code(each, name, f"{at}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for place, each in enumerate(value):
+            yield from _named_code(each, key, f"{at}[{place}]")
+    elif names_code(key, value):
+        yield at, value
 
 
 def _is_path(key: str, at: str) -> bool:
