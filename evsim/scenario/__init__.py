@@ -110,7 +110,10 @@ class Scenario:
             ScenarioError: with every problem found.
         """
         file = find(path)
-        layers = [*read(file), *(from_working_directory(override(text), Path(paths_from)) for text in overrides)]
+        typed = [override(text) for text in overrides]
+        if not Path(paths_from).resolve().samefile(file.parent):
+            typed = [from_working_directory(layer, Path(paths_from)) for layer in typed]
+        layers = [*read(file), *typed]
         return cls(**assemble(cls, layers, name=file.stem, folder=file.parent), folder=file.parent)
 
     @classmethod

@@ -97,7 +97,8 @@ def _notes(dropped: Sequence[Drop], values: Mapping[str, Any]) -> Iterator[Cavea
             if key not in drop.options:
                 continue
             now = write_value(hints[field.name], getattr(policy, field.name), key)
-            if now != drop.options[key] and getattr(policy, field.name) == _default(field):
+            same_passes = key == "epochs" and drop.options[key] == 1  # what no epochs means, too
+            if now != drop.options[key] and getattr(policy, field.name) == _default(field) and not same_passes:
                 yield Caveat(
                     "dropped_option",
                     f"the options of kind {drop.old!r} were dropped with it: {drop.at}.{key} is back to its default",

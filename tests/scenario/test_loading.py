@@ -282,7 +282,7 @@ def test_none_is_written_where_leaving_out_means_something_else():
 
 def test_every_field_of_a_scenario_has_a_place_in_its_file():
     left_out = {field.name for field in fields(Scenario)} - {field.name for field in fields_of(Scenario).values()}
-    assert left_out == {"folder"}
+    assert left_out == {"folder", "notes"}
     assert all(
         field.default is MISSING
         for field in fields(Scenario)
