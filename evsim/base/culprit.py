@@ -14,6 +14,7 @@ from typing import Any
 from evsim.base import registry
 from evsim.base.user_code import blame
 
+_SHOWN = 3  # frames of evsim
 _FACTS = ("client", "task", "version")  # of a task or a report, wherever one is at hand
 
 
@@ -23,19 +24,28 @@ def explain(error: BaseException) -> str | None:
     Returns:
         None if no plug-in has to do with it: then it is a fault of evsim, and its traceback is needed.
     """
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    chain = list(_chain(error))
+    frames = [frame for each in chain for frame, _ in traceback.walk_tb(each.__traceback__)]
     for frame in reversed(frames):
         found = _runs(frame)
         if found is not None:
-            slot, name = found
-            return blame(error, slot=slot, cls=name, details=_facts(frames))
-    for frame in reversed(frames):
-        found = next(_holds(frame), None)
-        if found is not None:
-            slot, name = found
-            text = blame(error, slot=slot, cls=name, details=_facts(frames))
-            return f"{text}\n  it seems to have given something that evsim cannot use, in {_place(frame)}"
-    return None
+            return blame(chain[-1], slot=found[0], cls=found[1], details=_facts(frames))
+    suspects = next((found for frame in reversed(frames) if (found := list(_holds(frame)))), None) or _all()
+    if not suspects:
+        return None
+    head = blame(chain[-1], slot="", cls=" or ".join(suspects), details=_facts(frames)).strip()
+    where = "".join(f"\n  {_place(frame)}" for frame in frames[-_SHOWN:])
+    return f"{head}\nit seems to have given something that evsim cannot use, which is met in{where}"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what caused it, the first cause last: SimPy raises a copy that has lost its frames."""
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        yield found
+        found = found.__cause__ or found.__context__
 
 
 def _runs(frame: FrameType) -> tuple[str, str] | None:
@@ -53,15 +63,20 @@ def _runs(frame: FrameType) -> tuple[str, str] | None:
     return None
 
 
-def _holds(frame: FrameType) -> Iterator[tuple[str, str]]:
-    """Plug-ins that a frame of evsim works with."""
+def _all() -> list[str]:
+    """Every plug-in there is, in words."""
+    return [f"{slot} {plug_in.__name__}" for plug_in, slot in registry.plug_ins().items()]
+
+
+def _holds(frame: FrameType) -> Iterator[str]:
+    """Plug-ins that a frame of evsim works with, in words."""
     own = frame.f_locals.get("self")
     near = [*frame.f_locals.values(), *(vars(own).values() if hasattr(own, "__dict__") else ())]
     known = registry.plug_ins()
     for value in near:
         for each in type(value).__mro__:
             if isinstance(each, type) and each in known:
-                yield known[each], each.__name__
+                yield f"{known[each]} {each.__name__}"
 
 
 def _facts(frames: list[FrameType]) -> Mapping[str, object]:

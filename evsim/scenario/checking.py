@@ -14,6 +14,7 @@ from typing import Any, Final, final
 
 from evsim.base import registry
 from evsim.base.errors import EvsimError, Problem, ScenarioError, suggest
+from evsim.base.user_code import own_frames, said
 from evsim.scenario.contracts import lacks
 from evsim.scenario.hints import (
     MismatchError,
@@ -100,7 +101,8 @@ class Checker:
         except (ValueError, EvsimError) as error:  # PolicyError is both
             return self._refused(str(error), cls, given, at)
         except Exception as error:  # whatever a user's own check raises
-            return self.add(at, f"{cls.__name__} cannot be made: {in_words(error)}")
+            lines = "".join(f"; {line}" for line in own_frames(error))
+            return self.add(at, f"{cls.__name__} cannot be made: {said(error)}{lines}")
 
     def policy(self, slot: str, given: object, at: str, base: type | None = None) -> Any:
         """A policy of a slot made of its kind, or of a table with a kind, or FAILED."""
@@ -203,11 +205,6 @@ def _above(key: str, given: object) -> str:
     """What to do with a key of the top level that stands in a table: all that follows a header is of its table."""
     place = f"as a table [{key}] of its own" if isinstance(given, Mapping) else "above the first [table]"
     return f"it belongs to the top level: write it {place}"
-
-
-def in_words(error: BaseException) -> str:
-    """An error of a user's own code: its kind and what it says."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _meant(hint: Any, given: object) -> str:
