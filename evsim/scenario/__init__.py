@@ -111,7 +111,7 @@ class Scenario:
         """
         file = find(path)
         typed = [override(text) for text in overrides]
-        if not Path(paths_from).resolve().samefile(file.parent):
+        if Path(paths_from).resolve() != file.parent.resolve():
             typed = [from_working_directory(layer, Path(paths_from)) for layer in typed]
         layers = [*read(file), *typed]
         return cls(**assemble(cls, layers, name=file.stem, folder=file.parent), folder=file.parent)

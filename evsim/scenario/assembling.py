@@ -54,7 +54,8 @@ def assemble(cls: type, layers: Sequence[Layer], *, name: str, folder: Path) -> 
     everything = _with_defaults(cls, values)
     found = together.problems(everything)
     if isinstance(everything["population"], PopulationTable):
-        found += sources.problems(everything["population"], folder)
+        places = partial(_places, said, folder)
+        found += sources.problems(everything["population"], places)
     for problem in found:
         checker.add(problem.where, problem.given, problem.expected, problem.hint)
     if checker.problems:
@@ -105,6 +106,11 @@ def _notes(dropped: Sequence[Drop], values: Mapping[str, Any]) -> Iterator[Cavea
                     f"{drop.options[key]!r} was inherited, kind {drop.new!r} runs with {now!r}",
                     f"say {drop.at}.{key} beside the kind",
                 )
+
+
+def _places(said: Mapping[str, str], folder: Path, key: str) -> list[Path]:
+    """The folders in which a key's relative path is looked for: an override's begins in the working directory."""
+    return [Path.cwd(), folder] if origin_of(said, key).startswith("-o ") else [folder]
 
 
 def _at(values: Mapping[str, Any], at: str) -> Any:

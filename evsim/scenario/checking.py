@@ -66,9 +66,9 @@ class Checker:
         self.problems: list[Problem] = []
         self._origin, self._folder, self._top, self._dropped = origin, folder, top, dropped or {}
 
-    def add(self, at: str, given: str, expected: str = "", hint: str = "") -> object:
-        """Note a problem at a dotted key."""
-        origin = self._origin(at)
+    def add(self, at: str, given: str, expected: str = "", hint: str = "", said_at: str | None = None) -> object:
+        """Note a problem at a dotted key; who said another one may be to blame."""
+        origin = self._origin(at if said_at is None else said_at)
         where = f"-o {at}" if origin.startswith("-o ") else ": ".join(filter(None, (origin, at)))
         inherited = self._inherited(at) if at and given != "missing" else ""
         self.problems.append(Problem(where, given, expected, "; ".join(filter(None, (hint, inherited)))))
@@ -163,7 +163,8 @@ class Checker:
                 return None
             return self._value(hint, table[key], _join(at, key), key)
         if field.default is MISSING and field.default_factory is MISSING:
-            self.add(_join(at, key), "missing", _wanted(key, hint), self._dropped.get(at, ""))
+            dropped = self._dropped.get(at, "")
+            self.add(_join(at, key), "missing", _wanted(key, hint), dropped, _join(at, "kind") if dropped else None)
         return MISSING
 
     def _value(self, hint: Any, given: object, at: str, key: str) -> Any:

@@ -87,5 +87,5 @@ def looked_for(text: str, *folders: Path) -> str:
     >>> looked_for("a.csv", Path("/x"), Path("/y"), Path("/x"))
     'looked for /x/a.csv and /y/a.csv'
     """
-    places = dict.fromkeys(str((folder / Path(text).expanduser()).absolute()) for folder in folders)
+    places = dict.fromkeys(str((folder / Path(text).expanduser()).resolve()) for folder in folders)
     return f"looked for {' and '.join(places)}"
