@@ -12,7 +12,7 @@ import numpy as np
 from evsim.algorithms.base import Wire, Wires, total_bytes
 from evsim.base.caveat import Caveat, CaveatWarning
 from evsim.base.culprit import explain
-from evsim.base.errors import EvsimError, ModelError, Problem, ScenarioError, joined, report
+from evsim.base.errors import EvsimError, Problem, ScenarioError, joined, report
 from evsim.base.profiling import part
 from evsim.base.vocabulary import IntArray
 from evsim.cost.pricing import Pricing
@@ -24,6 +24,7 @@ from evsim.traces.sources import load_availability, load_speed
 from evsim.training.data.base import FederatedData, federate
 from evsim.training.learning.learning import Learning, Method, Setting
 from evsim.training.models.base import check_model
+from evsim.training.models.leaves import wires as model_wires
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -279,9 +280,4 @@ def _model_wires(model: Module | None, scenario: Scenario) -> Wires:
     if model is None:
         numbers = max((scenario.cost.model_bytes or 0) // 4, 1)
         return {"model": {"": Wire(numbers, numbers)}}
-    bits = {"float64": 64, "float32": 32, "bfloat16": 32}[scenario.precision]
-    params = {name: Wire(leaf.numel(), leaf.numel(), bits) for name, leaf in model.named_parameters()}
-    if not params:
-        raise ModelError("the model has no parameters: there is nothing to train")
-    buffers = {name: Wire(leaf.numel(), leaf.numel(), bits) for name, leaf in model.named_buffers()}
-    return {"model": params, "buffers": buffers}
+    return model_wires(model, bits=64 if scenario.precision == "float64" else 32)

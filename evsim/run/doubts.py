@@ -27,7 +27,7 @@ def doubts(scenario: Scenario, opened: Opened) -> tuple[Caveat, ...]:
     return tuple(caveat for check in _CHECKS for caveat in check(scenario, opened))
 
 
-def _few_online(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
+def _no_choice(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
     """Where everybody online is asked, a selector has no choice and over-commitment no reserve."""
     wanted, key = _wanted(scenario)
     trace = opened.population.availability
@@ -40,7 +40,7 @@ def _few_online(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
     share = float((online < wanted).mean())
     if share > _MOST:
         yield Caveat(
-            "few_online",
+            "no_choice",
             "mostly fewer clients are online than the server wants at work: every one of them is asked, so that a "
             "selector has no choice, and a round waits for min(cohort_goal, invited) of them",
             f"{online.mean():.0f} clients online on average, {wanted} wanted, {share:.0%} of the time fewer",
@@ -73,7 +73,7 @@ def _shared_samples(_scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
         )
 
 
-def _charged_size(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
+def _charged_cost(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
     """A model that stands for a bigger one should stand for its work, too."""
     cost, true = scenario.cost, total_bytes(opened.wires)
     if opened.model is None or cost.model_bytes is None or cost.sample_scale != 1:
@@ -81,7 +81,7 @@ def _charged_size(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
     ratio = max(cost.model_bytes / true, true / cost.model_bytes)
     if ratio >= _FAR:
         yield Caveat(
-            "charged_size",
+            "charged_cost",
             f"links carry a model of {format_bytes(cost.model_bytes)}, processors train one of {format_bytes(true)}: "
             "transfers and computing are those of different models",
             f"a factor of {ratio:,.0f}, with cost.sample_scale = 1",
@@ -89,4 +89,4 @@ def _charged_size(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
         )
 
 
-_CHECKS: tuple[Callable[[Scenario, Opened], Iterator[Caveat]], ...] = (_few_online, _shared_samples, _charged_size)
+_CHECKS: tuple[Callable[[Scenario, Opened], Iterator[Caveat]], ...] = (_no_choice, _shared_samples, _charged_cost)

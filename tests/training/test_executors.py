@@ -92,7 +92,7 @@ def test_every_step_but_the_first_finds_its_samples_ready(monkeypatch: pytest.Mo
 
     get = Ahead.get
     with opened(Batched(chunk=8), job) as run:
-        run(make_tasks(job)[:1])  # the first tasks are checked against Serial
+        run(make_tasks(job)[:2])  # the first tasks are checked against Serial
         monkeypatch.setattr(Ahead, "get", noted)
         run(make_tasks(job))
     assert ready == [(step, step > 0) for step in range(10)]  # 20 samples in batches of 4, twice

@@ -23,12 +23,14 @@ from evsim.base.profiling import part
 from evsim.base.vocabulary import Feedback, IntArray
 from evsim.training.data.samples import Batch, TrainingData, fits, inputs
 from evsim.training.executors.base import Executor, Job, TrainTask
+from evsim.training.executors.probe import probe
 from evsim.training.executors.sums import Weights
 from evsim.training.executors.threads import limited_threads
 from evsim.training.learning.client_state import ClientStates
 from evsim.training.learning.evaluation import evaluate, per_client, summarize
 from evsim.training.learning.pending import Pending
-from evsim.training.learning.reports import Seen, averaged, feedback_of
+from evsim.training.learning.reports import Seen, feedback_of, moved
+from evsim.training.models.leaves import averaged, check_leaves, saved, trained
 
 if TYPE_CHECKING:
     from evsim.base.vocabulary import FloatArray
@@ -78,19 +80,29 @@ class Learning:
     ) -> None:
         self._method, self._seed, self._goal = method, setting.seed, setting.cohort_goal
         self._device, self._dtype = torch.device(setting.device), _DTYPES[setting.precision]
-        self._model = model.to(self._device, self._dtype).train()
+        check_leaves(model)
+        self._model = model.to(self._device, self._dtype)
         self._data = TrainingData.of(data, self._dtype, self._device)
         self._test = self._placed(data)
         self._n_clients = data.n_clients
         self._server = self._initial_state()
         autocast = setting.precision == "bfloat16"
         job = Job(self._model, method.client_rule, self._data, self._dtype, autocast, self._device, setting.seed)
+        probe(job)
         self._runner = executor.open(job)
         self._sums_suffice = isinstance(method.merge, SummingMerge) and not method.upload
         self.client_states = ClientStates(setting.state_budget, setting.state_folder)
         self._pending = Pending(method, job, self._runner, self.client_states, self._n_clients)
         self._sent: tuple[int, Payload] | None = None
         self.version = 0
+        self._looked_at = -1, False  # a version, and whether it has diverged
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the current version holds a number that is not finite; looked at once per version, when asked."""
+        if self._looked_at[0] != self.version:
+            self._looked_at = self.version, not tree.is_finite({k: self._server[k] for k in ("model", "buffers")})
+        return self._looked_at[1]
 
     @property
     def plan(self) -> Mapping[str, object]:
@@ -145,12 +157,14 @@ class Learning:
     @part("evaluation")
     def evaluate(self, batch_size: int) -> dict[str, float]:
         """Loss and accuracy of the current version on the central test set."""
-        return summarize(*evaluate(self._model, self._current(), *self._test, batch_size))
+        key = rng.key(self._seed, "evaluate", self.version)
+        return summarize(*evaluate(self._model, self._current(), *self._test, batch_size, key))
 
     @part("evaluation")
     def evaluate_clients(self, batch_size: int) -> dict[str, FloatArray]:
         """Loss and accuracy of the current version on each client's own samples."""
-        return per_client(*evaluate(self._model, self._current(), self._data.x, self._data.y, batch_size), self._data)
+        key, data = rng.key(self._seed, "evaluate clients", self.version), self._data
+        return per_client(*evaluate(self._model, self._current(), data.x, data.y, batch_size, key), data)
 
     @part("evaluation")
     def losses(self, clients: IntArray, max_samples: int | None = None, batch_size: int = 1024) -> FloatArray:
@@ -160,14 +174,16 @@ class Learning:
         if not sizes.sum():
             return np.full(len(rows), np.nan)
         picked = self._data.rows(np.concatenate(rows))
-        each, _ = evaluate(self._model, self._current(), self._data.x[picked], self._data.y[picked], batch_size)
+        x, y, key = self._data.x[picked], self._data.y[picked], rng.key(self._seed, "query loss", self.version)
+        each, _ = evaluate(self._model, self._current(), x, y, batch_size, key)
         totals = np.bincount(np.repeat(np.arange(len(rows)), sizes), each.cpu().numpy(), len(rows))
         return np.asarray(np.divide(totals, sizes, out=np.full(len(rows), np.nan), where=sizes > 0))
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Parameters and buffers of the current version, for the run folder."""
+        """The state dict of the current version, frozen parameters included, for the run folder."""
         params, buffers = self._current()
-        return {name: leaf.cpu().numpy() for name, leaf in {**params, **buffers}.items()}
+        own = {**saved(self._model), **params, **buffers}
+        return {name: leaf.cpu().numpy() for name, leaf in own.items()}
 
     def close(self) -> None:
         """Release the executor and the client states."""
@@ -183,8 +199,8 @@ class Learning:
 
     def _initial_state(self) -> State:
         # copies, since the module's own tensors are only a template from here on
-        params = {name: leaf.detach().clone().double() for name, leaf in self._model.named_parameters()}
-        buffers = {name: leaf.detach().clone() for name, leaf in self._model.named_buffers()}
+        params = {name: leaf.detach().clone().double() for name, leaf in trained(self._model).items()}
+        buffers = {name: leaf.detach().clone() for name, leaf in averaged(self._model).items()}
         merge = self._method.merge
         kept = merge.init_state(params) if isinstance(merge, StatefulMerge) else {}
         return {"model": params, "buffers": buffers, **self._method.server_optimizer.init(params), **kept}
@@ -215,7 +231,7 @@ class Learning:
         merged = merge.finish(acc, server, info)
         kept = merge.next_state(acc, server, info) if isinstance(merge, StatefulMerge) else {}
         if "model" in merged:  # else every report weighs nothing
-            buffers = {name: averaged(leaf, merged["buffers"][name]) for name, leaf in server["buffers"].items()}
+            buffers = {name: moved(leaf, merged["buffers"][name]) for name, leaf in server["buffers"].items()}
             stepped = self._method.server_optimizer.apply(server, merged, info)
             self._server = {**stepped, "buffers": buffers, **kept}
         self.version += 1
