@@ -232,6 +232,7 @@ class Upload(Policy, ABC):
 class ReportMeta:
     """What the server knows about a report besides its update; `seed` and `n_clients` are the run's.
 
+    `n_clients` is N of `StepInfo`. `place` numbers the clients with data from 0, by ascending id; None: as the ids do.
     `base` is the message the client started from: an update adds to *its* model, not to the current one.
     """
 
@@ -244,6 +245,7 @@ class ReportMeta:
     seed: int = 0
     n_clients: int = 0
     base: Payload = field(default_factory=dict, repr=False, compare=False)
+    place: int | None = None
 
 
 @final
@@ -252,7 +254,7 @@ class StepInfo:
     """What the server knows about a step."""
 
     version: int  # before the step
-    n_clients: int  # N, the declared population
+    n_clients: int  # N, the clients that can be drawn: those with data
     cohort_goal: int  # reports the aggregator asked for; 0 if it has no such number
     n_reports: int
     seed: int

@@ -28,7 +28,8 @@ def gaussian_noise(like: Tree, scale: float, stream: np.random.Generator) -> Tre
 class LocalDpNoise(Upload):
     """u min(1, S/||u||) + N(0, (z S)^2) on the model's update; buffers and other payloads are not protected.
 
-    `evsim.algorithms.privacy.epsilon_of_release` gives the epsilon of one report; a client's reports add up.
+    A promise about each report: `evsim.algorithms.privacy.epsilon_of_release` gives the epsilon of one, and that of a
+    client is what all of its reports give together, whether one step uses them or several do.
 
     Attributes:
         max_norm: S.

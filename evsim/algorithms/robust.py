@@ -1,6 +1,9 @@
 """Merges that withstand a few bad updates: they keep all updates of a step in memory, one float64 model per report.
 
 Weights are not used, since an attacker may lie about its samples, except that reports of weight 0 are left out.
+
+These rules count *reports*. Where a client may have several in one step (a buffer, or late reports kept beside fresh
+ones), `attackers` and `share` bound the bad reports and not the bad clients; `caveats` says so.
 """
 
 from __future__ import annotations

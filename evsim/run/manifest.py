@@ -43,7 +43,7 @@ def manifest(scenario: Scenario, parts: Parts, server: LiveServer, reason: str, 
         "population": _population(parts),
         "cost": _cost(scenario, parts),
         "executor": {} if parts.learning is None else dict(parts.learning.plan),
-        "privacy": _privacy(scenario, len(parts.samples), server.version),
+        "privacy": _privacy(scenario, int((parts.samples > 0).sum()), server.version),
         "wall_s": round(wall_s, 3),
     }
 
@@ -74,7 +74,7 @@ def _cost(scenario: Scenario, parts: Parts) -> dict[str, Any]:
 
 
 def _privacy(scenario: Scenario, n_clients: int, steps: int) -> dict[str, Any] | None:
-    """What differential privacy the run gave; None if its method has none."""
+    """What differential privacy the run gave its clients with data; None if its method has none."""
     from evsim.algorithms.dp import DpMean
     from evsim.algorithms.privacy import account
 

@@ -84,7 +84,6 @@ class Learning:
         self._model = model.to(self._device, self._dtype)
         self._data = TrainingData.of(data, self._dtype, self._device)
         self._test = self._placed(data)
-        self._n_clients = data.n_clients
         self._server = self._initial_state()
         autocast = setting.precision == "bfloat16"
         job = Job(self._model, method.client_rule, self._data, self._dtype, autocast, self._device, setting.seed)
@@ -92,7 +91,7 @@ class Learning:
         self._runner = executor.open(job)
         self._sums_suffice = isinstance(method.merge, SummingMerge) and not method.upload
         self.client_states = ClientStates(setting.state_budget, setting.state_folder)
-        self._pending = Pending(method, job, self._runner, self.client_states, self._n_clients)
+        self._pending = Pending(method, job, self._runner, self.client_states)
         self._sent: tuple[int, Payload] | None = None
         self.version = 0
         self._looked_at = -1, False  # a version, and whether it has diverged
@@ -142,7 +141,7 @@ class Learning:
         """
         order = self._pending.in_order(tasks)
         weights = self._method.weighting.weights(self._pending.reports(order, self.version))
-        info = StepInfo(self.version, self._n_clients, self._goal, len(order), self._seed)
+        info = StepInfo(self.version, self._pending.n_clients, self._goal, len(order), self._seed)
         acc = self._method.merge.init(self._server, info)
         if self._sums_suffice and isinstance(acc, WeightedSums) and not self._pending.some_are_trained:
             seen = self._pending.add_up(order, weights, acc)
