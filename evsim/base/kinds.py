@@ -145,7 +145,8 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     },
     "trace_format": {
         "evsim": ("evsim.traces.formats.columnar", "evsim's own folder: Parquet and a manifest"),
-        "csv": ("evsim.traces.formats.csv", "one row per interval, or one row per device"),
+        "matrix": ("evsim.traces.formats.matrix", "0 and 1 per device and slot of time: .npy or CSV"),
+        "csv": ("evsim.traces.formats.csv", "one row per interval, per event, or per device"),
         "fedscale": ("evsim.traces.formats.fedscale", "FedScale's client_behave_trace and client_device_capacity"),
         "flash": ("evsim.traces.formats.flash", "FLASH's state_traces.json and cached_timers.json"),
     },

@@ -119,7 +119,7 @@ def test_a_truncated_table_with_a_fitting_checksum_is_no_parquet(folder):
     ("change", "message"),
     [
         ({"format": "other"}, "format: 'other'; expected 'evsim-trace'"),
-        ({"version": 2}, "version: 2; expected 1; a newer evsim wrote it"),
+        ({"version": 3}, "version: 3; expected 1 or 2; a newer evsim wrote it"),
         ({"files": {"../secret.parquet": {"sha256": ""}}}, r"'\.\./secret\.parquet'; expected availability\.parquet"),
         ({"files": ["availability.parquet"]}, "a table of file names"),
         ({"files": {}}, "holds no devices.parquet"),
@@ -226,15 +226,15 @@ def test_csv_of_speeds(tmp_path):
     ("lines", "message"),
     [
         (["device,start_s,stop_s", "a,20,10"], r"device 'a': interval \[20000, 10000\) ms is reversed"),
-        (["device,start_s,stop_s", "a,1,2", "a,x,9"], "row 3: start_s is not a number"),
-        (["device,start_s,stop_s", "a,1,"], "row 2: one of start and stop is empty"),
-        (["device,start_s", "a,1"], "no column 'stop_ms'"),
-        (["device,start_s,stop_s", "a,,", "a,true,9"], "row 3: start_s is not a number"),
-        (["device,start_s,stop_s", "a,1,2", ",3,4"], r"row 3: no device; expected a name or number"),
+        (["device,start_s,stop_s", "a,1,2", "a,x,9"], "line 3, start_s: 'x'; expected a number"),
+        (["device,start_s,stop_s", "a,1,"], "line 2: one of start and stop is empty"),
+        (["device,start_s", "a,1"], "no column 'stop_s'"),
+        (["device,start_s,stop_s", "a,,", "a,true,9"], "line 3, start_s: 'true'; expected a number"),
+        (["device,start_s,stop_s", "a,1,2", ",3,4"], r"line 3, device: ''; expected a name or number"),
         (["start_s,stop_s", "1,2"], "no column 'device'"),
         (["device,start_s,stop_s,colour", "a,1,2,red"], "unknown column 'colour'"),
         (["device,start_s,stop_s", "a,1,2,3"], "not readable as CSV"),
-        (["device,start_ms,stop_ms,period_ms", "a,1,2,9", "a,3,4,8"], "row 2: device 'a' has period 9 ms here"),
+        (["device,start_ms,stop_ms,period_ms", "a,1,2,9", "a,3,4,8"], "line 2: device 'a' has period 9 ms here"),
     ],
 )
 def test_broken_csv_of_intervals_names_the_place(tmp_path, lines, message):
@@ -245,10 +245,10 @@ def test_broken_csv_of_intervals_names_the_place(tmp_path, lines, message):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (["a,20,5000,2000", "b,20,-1,2000"], "device 1: download_kbps is -1.0"),
-        (["a,nan,5000,2000"], "device 0: compute_ms_per_sample is nan"),
-        (["a,20,,2000"], "device 0: download_kbps is nan"),
-        (["a,20,5,5", "a,20,5,5"], "row 3: device 'a' again"),
+        (["a,20,5000,2000", "b,20,-1,2000"], "device 'b': download_kbps is -1.0"),
+        (["a,nan,5000,2000"], "device 'a': compute_ms_per_sample is nan"),
+        (["a,20,,2000"], "device 'a': download_kbps is nan"),
+        (["a,20,5,5", "a,20,5,5"], "line 3: device 'a' again"),
     ],
 )
 def test_broken_csv_of_speeds_names_the_device(tmp_path, rows, message):

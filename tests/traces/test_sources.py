@@ -101,7 +101,8 @@ def test_every_mistake_about_equal_devices_is_listed():
         ({"path": "phones", "rule": "charging"}, r"availability\.rule: unknown key"),
         ({"path": "phones", "format": "parquet"}, "unknown kind 'parquet'"),
         ({"path": 3}, r"availability\.path: 3; expected text"),
-        ({"path": "phones", "format": "json:dumps"}, "has no read_availability"),
+        ({"path": "phones", "format": "json:"}, "has no read_availability"),
+        ({"path": "phones", "format": "json:dumps"}, "format 'json:dumps' failed: TypeError: .* in default"),
     ],
 )
 def test_an_availability_that_cannot_be_used_is_refused(spec, message):
