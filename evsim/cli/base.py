@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # what shells report for SIGINT
+_LEAVING = ("click", "typer")  # packages whose exceptions are ways to leave
 _WIDE = 200  # columns when the output is no terminal: nothing is cut that a program may read
 
 Overrides = Annotated[
@@ -43,7 +44,8 @@ class _Group(TyperGroup):
             complain("interrupted")
             raise typer.Exit(INTERRUPTED) from stop
         except (Exception, SystemExit) as error:
-            text = explain(error)
+            leaving = type(error).__module__.partition(".")[0] in _LEAVING
+            text = None if leaving else explain(error)
             if text is None:  # typer's own ways to leave, or a fault of evsim
                 raise
             complain(text)

@@ -7,17 +7,21 @@ clients train a few mini-batches, serially and in memory, through every slot of 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, final
 
 import numpy as np
+from typing_extensions import override
 
+from evsim.algorithms.schedule import last_batches_of_one
 from evsim.base.caveat import Caveat
 from evsim.base.culprit import explain
 from evsim.base.errors import EvsimError, TrainingError
 from evsim.base.user_code import said
 from evsim.base.vocabulary import IntArray
 from evsim.run.assembly import learning_of, pricing_of
+from evsim.training.executors.base import Executor, Job, Runner
+from evsim.training.executors.probe import batch_of_one
 from evsim.training.executors.serial import Serial
 
 if TYPE_CHECKING:
@@ -60,10 +64,16 @@ def _train(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
     data, batch = opened.data, scenario.client_rule.schedule.batch_size
     if data is None:
         return
-    small = replace(opened, data=_cut(data, batch))
-    chosen = chosen_clients(opened.samples, batch)
-    learning = learning_of(scenario, small, Serial(threads=1))
+    watched = _Watched(jobs=[])
+    learning = learning_of(scenario, replace(opened, data=_cut(data, batch)), watched)
     try:
+        samples = opened.samples
+        alone = batch_of_one(watched.jobs[0], samples)
+        if alone is not None:
+            yield alone
+            spared = np.where(last_batches_of_one(scenario.client_rule.schedule, samples), 0, samples)
+            samples = spared if spared.any() else samples
+        chosen = chosen_clients(samples, batch)
         clients = np.resize(chosen, min(max(scenario.merge.minimum_updates, len(chosen)), _MOST_REPORTS))
         tasks = np.arange(len(clients))
         if len(clients) < scenario.merge.minimum_updates:
@@ -80,6 +90,19 @@ def _train(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
             f"clients {', '.join(map(str, chosen))}",
             "lower client_rule.learning_rate, or look at the inputs and the model",
         )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Watched(Executor):
+    """Serial, and shows the job it was given."""
+
+    jobs: list[Job]
+
+    @override
+    def open(self, job: Job) -> Runner:
+        self.jobs.append(job)
+        return Serial(threads=1).open(job)
 
 
 def chosen_clients(samples: IntArray, batch_size: int) -> IntArray:
