@@ -136,10 +136,15 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "quantity": ("evsim.training.data.partition:Quantity", "log-normal numbers of samples, labels at random"),
     },
     "join": {
-        "modulo": ("evsim.traces.population:Modulo", "client i gets device i modulo their number (FedScale's)"),
-        "sample": ("evsim.traces.population:Sample", "devices at random, without replacement until exhausted"),
+        "paired": (
+            "evsim.traces.joins.paired:Paired",
+            "a device keeps its own speed, by name: the default where both files name their devices",
+        ),
+        "listed": ("evsim.traces.joins.listed:Listed", "a list of yours: the device of each client"),
+        "modulo": ("evsim.traces.joins.modulo:Modulo", "client i gets device i modulo their number (FedScale's)"),
+        "sample": ("evsim.traces.joins.sample:Sample", "devices at random, without replacement until exhausted"),
         "rank": (
-            "evsim.traces.population:RankJoin",
+            "evsim.traces.joins.rank:RankJoin",
             "a chosen rank correlation of data size with speed or availability",
         ),
     },

@@ -250,6 +250,7 @@ def _population(
         sizes=samples,
         seed=scenario.seed,
         start_ms=scenario.start,
+        folder=scenario.folder,
     )
 
 

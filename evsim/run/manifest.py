@@ -55,7 +55,8 @@ def _population(parts: Parts) -> dict[str, Any]:
         "clients_with_data": int((parts.samples > 0).sum()),
         "distinct_devices": len(np.unique(population.device)),
         "clones": int((population.clone > 0).sum()),
-        "notes": list(population.notes),
+        "join": type(population.join).__name__.lower(),
+        "notes": [note.to_json() for note in population.notes],
     }
 
 
@@ -98,6 +99,7 @@ def _trace_hash(population: Population) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for column in (trace.offsets, trace.starts, trace.stops, trace.period):
         digest.update(np.ascontiguousarray(column, "<i8").tobytes())
-    for rates in (speed.compute_ms_per_sample, speed.download_kbps, speed.upload_kbps):
+    latency = [speed.latency_ms] if speed.latency_ms.any() else []
+    for rates in (speed.compute_ms_per_sample, speed.download_kbps, speed.upload_kbps, *latency):
         digest.update(np.ascontiguousarray(rates, "<f8").tobytes())
     return digest.hexdigest()

@@ -72,7 +72,8 @@ def _clients(scenario: Scenario) -> str:
     table = scenario.population
     count = "as many as the data has" if table.clients is None else f"{table.clients:,}"
     sources = f"availability {_source(table.availability)}, speed {_source(table.speed)}"
-    return f"{count}; {sources}, join {policy('join', table.join)}"
+    join = "paired or sample" if table.join is None else policy("join", table.join)
+    return f"{count}; {sources}, join {join}"
 
 
 def _source(source: str | dict[str, Any]) -> str:

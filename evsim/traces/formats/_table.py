@@ -29,6 +29,7 @@ _WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _SEPARATOR_LINE = re.compile(r"sep=(.)", re.IGNORECASE)  # Excel's own
 _UNIT = re.compile(r"(.+)_(s|secs?|seconds|ms|msecs?|millis|milliseconds)")
+_INDEX = re.compile(r"unnamed_[0-9_]+")  # how pandas calls an index that it reads and writes again
 _NUMBER = r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$"
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 _MISSING = ("", "nan", "na", "n/a", "null", "none")
@@ -115,6 +116,8 @@ def plain_name(header: str) -> str:
     ('start_s', 'device_id', 'latency_ms')
     """
     name = re.sub(r"[^0-9a-z]+", "_", header.strip().lower()).strip("_")
+    if _INDEX.fullmatch(name):
+        return ""
     match = _UNIT.fullmatch(name)
     return f"{match[1]}_{'ms' if match[2].startswith('m') else 's'}" if match else name
 

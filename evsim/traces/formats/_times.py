@@ -122,7 +122,7 @@ def read_times(table: Table, names: tuple[str, ...], calendar: Calendar) -> tupl
 @final
 @dataclass(frozen=True)
 class _Parsed:
-    kind: str  # "numbers", "clock times" or "dates"
+    kind: str  # "numbers", "clock times", "dates" or "dates with a zone"
     ms: IntArray
     problems: list[Problem]
 
@@ -178,9 +178,7 @@ def _parse_clock(table: Table, name: str, some: BoolArray) -> _Parsed:
     bad = some & ~_table.matches(column, _CLOCK)
     if bad.any():
         return _Parsed("clock times", np.zeros(len(column), np.int64), table.problems(bad, name, "a time such as 26:30:00"))
-    parts = pc.extract_regex(
-        column.combine_chunks(), r"^(?P<h>[0-9]+):(?P<m>[0-9]+)(:(?P<s>[0-9.]+))?$"
-    )
+    parts = pc.extract_regex(column.combine_chunks(), r"^(?P<h>[0-9]+):(?P<m>[0-9]+):?(?P<s>[0-9.]*)$")
     total = np.zeros(len(column))
     for part, unit in (("h", MS_PER_HOUR), ("m", MS_PER_MINUTE), ("s", MS_PER_SECOND)):
         text = pc.fill_null(pc.struct_field(parts, part), "")
@@ -205,7 +203,7 @@ def _parse_dates(table: Table, name: str, some: BoolArray, calendar: Calendar) -
     except ValueError as error:  # a 13th month, a 30th of February
         return _Parsed("dates", nothing, [_bad_date(table, name, some, error)])
     nothing[some] = ms
-    return _Parsed("dates", nothing, [])
+    return _Parsed("dates with a zone" if (some & zoned).any() else "dates", nothing, [])
 
 
 _TIMED_ZONE = r":[0-9]{2}(\.[0-9]+)? ?" + _ZONE

@@ -36,12 +36,15 @@ if TYPE_CHECKING:
 
 _ALIASES = {
     **dict.fromkeys(("device_id", "client", "client_id", "phone", "phone_id", "user", "user_id", "id"), "device"),
-    **dict.fromkeys(("begin", "from", "start_time", "check_in", "online_from"), "start"),
-    **dict.fromkeys(("end", "to", "end_time", "stop_time", "check_out", "online_until"), "stop"),
-    **dict.fromkeys(("timestamp", "datetime", "at"), "time"),
     **dict.fromkeys(("state", "status", "action"), "event"),
     "computation_ms_per_sample": "compute_ms_per_sample",
     "latency": "latency_ms",
+}
+#: Columns of times, which may end in a unit.
+_TIMES = {
+    **dict.fromkeys(("begin", "from", "start_time", "check_in", "online_from"), "start"),
+    **dict.fromkeys(("end", "to", "end_time", "stop_time", "check_out", "online_until"), "stop"),
+    **dict.fromkeys(("timestamp", "datetime", "at"), "time"),
 }
 _INTERVAL = frozenset(
     {"device", *(f"{name}{unit}" for name in ("start", "stop", "period") for unit in ("", "_s", "_ms"))}
@@ -62,7 +65,7 @@ def own_name(name: str) -> str:
     ('device', 'stop_s', 'colour')
     """
     base, unit = next(((name.removesuffix(each), each) for each in ("_s", "_ms") if name.endswith(each)), (name, ""))
-    return _ALIASES.get(name, _ALIASES.get(base, base) + unit)
+    return _ALIASES[name] if name in _ALIASES else _TIMES.get(base, base) + unit
 
 
 def sniff(path: Path) -> bool:

@@ -90,7 +90,7 @@ def _from_npy(path: Path, content: bytes) -> BoolArray:
         shape, fortran, dtype = read(stream)
         flat = np.frombuffer(content, dtype, offset=stream.tell()) if dtype.kind in "biuf" else None
         array = None if flat is None else flat.reshape(shape, order="F" if fortran else "C")
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
+    except Exception as error:  # a broken header fails in any operation at all
         raise TraceError(f"{path}: not a readable NumPy array: {error}") from error
     if array is None or array.ndim != 2 or not array.size:  # noqa: PLR2004  devices and slots
         raise TraceError(f"{path}: an array of {dtype} and shape {shape}; expected 0 and 1, devices x slots")
