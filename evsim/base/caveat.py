@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
+from typing_extensions import override
+
 
 class CaveatWarning(UserWarning):
     """How a run from Python says a caveat; the command line prints it instead."""
@@ -30,6 +32,7 @@ class Caveat:
     measure: str = ""
     remedy: str = ""
 
+    @override
     def __str__(self) -> str:
         measured = f" ({self.measure})" if self.measure else ""
         return f"{self.text}{measured}{'; ' if self.remedy else ''}{self.remedy}"

@@ -1,7 +1,7 @@
 """Which plug-in an unexpected error comes from: the last resort at the edge of the program.
 
-Where evsim calls a plug-in and knows for which client, it says so itself (`user_code`). A plug-in is called in many more
-places, and may also give something that evsim stumbles over later; the traceback then still tells whose it was.
+Where evsim calls a plug-in and knows for which client, it says so itself (`user_code`). A plug-in is called in many
+more places, and may also give something that evsim stumbles over later; the traceback then still tells whose it was.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def explain(error: BaseException) -> str | None:
         found = _runs(frame)
         if found is not None:
             return blame(chain[-1], slot=found[0], cls=found[1], details=_facts(frames))
-    suspects = next((found for frame in reversed(frames) if (found := list(_holds(frame)))), None) or _all()
+    suspects = next((near for frame in reversed(frames) if (near := list(_holds(frame)))), None) or _all()
     if not suspects:
         return None
     head = blame(chain[-1], slot="", cls=" or ".join(suspects), details=_facts(frames)).strip()

@@ -77,7 +77,9 @@ def report(problems: Iterable[Problem]) -> str:
 def joined(errors: Iterable[Exception]) -> str:
     """Several errors as the text of one: the lines of reports side by side, with one count.
 
-    >>> print(joined([ScenarioError(report([Problem("a", "1", "2"), Problem("b", "3", "4")])), TraceError("t.csv: no")]))
+    >>> print(
+    ...     joined([ScenarioError(report([Problem("a", "1", "2"), Problem("b", "3", "4")])), TraceError("t.csv: no")])
+    ... )
     3 problems
       a: 1; expected 2
       b: 3; expected 4
@@ -90,7 +92,11 @@ def joined(errors: Iterable[Exception]) -> str:
 def _lines(message: str) -> list[str]:
     """The problems in a message of `report`; another message is one, with all its lines."""
     first, *rest = message.splitlines() or [""]
-    return [line.removeprefix("  ") for line in rest] if rest and _HEAD.fullmatch(first) else ["\n    ".join((first, *rest))]
+    return (
+        [line.removeprefix("  ") for line in rest]
+        if rest and _HEAD.fullmatch(first)
+        else ["\n    ".join((first, *rest))]
+    )
 
 
 def _count(n: int) -> str:

@@ -21,7 +21,20 @@ if TYPE_CHECKING:
 _SHOWN = 3  # frames; the last ones say most
 #: Packages whose frames say nothing about a plug-in: evsim and what it is built on.
 _NOT_THE_USERS = frozenset(
-    {"click", "evsim", "matplotlib", "numpy", "pandas", "pyarrow", "pydantic", "rich", "scipy", "simpy", "torch", "typer"}
+    {
+        "click",
+        "evsim",
+        "matplotlib",
+        "numpy",
+        "pandas",
+        "pyarrow",
+        "pydantic",
+        "rich",
+        "scipy",
+        "simpy",
+        "torch",
+        "typer",
+    }
 )
 
 

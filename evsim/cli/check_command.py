@@ -29,8 +29,8 @@ def check(
     Every problem is reported at once. Traces, data, model and plug-ins are opened as a run opens them, every client is
     priced, and a few clients train two mini-batches through every slot.
 
-    A scenario from somebody else is a program: a kind such as "mine.py:Mine" is code that runs with your rights when the
-    scenario is checked or run. --no-plugins refuses such a file without importing anything.
+    A scenario from somebody else is a program: a kind such as "mine.py:Mine" is code that runs with your rights when
+    the scenario is checked or run. --no-plugins refuses such a file without importing anything.
     """
     from evsim.cli.cautions import caution
     from evsim.scenario import Scenario

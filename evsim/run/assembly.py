@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
+from torch.nn import Module
 
 from evsim.algorithms.base import Wire, Wires, total_bytes
 from evsim.base.caveat import Caveat, CaveatWarning
@@ -27,8 +28,6 @@ from evsim.training.models.base import check_model
 from evsim.training.models.leaves import wires as model_wires
 
 if TYPE_CHECKING:
-    from torch.nn import Module
-
     from evsim.traces.availability import AvailabilityTrace
     from evsim.traces.speed import DeviceSpeed
     from evsim.training.executors.base import Executor
@@ -106,7 +105,7 @@ def open_all(scenario: Scenario, device: str) -> Opened:
     attempt = _Attempt()
     device = attempt(_pick_device, device) if scenario.training == "real" else "cpu"
     data = attempt(_load_data, scenario)
-    samples = attempt(_data_sizes, scenario, data) if data is not None or scenario.data is None else None
+    samples: Any = attempt(_data_sizes, scenario, data) if data is not None or scenario.data is None else None
     count = scenario.population.clients or 1 if samples is None else len(samples)
     availability, speed = attempt(_availability, scenario, count), attempt(_speed, scenario, count)
     if samples is not None:

@@ -12,6 +12,7 @@ from evsim.aggregation.synchronous import Synchronous
 from evsim.algorithms.base import total_bytes
 from evsim.base.caveat import Caveat
 from evsim.base.units import MS_PER_DAY, MS_PER_HOUR, format_bytes
+from evsim.traces.caveats import availability_caveats, period_caveats
 
 if TYPE_CHECKING:
     from evsim.run.assembly import Opened
@@ -19,12 +20,22 @@ if TYPE_CHECKING:
 
 _FAR = 10  # times: a charged model is another one than the trained
 _LOOKS = 200  # instants at which the clients online are counted
+_EVER = 10 * 365 * MS_PER_DAY  # how far ahead is looked where a run has no horizon
 _MOST = 0.5  # of the time
 
 
 def doubts(scenario: Scenario, opened: Opened) -> tuple[Caveat, ...]:
     """Every caveat that the opened parts of a scenario give reason for."""
     return tuple(caveat for check in _CHECKS for caveat in check(scenario, opened))
+
+
+def _devices(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
+    """What the traces say for themselves."""
+    trace, horizon = opened.population.availability, scenario.stop.virtual_time
+    yield from opened.population.notes
+    yield from availability_caveats(trace, 0, _EVER if horizon is None else horizon)
+    if horizon is not None:
+        yield from period_caveats(trace, horizon)
 
 
 def _no_choice(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
@@ -38,7 +49,7 @@ def _no_choice(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
     looks = np.linspace(0, horizon, min(_LOOKS, horizon // MS_PER_HOUR + 2), endpoint=False).astype(np.int64)
     online = np.array([int(trace.is_online(usable, int(at)).sum()) for at in looks])
     share = float((online < wanted).mean())
-    if share > _MOST:
+    if share > _MOST and online.any():
         yield Caveat(
             "no_choice",
             "mostly fewer clients are online than the server wants at work: every one of them is asked, so that a "
@@ -89,4 +100,9 @@ def _charged_cost(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
         )
 
 
-_CHECKS: tuple[Callable[[Scenario, Opened], Iterator[Caveat]], ...] = (_no_choice, _shared_samples, _charged_cost)
+_CHECKS: tuple[Callable[[Scenario, Opened], Iterator[Caveat]], ...] = (
+    _devices,
+    _no_choice,
+    _shared_samples,
+    _charged_cost,
+)

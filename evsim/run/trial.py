@@ -121,7 +121,8 @@ def chosen_clients(samples: IntArray, batch_size: int) -> IntArray:
 def _cut(data: FederatedData, batch_size: int) -> FederatedData:
     """Of every client only a full mini-batch and the last one of a pass; of the test set only its first samples."""
     sizes = data.sizes
-    kept = np.where(sizes > batch_size, np.minimum(sizes, batch_size + sizes % batch_size), sizes)
+    rest = np.where(sizes % batch_size, sizes % batch_size, batch_size)
+    kept = np.where(sizes > batch_size, np.minimum(sizes, batch_size + rest), sizes)
     offsets = np.concatenate([[0], np.cumsum(kept)])
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], kept)
     index = data.index[np.repeat(data.offsets[:-1], kept) + within]

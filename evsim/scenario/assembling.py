@@ -126,8 +126,6 @@ def _default(field: Field[Any]) -> object:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-
-
 def _naming(layers: Sequence[Layer]) -> Layer | None:
     """The layer whose algorithm counts: the last one that names one, if none above unsets it."""
     found = None

@@ -1,7 +1,7 @@
 """What runs, but not as one may think, or without what theory promises: what a scenario alone can tell.
 
-What can be told once its traces, data and model are open is in `evsim.run.doubts`; what a policy knows of itself it says
-itself (`Policy.caveats`).
+What can be told once its traces, data and model are open is in `evsim.run.doubts`; what a policy knows of itself it
+says itself (`Policy.caveats`).
 """
 
 from __future__ import annotations

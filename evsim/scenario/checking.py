@@ -7,7 +7,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, Field, is_dataclass
 from pathlib import Path
 from typing import Any, Final, final
@@ -120,11 +120,10 @@ class Checker:
         options = {key: value for key, value in table.items() if key != "kind"}
         if slot == "model" and callable(cls) and not _fits(cls, base):
             return self._factory(kind, cls, options, at)
-        if not _fits(cls, base):
-            return self.add(_join(at, "kind"), repr(kind), f"a frozen dataclass derived from {base and base.__name__}")
-        if base is not None and not cls.__module__.startswith("evsim.") and (missing := list(lacks(cls, base))):
-            return [self.add(_join(at, "kind"), each) for each in missing][0]
-        return self.table(cls, options, at)
+        unfit = list(_unfit(cls, base, kind))
+        for problem in unfit:
+            self.add(_join(at, "kind"), *problem)
+        return FAILED if unfit else self.table(cls, options, at)
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -265,6 +264,14 @@ def _blame(message: str, known: Mapping[str, object], at: str) -> str:
     """The dotted key a message talks about: the field it begins with, else the whole table."""
     first = message.split(" ", 1)[0]
     return _join(at, first) if first in known else at
+
+
+def _unfit(cls: Any, base: type | None, kind: str) -> Iterator[tuple[str, str]]:
+    """Why a class cannot fill a slot: what was given, what was expected."""
+    if not _fits(cls, base):
+        yield repr(kind), f"a frozen dataclass derived from {base and base.__name__}"
+    elif base is not None and not cls.__module__.startswith("evsim."):
+        yield from ((each, "") for each in lacks(cls, base))
 
 
 def _fits(cls: object, base: type | None) -> bool:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from typing_extensions import override as overriding
+
 from evsim.base import registry
 from evsim.base.bundled import bundled, bundled_scenario
 from evsim.base.errors import Problem, ScenarioError, report, suggest
@@ -212,6 +214,7 @@ class Drop:
     new: str
     options: Tables
 
+    @overriding
     def __str__(self) -> str:
         said = ", ".join(f"{key} = {value!r}" for key, value in self.options.items())
         return f"the options of kind {self.old!r} were dropped with it ({said})"

@@ -32,7 +32,9 @@ def problems(population: PopulationTable, places: Callable[[str], Sequence[Path]
         if isinstance(path, str) and path != "always":
             names = [found.name for found in bundled("traces")] + ["always"] * (axis == "availability")
             hint = "; ".join((suggest(path, names), looked_for(path, *places(f"population.{axis}"))))
-            yield Problem(f"population.{axis}", f"{path!r}: no such file", "a path or the name of a bundled trace", hint)
+            yield Problem(
+                f"population.{axis}", f"{path!r}: no such file", "a path or the name of a bundled trace", hint
+            )
             continue
         small = {**spec, "devices": 1} if isinstance(spec, Mapping) and "path" not in spec and _counts(spec) else spec
         try:

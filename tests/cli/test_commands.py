@@ -64,7 +64,7 @@ def test_check_says_what_a_scenario_means(evsim):
     assert "at 18:00, seed 7" in done.stdout
     assert "every 5 server steps" in done.stdout
     assert done.stdout.endswith("quickstart: runs, with caveats\n")
-    assert done.stderr.startswith("evsim: caveat: the same samples are dealt to several clients")
+    assert "evsim: caveat: the same samples are dealt to several clients" in done.stderr
     assert evsim("check", "quickstart", "--fast").stdout.endswith("quickstart: fine (nothing was opened)\n")
 
 
@@ -217,7 +217,7 @@ def test_an_error_in_the_middle_says_where_the_rest_is(evsim, monkeypatch):
     monkeypatch.setattr("evsim.cli.progress.progress", failing)
     done = evsim("run", "replay", "-o", "stop.virtual_time=3650d")
     assert done.exit_code == BAD_INPUT
-    assert done.stderr == (
+    assert done.stderr.endswith(
         "evsim: what happened before the error is in runs/replay-1\nevsim: the machine caught fire\n"
     )
     assert load_run("runs/replay-1").manifest["end"]["reason"].startswith("error")

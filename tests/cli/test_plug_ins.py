@@ -1,4 +1,4 @@
-"""A plug-in of any slot that raises in any of its methods: a sentence with slot, class and its own line, exit code 2."""
+"""A plug-in of any slot that raises in any of its methods: a sentence with slot, class and own line, exit code 2."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ class Mine(Selector):
     [
         ("pass", "Mine has no `feedback` and `init` and `select`, which every Selector must have"),
         (
-            "def init(self, n): ...\n    def feedback(self, state, reports): ...\n    def select(self, state, view, n): ...",
+            "def init(self, n): ...\n    def feedback(self, *given): ...\n    def select(self, state, view, n): ...",
             "Mine.select takes (self, state, view, n); expected (self, state, view, n, key)",
         ),
         (
@@ -185,8 +185,7 @@ class Mine(Selector):
             "Mine.init is no method",
         ),
         (
-            "def init(self, n): ...\n    def feedback(self, *given): ...\n    def select(self, *given): ...\n"
-            "    def needs_training(self): ...",
+            "init = feedback = select = lambda *given: None\n    def needs_training(self): ...",
             "Mine.needs_training is a method; expected a property or a plain value",
         ),
     ],

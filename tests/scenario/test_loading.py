@@ -240,7 +240,8 @@ def test_a_rule_of_the_users_own_is_found_beside_the_scenario(write):
     scenario = Scenario.load(write(text))
     assert type(scenario.selection).__name__ == "Mine"
     copy = write(scenario.to_toml(), "elsewhere/copy.toml")
-    sys.modules.pop("evsim_plugin_own_rule")
+    for name in [each for each in sys.modules if each.startswith(registry.FILE_MODULE)]:
+        del sys.modules[name]
     assert repr(Scenario.load(copy).selection) == repr(scenario.selection)
 
 

@@ -71,6 +71,18 @@ def test_code_of_an_override_begins_in_the_working_directory(here, override):
     assert f'kind = "{here.parent.resolve() / "rule.py"}:Mine"' in _load(here).to_toml()
 
 
+def test_two_files_of_one_name_are_two_modules(here):
+    here.write_text('extends = "quickstart"\nselection = "rule.py:Mine"\n', encoding="utf-8")
+    theirs, ours = _load(here), _load(here, "selection=rule.py:Mine")
+    assert str(here.parent.resolve()) in theirs.to_toml()
+    assert str(Path.cwd()) in ours.to_toml()
+    assert type(theirs.selection) is not type(ours.selection)
+
+
+def test_a_class_that_is_not_in_the_file_is_suggested(here):
+    assert "rule.py has no attribute 'Mien'; did you mean 'Mine'?" in _complaint("selection=rule.py:Mien", file=here)
+
+
 def test_overrides_that_a_file_holds_begin_beside_that_file(here):
     scenario = _load("quickstart", "population.availability=t.csv", paths_from=here.parent)
     assert scenario.population.availability == str((here.parent / "t.csv").absolute())
@@ -100,7 +112,10 @@ def test_a_missing_scenario_says_where_it_was_looked_for(here):
 
 def test_a_missing_key_says_that_it_went_with_the_old_kind():
     said = _complaint("client_rule.kind=adam")
-    assert "-o client_rule.learning_rate: missing; expected a number; the options of kind 'sgd' were dropped with it" in said
+    assert (
+        "-o client_rule.learning_rate: missing; expected a number; the options of kind 'sgd' were dropped with it"
+        in said
+    )
     assert "learning_rate = 0.05" in said
 
 
@@ -114,9 +129,7 @@ def test_a_dropped_option_is_said_only_if_the_new_kind_has_it_with_another_value
     assert keys("client_rule={kind='adam', learning_rate=1, batch_size=20}") == []
     assert keys("client_rule.kind=sgd") == []  # the same kind again changes nothing
     assert keys("aggregation={kind='buffered', concurrency=10, buffer_size=5}") == []
-    assert keys("data.partition={kind='iid'}") == [
-        "dropped_option: 20 was inherited, kind 'iid' runs with None"
-    ]
+    assert keys("data.partition={kind='iid'}") == ["dropped_option: 20 was inherited, kind 'iid' runs with None"]
     assert keys("data.partition={kind='iid'}", "data.partition.samples_per_client=20") == []
 
 
@@ -127,7 +140,9 @@ def test_an_error_names_the_file_that_an_inherited_key_comes_from(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text('extends = "quickstart"\n[client_rule]\nsteps = 3\n', encoding="utf-8")
     assert "`epochs` is inherited from quickstart.toml" in _complaint(file=file)
-    file.write_text('extends = "quickstart"\n[aggregation]\ncohort_goal = 500\nminimum_cohort = 400\n', encoding="utf-8")
+    file.write_text(
+        'extends = "quickstart"\n[aggregation]\ncohort_goal = 500\nminimum_cohort = 400\n', encoding="utf-8"
+    )
     assert "`clients` is inherited from quickstart.toml" in _complaint(file=file)
 
 
@@ -157,6 +172,8 @@ def test_a_value_that_is_nearly_right_is_recognized(override, meant):
     assert meant in _complaint(override)
 
 
-@pytest.mark.parametrize("override", ["stop.target_accuracy=930", "stop.target_accuracy=-1", "aggregation.cohort_goal='x'"])
+@pytest.mark.parametrize(
+    "override", ["stop.target_accuracy=930", "stop.target_accuracy=-1", "aggregation.cohort_goal='x'"]
+)
 def test_a_value_that_is_far_off_gets_no_guess(override):
     assert "did you mean" not in _complaint(override)
