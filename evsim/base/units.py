@@ -5,7 +5,6 @@ Inside evsim virtual time is an integer number of milliseconds since the scenari
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Annotated
@@ -34,7 +33,9 @@ _UNITS = {
     "d": MS_PER_DAY,
     "w": 7 * MS_PER_DAY,
 }
-_DURATION = re.compile(r"\s*([-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?inf|nan)\s*(ms|s|min|h|d|w)\s*")
+_DURATION = re.compile(
+    r"\s*([-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?inf|nan)\s*(ms|s|min|h|d|w)\s*"
+)
 _SHOWN = 60  # characters of what was given
 _TIME_OF_DAY = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])(?::([0-5][0-9]))?")
 
@@ -65,7 +66,7 @@ def parse_duration(value: object) -> int:
         PolicyError: if it is not a duration, or negative, or not finite, or longer than a thousand years.
     """
     number, unit = _duration(value)
-    if number != number:
+    if not (number < 0 or number >= 0):
         raise PolicyError(f"{_short(value)} is not a duration: it is not a number")
     if number < 0:
         raise PolicyError(f"{_short(value)} is not a duration: it is negative")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from evsim.base.errors import TraceError
-from evsim.base.units import LONGEST_PHASE, format_duration
 
 if TYPE_CHECKING:
     from evsim.cost.pricing import CostModel
@@ -31,10 +30,7 @@ def too_long(phase: str, client: int, factors: list[Factor]) -> TraceError:
     """The error for a phase outside of [0, LONGEST_PHASE]."""
     worst = max(factors, key=lambda factor: factor.excess)
     listed = ", ".join(f"{factor.key} = {factor.value:g}" for factor in factors)
-    return TraceError(
-        f"the {phase} of client {client} would last longer than {format_duration(LONGEST_PHASE)} "
-        f"({listed}); change {worst.key}"
-    )
+    return TraceError(f"the {phase} of client {client} would last longer than ten years ({listed}); change {worst.key}")
 
 
 def of_computing(cost: CostModel, speed: DeviceSpeed, client: int, passes: float, jitter: float) -> list[Factor]:

@@ -45,9 +45,9 @@ class Price:
 class CostModel:
     """The `[cost]` table of a scenario.
 
-    transfer = bytes / rate x jitter + latency; compute = ms per sample x samples x `training_factor` (3: a backward pass
-    costs two forward passes, FedScale's convention; phones measured 3 to 17) x jitter. Jitter is a log-normal factor of
-    median 1 per task. A phase that lasts longer than ten years is an error that names client, phase and key.
+    transfer = bytes / rate x jitter + latency; compute = ms per sample x samples x `training_factor` (3: a backward
+    pass costs two forward passes, FedScale's convention; phones measured 3 to 17) x jitter. Jitter is a log-normal
+    factor of median 1 per task. A phase that lasts longer than ten years is an error that names client, phase and key.
 
     Attributes:
         model_bytes: charged size of the dense model; None charges the real one.
@@ -242,7 +242,7 @@ class SinglePrices:
         download, compute, upload = pricing.bare_ms(work, sizes)
         self._download, self._compute, self._upload = download.data, compute.data, upload.data
         self._latency = pricing.speed.latency_ms.data
-        self._charged = memoryview(pricing.charged(work))
+        self._charged = pricing.charged(work).data
         everyone, keys = np.arange(len(work.samples)), (pricing.jitter_key(name) for name in ("compute", "network"))
         self._compute_base, self._network_base = (rng.hash64(key, everyone).data for key in keys)
         self._sigmas = np.array([pricing.speed.compute_jitter, pricing.speed.network_jitter])

@@ -29,7 +29,11 @@ def ranges(first: IntArray, counts: IntArray) -> IntArray:
 
 
 def check_given(
-    device: NDArray[Any], start: NDArray[Any], stop: NDArray[Any], period: NDArray[Any], names: Sequence[str] | Names | None
+    device: NDArray[Any],
+    start: NDArray[Any],
+    stop: NDArray[Any],
+    period: NDArray[Any],
+    names: Sequence[str] | Names | None,
 ) -> None:
     """Raise `TraceError` unless the columns hold intervals of devices as `AvailabilityTrace.from_intervals` takes."""
     if not len(device) == len(start) == len(stop):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
+from evsim.base.caveat import Caveat
 from evsim.base.units import FOREVER, MS_PER_DAY
 from evsim.base.vocabulary import BoolArray, IntArray
 from evsim.traces._intervals import check_given, check_rows, clean, ranges, rotate
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from evsim.base.caveat import Caveat
     from evsim.base.vocabulary import FloatArray
 
 _KEY_BITS = 63
@@ -260,8 +260,10 @@ class AvailabilityTrace:
 
     @cached_property
     def _always(self) -> BoolArray:
+        first = self.offsets[:-1]
+        alone = np.flatnonzero(np.diff(self.offsets) == 1)  # nothing else fits beside an interval as long as the period
         always = np.zeros(self.n_devices, np.bool_)
-        always[self._device[self.stops - self.starts == self.period[self._device]]] = True
+        always[alone] = self.stops[first[alone]] - self.starts[first[alone]] == self.period[alone]
         return always
 
     def _left(self, of: IntArray, at: IntArray) -> IntArray:

@@ -151,13 +151,22 @@ def _locate(what: str, path: str, folder: Path) -> Path:
     inside = bundled.bundled_trace(path)
     if inside is not None:
         return inside
-    there = folder / Path(path).expanduser()
-    if not there.exists():
+    there = _path(path, folder)
+    if there is None:
         names = [found.name for found in bundled.bundled("traces")] + ["always"] * (what == "availability")
         raise TraceError(
-            f"{what}: {path!r} is neither a path below {folder} nor a trace's name; {suggest(path, names)}"
+            f"{what}: {path[:200]!r} is neither a path below {folder} nor a trace's name; {suggest(path, names)}"
         )
     return there
+
+
+def _path(path: str, folder: Path) -> Path | None:
+    """What is at a path, absolute or relative to the folder; None if nothing is or can be."""
+    try:
+        there = folder / Path(path).expanduser()
+        return there if there.exists() else None
+    except (OSError, RuntimeError, ValueError):  # too long, of a user who is not here, with a zero in it
+        return None
 
 
 def _reader(what: str, kind: str, folder: Path) -> Callable[..., Any]:

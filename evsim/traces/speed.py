@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
+from evsim.base.caveat import Caveat
 from evsim.base.errors import TraceError
 from evsim.base.vocabulary import FloatArray, IntArray
 from evsim.traces._names import Names, as_names, called
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
-
-    from evsim.base.caveat import Caveat
 
 _REFERENCE_SAMPLES = 1_200  # 20 steps of 20 samples, forward and backward (factor 3)
 _REFERENCE_KBIT = 80_000  # 10 MB each way

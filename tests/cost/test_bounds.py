@@ -111,7 +111,9 @@ def test_the_error_names_client_and_phase():
     speed = DeviceSpeed([20.0, 1e300], [5e3, 5e3], [2e3, 2e3])
     pricing, work = Pricing(CostModel(), speed, 0), Work(np.full(2, 60), np.zeros(2, np.int64))
     sizes = np.full(2, 9), np.full(2, 9)
-    with pytest.raises(TraceError, match=r"the computation of client 1 would last longer than 3652d .* change popul"):
+    with pytest.raises(
+        TraceError, match=r"the computation of client 1 would last longer than ten years .* change popul"
+    ):
         pricing.price(np.arange(2), np.zeros(2, np.int64), work, sizes, 0)
     alone = pricing.price(np.array([0]), np.zeros(1, np.int64), Work(work.samples[:1], work.forward_samples[:1]),
                           (sizes[0][:1], sizes[1][:1]), 0)  # fmt: skip
@@ -127,11 +129,10 @@ def test_a_drawn_jitter_may_be_what_makes_a_phase_too_long():
     outcomes = set()
     for nth in range(60):
         try:
-            outcomes.add(prices.of(1, nth)[1] <= LONGEST_PHASE)
+            outcomes.add(str(prices.of(1, nth)[1] <= LONGEST_PHASE))
         except TraceError as error:
-            assert "the computation of client 1" in str(error)
-            outcomes.add("refused")
-    assert outcomes == {True, "refused"}
+            outcomes.add(str(error)[:27])
+    assert outcomes == {"True", "the computation of client 1"}
 
 
 def test_three_phases_that_fit_are_fine_though_their_sum_is_longer():
@@ -167,7 +168,7 @@ def test_samples_that_fit_are_whole_whatever_the_budget():
     assert pricing.samples_within(price, work, np.array([2**61])).tolist() == [EXACT]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 2.0**63, -2.0**63, 1e300, 11.0, -1.0])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 2.0**63, -(2.0**63), 1e300, 11.0, -1.0])
 def test_no_cast_passes_what_is_out_of_bounds(value):
     with pytest.raises(ValueError, match="row 2"):
         whole([1.0, 2.0, value, value], lambda row: ValueError(f"row {row}"), most=10)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import gzip
 import hashlib
+import itertools
 import json
 import os
 import pickle
@@ -150,6 +152,13 @@ def test_tables_with_holes_or_devices_out_of_order_are_refused(folder):
     holes = pa.array([None] + [1.0] * 29)
     replace_devices(folder, devices.set_column(devices.schema.get_field_index("upload_kbps"), "upload_kbps", holes))
     with pytest.raises(TraceError, match="empty cells in upload_kbps"):
+        columnar.read_speed(folder)
+    text = pa.array([str(number) for number in range(30)])
+    replace_devices(folder, devices.set_column(devices.schema.get_field_index("upload_kbps"), "upload_kbps", text))
+    with pytest.raises(TraceError, match="upload_kbps of string; expected numbers, and text for names"):
+        columnar.read_speed(folder)
+    replace_devices(folder, devices.append_column("name", pa.array(range(30))))
+    with pytest.raises(TraceError, match="name of int64"):
         columnar.read_speed(folder)
     (folder / "devices.parquet").unlink()
     with pytest.raises(TraceError, match=r"devices\.parquet: cannot be read"):
@@ -582,6 +591,26 @@ def test_flash_broken_records_and_options_are_refused(tmp_path):
         flash.read_availability(write_json(tmp_path / "x.json", {"1": {"guid": "g"}}))
     with pytest.raises(TraceError, match="hold no device speeds"):
         flash.read_speed(tmp_path / "x.json")
+
+
+ODD = [None, True, -1, 1e300, float("nan"), 2**63, 10**400, "", "x", [], [1], [[1, 2]], [[1, 2, 3]], {}, [None], ["a"]]
+ODD += ["NaT\twifi", "99999-01-01 00:00:00\twifi", [10**400], [[1e300, 2e300]], [[[1, 2]]]]
+RECORDS = [
+    ({"messages": NIGHT}, flash.read_availability),
+    ({"isSuccess": True, "trace_start": 0, "trace_end": 90_000, "ready_time": [[3600, 7200]]}, flash.read_availability),
+    ({"active": [1, 100], "inactive": [50, 200], "finish_time": 86_400}, fedscale.read_availability),
+    ({"computation": 3, "communication": 5000}, fedscale.read_speed),
+]
+
+
+@pytest.mark.parametrize(("record", "reader"), RECORDS)
+def test_records_with_odd_values_are_read_or_refused_in_words(tmp_path, record, reader):
+    path = tmp_path / "x.json"
+    for first, second in itertools.product(record, repeat=2):
+        for value in ODD:
+            path.write_text(json.dumps({"a": record, "b": {**record, first: value, second: value}}))
+            with contextlib.suppress(TraceError):
+                reader(path)
 
 
 HOURLY = [10.6, 11.7, 12.9, 13.5, 13.7, 13.4, 12.2, 11.1, 10.0, 8.9, 7.8, 6.9]

@@ -195,7 +195,9 @@ def test_devices_that_are_always_or_never_online_are_in_no_lockstep():
 # --- a run and its trace ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("horizon", "times"), [(3 * MS_PER_DAY, None), (3 * MS_PER_DAY + 1, "1.0"), (9 * MS_PER_DAY, "3.0")])
+@pytest.mark.parametrize(
+    ("horizon", "times"), [(3 * MS_PER_DAY, None), (3 * MS_PER_DAY + 1, "1.0"), (9 * MS_PER_DAY, "3.0")]
+)
 def test_a_run_longer_than_its_trace_says_how_often_it_repeats(horizon, times):
     found = period_caveats(trace(["a", "b"]), horizon)
     assert [note.key for note in found] == ([] if times is None else ["repeated_period"])
@@ -233,7 +235,9 @@ def test_nobody_is_online_exactly_where_no_instant_of_the_run_has_anybody(seed, 
 
 
 def test_ordinary_traces_have_no_caveat_of_the_run():
-    night = AvailabilityTrace.from_intervals([0], [22 * MS_PER_HOUR], [30 * MS_PER_HOUR], n_devices=1, period=MS_PER_DAY)
+    night = AvailabilityTrace.from_intervals(
+        [0], [22 * MS_PER_HOUR], [30 * MS_PER_HOUR], n_devices=1, period=MS_PER_DAY
+    )
     assert availability_caveats(night, 18 * MS_PER_HOUR, MS_PER_DAY) == []
     assert availability_caveats(AvailabilityTrace.always(3), 0, MS_PER_DAY) == []
 

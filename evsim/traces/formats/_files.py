@@ -33,6 +33,8 @@ def head(path: Path) -> bytes:
 
 def read_bytes(path: Path) -> bytes:
     """The content of a file, unpacked; at most `MOST_BYTES`, so that a small file cannot unpack to a whole disk."""
+    if path.exists() and not path.is_file():  # a folder; or a device, which never ends
+        raise TraceError(f"{path}: not a file")
     try:
         with path.open("rb") as file:
             zipped = file.read(2) == _GZIP

@@ -80,7 +80,9 @@ def _plain_words(column: Any) -> Any:
     import pyarrow.compute as pc
 
     coded = column.combine_chunks().dictionary_encode()
-    plain = np.array([_table.plain_name(str(word)) if "." not in str(word) else word for word in coded.dictionary.to_pylist()])
+    plain = np.array(
+        [_table.plain_name(str(word)) if "." not in str(word) else word for word in coded.dictionary.to_pylist()]
+    )
     return plain[np.asarray(pc.cast(coded.indices, "int64").to_numpy(zero_copy_only=False))]
 
 
@@ -99,5 +101,3 @@ def _caveats(early: int, late: int, repeated: int, n_devices: int) -> tuple[Cave
     if repeated:
         found.append(Caveat("repeated_events", "events that repeat the one before were left out", f"{repeated} events"))
     return tuple(found)
-
-

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -18,7 +19,6 @@ from evsim.traces.formats._files import head, read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
 #: Problems of a file that are listed one by one; the others are counted.
 SHOWN = 5
@@ -85,7 +85,9 @@ def fail(path: Path, problems: Sequence[Problem]) -> TraceError:
     """One error with all problems of a file."""
     if len(problems) == 1:
         return TraceError(f"{path}: {problems[0]}")
-    return TraceError(report(Problem(f"{path}: {each.where}", each.given, each.expected, each.hint) for each in problems))
+    return TraceError(
+        report(Problem(f"{path}: {each.where}", each.given, each.expected, each.hint) for each in problems)
+    )
 
 
 def first_cells(path: Path) -> tuple[list[str], list[str]]:
@@ -95,12 +97,12 @@ def first_cells(path: Path) -> tuple[list[str], list[str]]:
         return [], []
     text = begin.removeprefix(_MARK).decode("utf-8", "replace")
     lines = [line for line in re.split(r"\r\n|\r|\n", text) if line.strip()][:3]
+    delimiter = ""
     if lines and (stated := _SEPARATOR_LINE.fullmatch(lines[0].strip())):
-        return _split(lines[1], stated[1]) if len(lines) > 1 else [], _split(lines[2], stated[1]) if len(lines) > 2 else []
-    if not lines:
-        return [], []
-    delimiter = _delimiter(lines[0])
-    return _split(lines[0], delimiter), _split(lines[1], delimiter) if len(lines) > 1 else []
+        delimiter, lines = stated[1], lines[1:]
+    cells = [_split(line, delimiter or _delimiter(lines[0])) for line in lines[:2]]
+    header, row = [*cells, [], []][:2]
+    return header, row
 
 
 def looks_wide(path: Path) -> bool:

@@ -113,7 +113,9 @@ def read_times(table: Table, names: tuple[str, ...], calendar: Calendar) -> tupl
     missing = [_table.missing(table.columns[column]) for column in present]
     kinds = {each.kind for each, gone in zip(parsed, missing, strict=True) if not gone.all()}
     if len(kinds) > 1:
-        written = ", ".join(f"{table.headers[column]} as {each.kind}" for column, each in zip(present, parsed, strict=True))
+        written = ", ".join(
+            f"{table.headers[column]} as {each.kind}" for column, each in zip(present, parsed, strict=True)
+        )
         return None, [Problem("times", written, "one notation for all times of a file")]
     columns = [np.where(gone, 0, each.ms) for each, gone in zip(parsed, missing, strict=True)]
     return _from_origin(table.path, columns, missing, kinds.pop() if kinds else "numbers", calendar), []
@@ -132,7 +134,9 @@ def _physical(table: Table, name: str) -> str | None:
 
 
 def _lacks(table: Table, name: str) -> Problem:
-    return Problem(f"no column '{name}_s'", f"it has {', '.join(table.headers.values())}", f"{name}_s, {name}_ms or {name}")
+    return Problem(
+        f"no column '{name}_s'", f"it has {', '.join(table.headers.values())}", f"{name}_s, {name}_ms or {name}"
+    )
 
 
 def _parse(table: Table, name: str, calendar: Calendar) -> _Parsed:
@@ -177,7 +181,9 @@ def _parse_clock(table: Table, name: str, some: BoolArray) -> _Parsed:
     column = table.columns[name]
     bad = some & ~_table.matches(column, _CLOCK)
     if bad.any():
-        return _Parsed("clock times", np.zeros(len(column), np.int64), table.problems(bad, name, "a time such as 26:30:00"))
+        return _Parsed(
+            "clock times", np.zeros(len(column), np.int64), table.problems(bad, name, "a time such as 26:30:00")
+        )
     parts = pc.extract_regex(column.combine_chunks(), r"^(?P<h>[0-9]+):(?P<m>[0-9]+):?(?P<s>[0-9.]*)$")
     total = np.zeros(len(column))
     for part, unit in (("h", MS_PER_HOUR), ("m", MS_PER_MINUTE), ("s", MS_PER_SECOND)):
@@ -232,13 +238,13 @@ def _bad_date(table: Table, name: str, some: BoolArray, error: ValueError) -> Pr
         try:
             datetime.fromisoformat(text)
         except ValueError as reason:
-            return Problem(f"line {table.line(row)}, {table.headers[name]}", repr(text), "a date that exists", str(reason))
+            return Problem(
+                f"line {table.line(row)}, {table.headers[name]}", repr(text), "a date that exists", str(reason)
+            )
     return Problem(table.headers[name], str(error), "dates that exist")
 
 
-def _from_origin(
-    path: Path, columns: list[IntArray], missing: list[BoolArray], kind: str, calendar: Calendar
-) -> Times:
+def _from_origin(path: Path, columns: list[IntArray], missing: list[BoolArray], kind: str, calendar: Calendar) -> Times:
     """Times since the origin."""
     present = [column[~gone] for column, gone in zip(columns, missing, strict=True)]
     earliest = min((int(each.min()) for each in present if each.size), default=0)
@@ -251,6 +257,11 @@ def _from_origin(
         return Times(columns, missing, ())
     if kind == "clock times":
         return Times(columns, missing, ())
+    if kind == "numbers" and calendar.origin is None and latest <= _UNIX_MS:
+        raise TraceError(
+            f"{path}: timezone is for dates and Unix time; times up to {latest // MS_PER_SECOND} s are less than ten years "
+            "and count from the start of the trace; leave timezone out"
+        )
     begin = calendar.origin_ms()
     caveats: tuple[Caveat, ...] = ()
     if begin is None:
@@ -297,5 +308,3 @@ def _whole(table: Table, name: str, ms: Any) -> IntArray:
         return _table.fail(table.path, [table.problem(row, name, "a time of at most 1000 years")])
 
     return whole(ms, refuse, least=-LONGEST, most=LONGEST)
-
-

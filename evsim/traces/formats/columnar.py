@@ -42,6 +42,7 @@ MANIFEST = "manifest.json"
 _INTERVALS = "availability.parquet"
 _DEVICES = "devices.parquet"
 _RATES = ("compute_ms_per_sample", "download_kbps", "upload_kbps")
+_MOST_ROWS = 500_000_000
 _SINCE_2 = ("name", "latency_ms")
 _UNITS = {
     "start_ms": "ms since midnight of the first day; the device is online from here",
@@ -253,9 +254,20 @@ def _columns(
     if missing:
         raise TraceError(f"{path / name}: lacks {', '.join(missing)}; it has {', '.join(table.column_names)}")
     wanted = (*wanted, *(column for column in optional if column in table.column_names))
+    if odd := [column for column in wanted if not _is_usable(column, table[column].type)]:
+        given = ", ".join(f"{column} of {table[column].type}" for column in odd)
+        raise TraceError(f"{path / name}: {given}; expected numbers, and text for names")
     if holes := [column for column in wanted if table[column].null_count]:
         raise TraceError(f"{path / name}: empty cells in {', '.join(holes)}; expected a number in each row")
     return {column: table[column].to_numpy() for column in wanted}
+
+
+def _is_usable(column: str, kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    if column == "name":
+        return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def _checked(path: Path, expected: str) -> bytes:
@@ -276,6 +288,9 @@ def _table(path: Path, content: bytes) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
+        rows = pq.read_metadata(pa.BufferReader(content)).num_rows  # few bytes may stand for many rows
+        if rows > _MOST_ROWS:
+            raise TraceError(f"{path}: {rows} rows; expected at most {_MOST_ROWS}")
         return pq.read_table(pa.BufferReader(content))
     except (pa.ArrowException, OSError) as error:
         raise TraceError(f"{path}: not readable as Parquet: {error}") from error

@@ -21,9 +21,9 @@ import numpy as np
 from evsim.base.casts import whole
 from evsim.base.errors import PolicyError, Problem, TraceError
 from evsim.base.units import LONGEST, MS_PER_DAY, MS_PER_SECOND, parse_duration
-from evsim.base.vocabulary import IntArray
-from evsim.traces.availability import AvailabilityTrace
+from evsim.base.vocabulary import FloatArray, IntArray
 from evsim.traces._names import as_names
+from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.formats import _table
 from evsim.traces.formats._log import sessions
 from evsim.traces.formats._times import Calendar, read_times
@@ -49,9 +49,7 @@ _TIMES = {
 _INTERVAL = frozenset(
     {"device", *(f"{name}{unit}" for name in ("start", "stop", "period") for unit in ("", "_s", "_ms"))}
 )
-_EVENT = frozenset(
-    {"device", "event", *(f"{name}{unit}" for name in ("time", "period") for unit in ("", "_s", "_ms"))}
-)
+_EVENT = frozenset({"device", "event", *(f"{name}{unit}" for name in ("time", "period") for unit in ("", "_s", "_ms"))})
 _RATES = ("compute_ms_per_sample", "download_kbps", "upload_kbps")
 _SPEED = frozenset({"device", *_RATES, "communication_kbps", "latency_ms"})
 #: Names of columns of this format, whichever table they are in.
@@ -98,7 +96,7 @@ def read_availability(
     calendar = Calendar(origin, timezone)
     as_events = "event" in table.columns
     problems = _table.check_known(table, _EVENT if as_events else _INTERVAL)
-    names, of, nameless = _devices(table)
+    names, of, nameless = _table.devices(table)
     times, wrong = read_times(table, ("time",) if as_events else ("start", "stop"), calendar)
     problems += nameless + wrong
     if times is None or problems:
@@ -112,9 +110,7 @@ def read_availability(
         caveats = times.caveats
     periods = _periods(table, names, of, period, stop)
     try:
-        trace = AvailabilityTrace.from_intervals(
-            rows, start, stop, n_devices=len(names), period=periods, names=names
-        )
+        trace = AvailabilityTrace.from_intervals(rows, start, stop, n_devices=len(names), period=periods, names=names)
     except TraceError as error:
         raise TraceError(f"{path}: {error}") from error
     return replace(trace, caveats=caveats)
@@ -127,25 +123,33 @@ def read_speed(path: Path) -> DeviceSpeed:
         TraceError: with every problem of the file, each with its line.
     """
     table = _read(path)
-    names, of, problems = _devices(table)
+    names, of, problems = _table.devices(table)
     problems += _table.check_known(table, _SPEED) + _repeated(table, names, of)
-    both = "communication_kbps" in table.columns
-    wanted = {"compute_ms_per_sample": "compute_ms_per_sample"}
-    wanted |= {name: "communication_kbps" if both else name for name in _RATES[1:]}
-    if "latency_ms" in table.columns:
-        wanted["latency_ms"] = "latency_ms"
-    it_has = f"it has {', '.join(table.headers.values())}"
-    problems += [Problem(f"no column {column!r}", it_has, "") for column in wanted.values() if column not in table.columns]
-    columns = {}
-    for name in {column: name for name, column in wanted.items() if column in table.columns}.values():
-        columns[wanted[name]], wrong = _table.numbers(table, wanted[name])
-        problems += wrong
+    columns, missing = _rates(table)
+    problems += missing
     if problems:
         raise _table.fail(path, problems)
+    compute, download, upload = (columns[name] for name in _RATES)
+    latency = columns.get("latency_ms", np.zeros(len(names)))
     try:
-        return DeviceSpeed(**{name: columns[column] for name, column in wanted.items()}, names=as_names(names, len(names)))
+        return DeviceSpeed(compute, download, upload, latency_ms=latency, names=as_names(names, len(names)))
     except TraceError as error:
         raise TraceError(f"{path}: {error}") from error
+
+
+def _rates(table: Table) -> tuple[dict[str, FloatArray], list[Problem]]:
+    """The columns of speeds, and what is missing or no number."""
+    wanted = {name: name for name in _RATES} | ({"latency_ms": "latency_ms"} if "latency_ms" in table.columns else {})
+    if "communication_kbps" in table.columns:
+        wanted |= dict.fromkeys(_RATES[1:], "communication_kbps")
+    found, problems = {}, []
+    for column in dict.fromkeys(wanted.values()):
+        if column in table.columns:
+            found[column], wrong = _table.numbers(table, column)
+            problems += wrong
+        else:
+            problems.append(Problem(f"no column {column!r}", f"it has {', '.join(table.headers.values())}", ""))
+    return {name: found[column] for name, column in wanted.items() if column in found}, problems
 
 
 def _read(path: Path) -> Table:
@@ -157,10 +161,6 @@ def _read(path: Path) -> Table:
     if "device" not in table.columns:
         raise TraceError(f"{path}: no column 'device'; it has {', '.join(table.headers.values())}")
     return table
-
-
-def _devices(table: Table) -> tuple[list[str], IntArray, list[Problem]]:
-    return _table.devices(table)
 
 
 def _half_empty(table: Table, no_start: Any, no_stop: Any) -> Any:

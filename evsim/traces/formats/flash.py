@@ -119,7 +119,7 @@ def _from_timer(path: Path, name: str, record: dict[str, Any]) -> _Observed:
     if not record["isSuccess"]:
         return _NEVER
     try:
-        ends = np.asarray([record[field] for field in ("trace_start", "trace_end")], dtype=np.float64)
+        ends = np.asarray([record[field] for field in ("trace_start", "trace_end")], dtype=np.float64).reshape(2)
         seconds = np.asarray(record["ready_time"], dtype=np.float64).reshape(-1, 2)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise TraceError(

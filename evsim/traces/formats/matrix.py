@@ -98,8 +98,7 @@ def _from_npy(path: Path, content: bytes) -> BoolArray:
     if bad.any():
         row, column = np.argwhere(bad)[0]
         raise TraceError(
-            f"{path}: device {row}, slot {column}: {array[row, column]}; expected 0 or 1 "
-            f"({int(bad.sum())} such cells)"
+            f"{path}: device {row}, slot {column}: {array[row, column]}; expected 0 or 1 ({int(bad.sum())} such cells)"
         )
     return np.asarray(array == 1)
 

@@ -32,8 +32,8 @@ _SEARCHED = 1_000  # names among which the nearest is looked for
 class Listed(Join):
     """Each client gets the device that a list names: whose data, whose phone.
 
-    Devices go by their names; those of a trace without names by their numbers, from 0, unless the other trace has names:
-    then devices of the trace without are drawn as by `Sample`. Clients with one device are exact copies.
+    Devices go by their names. Where neither trace has names they go by their numbers, from 0; where one has none, its
+    devices are drawn as by `Sample`. Clients with one device are exact copies.
 
     Attributes:
         file: a CSV with columns client (its number, from 0) and device, relative to the scenario.
@@ -52,16 +52,14 @@ class Listed(Join):
     @override
     def deal(self, roster: Roster) -> Deal:
         wanted = self._wanted(roster)
-        numbered = roster.availability.names is None and roster.speed.names is None
-        names: dict[Axis, Names | None] = {"availability": roster.availability.names, "speed": roster.speed.names}
-        if numbered:
-            counts: dict[Axis, int] = {"availability": roster.availability.n_devices, "speed": roster.speed.n_devices}
-            names = {axis: as_names([str(i) for i in range(count)], count) for axis, count in counts.items()}
-        found: dict[Axis, IntArray] = {}
-        for axis, of_axis in names.items():
-            drawn = of_axis is None
-            found[axis] = self._deal_axis(roster, axis)[0] if drawn else _look_up(axis, wanted, of_axis)
-        return Deal(found["availability"], nth_use(found["availability"]), found["speed"])
+        availability, speed = roster.availability.names, roster.speed.names
+        if availability is None and speed is None:
+            availability, speed = _numbers(roster.availability.n_devices), _numbers(roster.speed.n_devices)
+        device = self._given(roster, "availability", wanted, availability)
+        return Deal(device, nth_use(device), self._given(roster, "speed", wanted, speed))
+
+    def _given(self, roster: Roster, axis: Axis, wanted: list[str], names: Names | None) -> IntArray:
+        return self._deal_axis(roster, axis)[0] if names is None else _look_up(axis, wanted, names)
 
     @override
     def devices(
@@ -76,6 +74,10 @@ class Listed(Join):
                 raise TraceError(f"{_KEY}.devices_of: {len(self.devices_of)} devices for {roster.n_clients} clients")
             return list(self.devices_of)
         return _from_file(roster.folder / Path(str(self.file)).expanduser(), roster.n_clients)
+
+
+def _numbers(n_devices: int) -> Names | None:
+    return as_names([str(number) for number in range(n_devices)], n_devices)
 
 
 def _from_file(path: Path, n_clients: int) -> list[str]:
