@@ -38,7 +38,7 @@ def _devices(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
         yield from period_caveats(trace, horizon)
 
 
-def _no_choice(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
+def _few_online(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
     """Where everybody online is asked, a selector has no choice and over-commitment no reserve."""
     wanted, key = _wanted(scenario)
     trace = opened.population.availability
@@ -51,7 +51,7 @@ def _no_choice(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
     share = float((online < wanted).mean())
     if share > _MOST and online.any():
         yield Caveat(
-            "no_choice",
+            "few_online",
             "mostly fewer clients are online than the server wants at work: every one of them is asked, so that a "
             "selector has no choice, and a round waits for min(cohort_goal, invited) of them",
             f"{online.mean():.0f} clients online on average, {wanted} wanted, {share:.0%} of the time fewer",
@@ -84,7 +84,7 @@ def _shared_samples(_scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
         )
 
 
-def _charged_cost(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
+def _charged_size(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
     """A model that stands for a bigger one should stand for its work, too."""
     cost, true = scenario.cost, total_bytes(opened.wires)
     if opened.model is None or cost.model_bytes is None or cost.sample_scale != 1:
@@ -92,7 +92,7 @@ def _charged_cost(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
     ratio = max(cost.model_bytes / true, true / cost.model_bytes)
     if ratio >= _FAR:
         yield Caveat(
-            "charged_cost",
+            "charged_size",
             f"links carry a model of {format_bytes(cost.model_bytes)}, processors train one of {format_bytes(true)}: "
             "transfers and computing are those of different models",
             f"a factor of {ratio:,.0f}, with cost.sample_scale = 1",
@@ -102,7 +102,7 @@ def _charged_cost(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
 
 _CHECKS: tuple[Callable[[Scenario, Opened], Iterator[Caveat]], ...] = (
     _devices,
-    _no_choice,
+    _few_online,
     _shared_samples,
-    _charged_cost,
+    _charged_size,
 )

@@ -34,12 +34,12 @@ def normed():
 
 #: By key: what produces a caveat beside PLAIN, and what its remedy is.
 CASES = {
-    "no_choice": (
+    "few_online": (
         ["population.availability=phones", "aggregation.cohort_goal=30"],
         ["population.availability=phones", "aggregation.cohort_goal=2", "aggregation.minimum_cohort=2"],
     ),
     "shared_samples": (["data.partition.samples_per_client=60"], []),
-    "charged_cost": (["cost.sample_scale=1"], ["cost.sample_scale=80"]),
+    "charged_size": (["cost.sample_scale=1"], ["cost.sample_scale=80"]),
     "diverges_at_once": (["client_rule.learning_rate=1e38"], ["client_rule.learning_rate=0.1"]),
     "batch_of_one": (["model={kind='net.py:normed'}"], ["model={kind='net.py:normed'}", "client_rule.drop_last=true"]),
     "repeated_period": (
@@ -150,5 +150,5 @@ def test_the_manifest_keeps_what_was_said(command):
         == 0
     )
     kept = json.loads(Path("r/manifest.json").read_text(encoding="utf-8"))["caveats"]
-    assert [each["key"] for each in kept] == ["charged_cost"]
+    assert [each["key"] for each in kept] == ["charged_size"]
     assert all(each["remedy"] for each in kept)
