@@ -129,7 +129,8 @@ def suggest(name: str, known: Iterable[str]) -> str:
     "did you mean 'exploration'? (known: exploration, pacer)"
     """
     names = sorted(known)
-    near = get_close_matches(name, names, n=1)
+    plain = {each.lower().replace("-", "_"): each for each in names}
+    near = [plain[each] for each in get_close_matches(name.lower().replace("-", "_"), plain, n=1)]
     listed = f"(known: {', '.join(names)})" if names else ""
     return f"did you mean '{near[0]}'? {listed}".strip() if near else listed
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import json
 import math
 import re
-import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, Field, is_dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from evsim.base import registry
 from evsim.base.errors import EvsimError, Problem, ScenarioError, suggest
 from evsim.base.user_code import own_frames, said
 from evsim.scenario.contracts import lacks
+from evsim.scenario.guesses import meant, share
 from evsim.scenario.hints import (
     MismatchError,
     describe,
@@ -40,9 +39,6 @@ _JSON = (str, int, float, bool)
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _NONE = "none"
 _LONGEST = 80  # characters of a value in a message
-_PERCENT = re.compile(r"([0-9.]+) ?%")
-#: "x must lie in (0, 1], but got x=93": a share, and what was given for it.
-_SHARE = re.compile(r"[\[(]0, 1[\])].* but got \w+=([0-9.]+(?:e[+-]?\d+)?)$")
 
 
 @final
@@ -132,7 +128,7 @@ class Checker:
         blamed = _blame(message, fields_of(cls), at)
         others = [_join(at, key) for key in given if key in re.findall(r"\w+", message) and _join(at, key) != blamed]
         inherited = [self._inherited(key) for key in others if self._origin(key) != self._origin(blamed)]
-        return self.add(blamed, message, "", "; ".join(filter(None, (_as_share(message), *inherited))))
+        return self.add(blamed, message, "", "; ".join(filter(None, (share(message), *inherited))))
 
     def _inherited(self, at: str) -> str:
         """Which file a key comes from, if that is not the one that is run."""
@@ -185,7 +181,7 @@ class Checker:
                     return parse(member, given)
                 except MismatchError:
                     continue
-        return self.add(at, _show(given), describe(hint), _meant(hint, given))
+        return self.add(at, _show(given), describe(hint), meant(hint, given))
 
     def _writable(self, hint: Any, given: object, at: str) -> bool:
         """Whether a value is plain and finite, all the way down; TOML also knows dates, nan and inf."""
@@ -205,31 +201,6 @@ def _above(key: str, given: object) -> str:
     """What to do with a key of the top level that stands in a table: all that follows a header is of its table."""
     place = f"as a table [{key}] of its own" if isinstance(given, Mapping) else "above the first [table]"
     return f"it belongs to the top level: write it {place}"
-
-
-def _meant(hint: Any, given: object) -> str:
-    """The number or truth value that a text seems to mean."""
-    text = given.strip() if isinstance(given, str) else ""
-    percent = _PERCENT.fullmatch(text)
-    try:
-        number = float(percent[1]) / 100 if percent else tomllib.loads(f"v = {text}")["v"]
-    except (tomllib.TOMLDecodeError, KeyError):
-        return ""
-    for member in members(hint):
-        try:
-            parse(member, number)
-        except MismatchError:
-            continue
-        return f"did you mean {json.dumps(number)}{'' if percent else ', without quotes'}?"
-    return ""
-
-
-def _as_share(message: str) -> str:
-    """For a share that was given in percent."""
-    given = _SHARE.search(message)
-    if given is None or not 1 < float(given[1]) <= 100:  # noqa: PLR2004
-        return ""
-    return f"did you mean {float(given[1]) / 100:g}?"
 
 
 def _join(at: str, key: str) -> str:

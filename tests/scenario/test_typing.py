@@ -166,6 +166,14 @@ def test_a_key_of_the_file_itself_is_not_called_inherited(tmp_path):
         ("client_rule.learning_rate='0.05'", "did you mean 0.05, without quotes?"),
         ("aggregation.cohort_goal='20'", "did you mean 20, without quotes?"),
         ("record.sessions='true'", "did you mean true, without quotes?"),
+        ("record.sessions=yes", "did you mean true?"),
+        ("aggregation.cohort_goal=20.0", "did you mean 20?"),
+        ("client_rule.learning_rate=0,05", "did you mean 0.05?"),
+        ("cost.model_bytes=40MB", "did you mean 40000000?"),
+        ("stop.virtual_time=7days", 'did you mean "7d"?'),
+        ("model.hidden=32", "did you mean [32]?"),
+        ("upload.kind=clip", "did you mean a list of one?"),
+        ("client_rule.kind=SGD", "did you mean 'sgd'?"),
     ],
 )
 def test_a_value_that_is_nearly_right_is_recognized(override, meant):
