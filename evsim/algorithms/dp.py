@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import exp, isfinite
-from typing import final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from typing_extensions import override
@@ -26,10 +26,16 @@ from evsim.algorithms import tree
 from evsim.algorithms.base import ReportMeta, State, StatefulMerge, StepInfo
 from evsim.algorithms.client_sums import ClientSum
 from evsim.algorithms.clip import clipped
+from evsim.algorithms.company import name_of
 from evsim.algorithms.local_dp import gaussian_noise
 from evsim.algorithms.tree import Payload, Tree
+from evsim.algorithms.weighting import EqualWeights
 from evsim.base import rng
-from evsim.base.errors import PolicyError, TrainingError, require
+from evsim.base.caveat import Caveat
+from evsim.base.errors import PolicyError, Problem, TrainingError, require
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @final
@@ -102,6 +108,34 @@ class DpMean(StatefulMerge[DpSum]):
     @override
     def minimum_updates(self) -> int:
         return 1
+
+    @override
+    def problems(self, scenario: Any) -> Iterator[Problem]:
+        if not isinstance(scenario.weighting, EqualWeights):
+            yield Problem("weighting", name_of(scenario.weighting), "'uniform': the noise is scaled for equal weights")
+        try:
+            self.sum_multiplier(self.divisor(scenario.aggregation.reports_per_step))
+        except PolicyError as error:
+            yield Problem("merge", str(error), "")
+
+    @override
+    def caveats(self, scenario: Any) -> Iterator[Caveat]:
+        if scenario.selection.needs_training:
+            yield Caveat(
+                "selection_without_privacy",
+                "the selection learns from losses that carry no noise, so what it chooses, and with it the model, "
+                "leaks more than epsilon says",
+                f"selection {name_of(scenario.selection)}",
+                "use a selection that does not, such as uniform",
+            )
+        clients = scenario.population.clients
+        if clients and self.delta * clients >= 1:
+            yield Caveat(
+                "delta_of_a_client",
+                "with a delta of 1 / N or more, giving one client's data away in full counts as private",
+                f"delta = {self.delta:g}, 1 / N = {1 / clients:g}",
+                "set merge.delta well below 1 / N",
+            )
 
     def divisor(self, cohort_goal: int) -> int:
         """m, the expected cohort.

@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from evsim.base import rng
+from evsim.base.counts import round_count
 
 
 @lru_cache(maxsize=8)
@@ -19,4 +20,4 @@ def malicious_clients(seed: int, n_clients: int, share: float) -> frozenset[int]
     10
     """
     order = np.argsort(rng.hash64(rng.key(seed, "malicious"), np.arange(n_clients)), kind="stable")
-    return frozenset(order[: round(share * n_clients)].tolist())
+    return frozenset(order[: round_count(share, n_clients)].tolist())

@@ -91,16 +91,6 @@ def _method(values: Values) -> Iterator[Problem]:
     yield from check_method(method, values["aggregation"].reports_per_step)
 
 
-def _staleness(values: Values) -> Iterator[Problem]:
-    from evsim.aggregation.synchronous import Synchronous
-    from evsim.algorithms.refl import Refl
-
-    aggregation = values.get("aggregation")
-    if isinstance(values.get("merge"), Refl) and aggregation is not None and not isinstance(aggregation, Synchronous):
-        given, hint = "refl without rounds", "a buffer may hold stale updates only, which refl cannot weigh"
-        yield Problem("merge.kind", given, 'refl with aggregation.kind = "synchronous", or buffer_mean', hint)
-
-
 _METHOD = ("broadcast", "client_rule", "upload", "weighting", "merge", "server_optimizer")
 _CHECKS: tuple[Callable[[Values], Iterator[Problem]], ...] = (
     _simple,
@@ -109,5 +99,4 @@ _CHECKS: tuple[Callable[[Values], Iterator[Problem]], ...] = (
     _data,
     _cohort,
     _method,
-    _staleness,
 )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -264,6 +265,19 @@ def test_broken_csv_of_speeds_names_the_device(tmp_path, rows, message):
     path = write_csv(tmp_path / "s.csv", "device,compute_ms_per_sample,download_kbps,upload_kbps", *rows)
     with pytest.raises(TraceError, match=message):
         csv.read_speed(path)
+
+
+def test_no_thread_of_arrow_reads_ahead(tmp_path, monkeypatch):
+    """Such a thread may outlive the interpreter of a run that ends in an error; C++ then aborts."""
+    given = []
+    read = arrow_csv.read_csv
+    monkeypatch.setattr(arrow_csv, "read_csv", lambda *data, **options: given.append(options) or read(*data, **options))
+    path = write_csv(tmp_path / "a.csv", "device,start_s,stop_s", *["a,1,2"] * 200_000, "a,x,2")
+    with pytest.raises(TraceError, match="row 200002: start_s is not a number"):
+        csv.read_availability(path)
+    (options,) = (each["read_options"] for each in given)
+    assert not options.use_threads
+    assert options.block_size > path.stat().st_size
 
 
 def test_missing_file_and_bad_period_are_refused(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.func import grad, vmap
 
+from evsim.algorithms import tree
 from evsim.algorithms.base import Carry, OpeningPass, State
 from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload, Tree
@@ -68,8 +69,8 @@ def padding_matters(job: Job, functional: Functional, task: TrainTask) -> bool:
         samples = job.data.take(job.data.rows(np.array(rows)))
         batch = (samples, keys, torch.tensor(weights).to(job.device, job.dtype))
         found.append(gradients(job, functional, carry, received["buffers"], batch)[0])
-    size = max(float(leaf.abs().max()) for leaf in found[0].values())
-    gap = max(float((leaf - found[1][name]).abs().max()) for name, leaf in found[0].items())
+    one, other = tree.flat(found[0]), tree.flat(found[1])
+    size, gap = float(one.abs().max()), float((one - other).abs().max())
     return not gap <= min(tolerance(job), _CLEAR) * size
 
 

@@ -39,9 +39,8 @@ class Functional:
     """
 
     def __init__(self, job: Job) -> None:
-        self.model = as_trained(private_copy(job.model))
+        self.model = with_dense_gradients(as_trained(private_copy(job.model)))
         self._dropout = keyed(self.model)
-        _make_gradients_dense(self.model)
         self._params = _slots(self.model, "_parameters")
         self._buffers = _slots(self.model, "_buffers")
         self._device, self._autocast = job.device, job.autocast
@@ -91,11 +90,12 @@ def has_batch_norm(model: nn.Module) -> bool:
     return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules())  # noqa: SLF001
 
 
-def _make_gradients_dense(model: nn.Module) -> None:
-    """Sparse gradients of embeddings are the same numbers, which no rule can step along."""
+def with_dense_gradients(model: nn.Module) -> nn.Module:
+    """The model, changed so that gradients of its embeddings are not sparse: the same numbers."""
     for module in model.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             module.sparse = False
+    return model
 
 
 def _slots(model: nn.Module, kind: str) -> _Slots:

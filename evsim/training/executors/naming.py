@@ -48,7 +48,7 @@ def _culprit(job: Job, error: BaseException) -> tuple[str, object]:
         at_work = frame.f_locals.get("self")
         if isinstance(at_work, torch.nn.Module):
             break
-        if isinstance(at_work, ClientRule):
+        if isinstance(at_work, ClientRule) and not type(at_work).__module__.startswith("evsim."):
             return "client_rule", at_work
     own_rule = not type(job.rule).__module__.startswith("evsim.")  # evsim's own give what is expected
     return ("client_rule", f"{type(job.rule).__name__} or the model") if own_rule else ("model", job.model)

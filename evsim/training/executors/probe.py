@@ -19,7 +19,7 @@ from evsim.base.user_code import user_code
 from evsim.training.draws import named_draws
 from evsim.training.executors.agreement import tolerance
 from evsim.training.executors.dropout import keyed, set_keys
-from evsim.training.executors.functional import Functional
+from evsim.training.executors.functional import Functional, with_dense_gradients
 from evsim.training.executors.opening import gradient_of
 from evsim.training.models.leaves import averaged, trained
 from evsim.training.models.modes import as_trained, private_copy
@@ -96,7 +96,7 @@ def _refuses_one(job: Job) -> bool:
 
 def _plain(job: Job, x: torch.Tensor) -> _Pass:
     """As the module itself has it."""
-    model = as_trained(private_copy(job.model))
+    model = with_dense_gradients(as_trained(private_copy(job.model)))
     set_keys(keyed(model), torch.tensor(_KEY, device=job.device))
     before = [leaf.detach().clone() for leaf in model.parameters()]
     with named_draws(_KEY, job.device), torch.autocast(job.device.type, torch.bfloat16, enabled=job.autocast):

@@ -7,6 +7,7 @@ report. The timeline hears of it only through `Feedback`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -18,8 +19,11 @@ from evsim.algorithms import tree
 from evsim.algorithms.base import Method, State, StatefulMerge, StepInfo, SummingMerge
 from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload, Tree
+from evsim.algorithms.weighting import checked
 from evsim.base import rng
+from evsim.base.errors import TrainingError
 from evsim.base.profiling import part
+from evsim.base.user_code import user_code
 from evsim.base.vocabulary import Feedback, IntArray
 from evsim.training.data.samples import Batch, TrainingData, fits, inputs
 from evsim.training.executors.base import Executor, Job, TrainTask
@@ -91,6 +95,7 @@ class Learning:
         self._runner = executor.open(job)
         self._sums_suffice = isinstance(method.merge, SummingMerge) and not method.upload
         self.client_states = ClientStates(setting.state_budget, setting.state_folder)
+        self.client_states.begin()
         self._pending = Pending(method, job, self._runner, self.client_states)
         self._sent: tuple[int, Payload] | None = None
         self.version = 0
@@ -134,22 +139,27 @@ class Learning:
         """Train the tasks, merge their updates in (client, task) order, step the optimizer: the next version.
 
         Where the merge is a sum and nothing changes updates on their way, executors add up what they train. Without a
-        single finite update nothing changes, and the feedback says so.
+        single finite update nothing changes, and the feedback says so; nor where finite updates merge into one that is
+        not, which then are all invalid: their clients' states stay as they were.
 
         Raises:
             TrainingError: if the merge needs more updates; the model is then as it was.
         """
         order = self._pending.in_order(tasks)
-        weights = self._method.weighting.weights(self._pending.reports(order, self.version))
+        with self._blaming("weighting"):
+            weights = checked(self._method.weighting, self._pending.reports(order, self.version))
         info = StepInfo(self.version, self._pending.n_clients, self._goal, len(order), self._seed)
-        acc = self._method.merge.init(self._server, info)
+        with self._blaming("merge"):
+            acc = self._method.merge.init(self._server, info)
         if self._sums_suffice and isinstance(acc, WeightedSums) and not self._pending.some_are_trained:
             seen = self._pending.add_up(order, weights, acc)
         else:
             acc, seen = self._add_each(order, weights, acc)
         usable = sum(valid for _, valid in seen.values())
-        if usable:
-            self._step(acc, replace(info, n_reports=usable))
+        if usable and not self._step(acc, replace(info, n_reports=usable)):
+            seen = {task: (utility, False) for task, (utility, _) in seen.items()}
+            self.client_states.undo()
+        self.client_states.begin()
         self.discard(order)
         return feedback_of(tasks, seen, dict(zip(order, weights[""].tolist(), strict=True)))
 
@@ -210,7 +220,8 @@ class Learning:
     def _received(self) -> Payload:
         """What clients get from the current version, cast to the precision of training; one object per version."""
         if self._sent is None or self._sent[0] != self.version:
-            message = self._method.broadcast.send(self._server)
+            with self._blaming("broadcast"):
+                message = self._method.broadcast.send(self._server)
             self._sent = self.version, {name: tree.cast(leaves, self._dtype) for name, leaves in message.items()}
         return self._sent[1]
 
@@ -221,19 +232,30 @@ class Learning:
         for position, (task, resolved) in enumerate(self._pending.resolve(order, self.version)):
             if resolved.update is not None:
                 own = {name: float(values[position]) for name, values in weights.items()}
-                acc = self._method.merge.add(acc, resolved.update, own, metas[position])
+                with self._blaming("merge"):
+                    acc = self._method.merge.add(acc, resolved.update, own, metas[position])
             seen[task] = resolved.utility, resolved.update is not None
         return acc, seen
 
-    def _step(self, acc: object, info: StepInfo) -> None:
-        merge, server = self._method.merge, self._server
-        merged = merge.finish(acc, server, info)
-        kept = merge.next_state(acc, server, info) if isinstance(merge, StatefulMerge) else {}
-        if "model" in merged:  # else every report weighs nothing
-            buffers = {name: moved(leaf, merged["buffers"][name]) for name, leaf in server["buffers"].items()}
-            stepped = self._method.server_optimizer.apply(server, merged, info)
-            self._server = {**stepped, "buffers": buffers, **kept}
+    def _step(self, acc: object, info: StepInfo) -> bool:
+        """The next version; False, and nothing changes, if the merged update is not finite."""
+        merge, optimizer, server = self._method.merge, self._method.server_optimizer, self._server
+        with self._blaming("merge"):
+            merged = merge.finish(acc, server, info)
+            if not tree.is_finite(merged):
+                return False
+            kept = merge.next_state(acc, server, info) if isinstance(merge, StatefulMerge) else {}
+        if optimizer.needs <= merged.keys():  # else every report weighs nothing
+            with self._blaming("server_optimizer"):
+                stepped = optimizer.apply(server, merged, info)
+            self._server = {**stepped, "buffers": _moved(server["buffers"], merged.get("buffers", {})), **kept}
         self.version += 1
+        return True
+
+    def _blaming(self, slot: str) -> AbstractContextManager[None]:
+        """What a policy of the method raises, as a sentence."""
+        cls = getattr(self._method, slot)
+        return user_code(TrainingError, slot=slot, cls=cls, **{"model version": self.version})
 
     def _some_rows(self, client: int, max_samples: int | None) -> IntArray:
         own = self._data.of_client(client)
@@ -241,3 +263,8 @@ class Learning:
             return own
         draws = rng.hash64(rng.key(self._seed, "query", self.version), client, np.arange(len(own)))
         return own[np.argsort(draws, kind="stable")[:max_samples]]
+
+
+def _moved(buffers: Tree, gained: Tree) -> Tree:
+    """The next buffers; those of which nothing came stay as they are."""
+    return {name: moved(leaf, gained[name]) if name in gained else leaf for name, leaf in buffers.items()}

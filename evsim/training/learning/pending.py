@@ -16,7 +16,9 @@ from evsim.algorithms import tree
 from evsim.algorithms.base import Method, ReportMeta, Reports, State
 from evsim.algorithms.tree import Payload
 from evsim.base import rng
+from evsim.base.errors import TrainingError
 from evsim.base.profiling import parts_of
+from evsim.base.user_code import user_code
 from evsim.base.vocabulary import IntArray
 from evsim.training.executors.base import Job, Result, Runner, TrainTask
 from evsim.training.executors.sums import Block, Weights, weights_at
@@ -182,7 +184,8 @@ class Pending:
             name = f"upload{place}"
             state = self._moved(old[name]) if name in old else transform.init_client(update)
             key = rng.key(self._job.seed, "upload", place, task.client, task.nth)
-            update, states[name] = transform.encode(update, state, meta, key)
+            with user_code(TrainingError, slot="upload", cls=transform, client=task.client, task=task.task):
+                update, states[name] = transform.encode(update, state, meta, key)
         return update, states
 
     def _moved(self, state: State) -> State:

@@ -16,6 +16,7 @@ from torch import nn
 from evsim.base import rng
 from evsim.base.errors import ModelError
 from evsim.base.user_code import user_code
+from evsim.training.data.samples import inputs
 from evsim.training.draws import named_draws
 from evsim.training.models.leaves import check_leaves, uninitialised
 from evsim.training.models.modes import evaluating, private_copy
@@ -64,7 +65,7 @@ def check_model(model: nn.Module, data: FederatedData) -> None:
     """
     check_leaves(model)
     rows = min(2, len(data.y_test))
-    x = torch.as_tensor(data.x_test[:rows])
+    x = inputs(data.x_test[:rows], torch.float32, torch.device("cpu"))
     kind = "token ids" if data.n_tokens is not None else "numbers"
     trial = private_copy(model).to("cpu", torch.float32).eval()  # the model itself stays as it is
     task = {"while": f"it is given {kind} of shape {tuple(x.shape)}"}
