@@ -10,6 +10,9 @@ import numpy as np
 from evsim.base.errors import require
 from evsim.base.vocabulary import BoolArray, IntArray
 
+#: So that samples times epochs fit into 64 bits.
+_MOST = {"batch_size": 10**12, "epochs": 10**6, "steps": 10**12}
+
 
 @final
 @dataclass(frozen=True)
@@ -39,6 +42,9 @@ class Schedule:
         )
         require(self.epochs is None or self.epochs >= 1, "epochs must be >= 1", epochs=self.epochs)
         require(self.steps is None or self.steps >= 1, "steps must be >= 1", steps=self.steps)
+        for name, most in _MOST.items():
+            value = getattr(self, name)
+            require(value is None or value <= most, f"{name} must be <= {most}", **{name: value})
 
     def per_pass(self, n_samples: IntArray) -> tuple[IntArray, IntArray]:
         """Steps of one pass over a client's samples, and the samples that go through them."""

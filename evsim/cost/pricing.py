@@ -21,6 +21,7 @@ from evsim.cost.network import IndependentLinks, Network
 from evsim.cost.work import Work
 from evsim.traces.speed import DeviceSpeed
 
+_MOST_SAMPLES = 10**12
 _MOST_BYTES = 10**15  # a petabyte; sums over a million tasks still fit into 64 bits
 
 
@@ -70,10 +71,11 @@ class CostModel:
         require(size is None or size <= _MOST_BYTES, f"model_bytes must be <= {_MOST_BYTES}", model_bytes=size)
         require(0 < self.sample_scale < np.inf, "sample_scale must be > 0", sample_scale=self.sample_scale)
         require(0 < self.training_factor < np.inf, "training_factor must be > 0", training_factor=self.training_factor)
+        samples = self.samples_per_client
         require(
-            self.samples_per_client is None or self.samples_per_client > 0,
-            "samples_per_client must be > 0",
-            samples_per_client=self.samples_per_client,
+            samples is None or 0 < samples <= _MOST_SAMPLES,
+            f"samples_per_client must be > 0 and <= {_MOST_SAMPLES}",
+            samples_per_client=samples,
         )
 
     def wire_bytes(self, payload_bytes: int, true_model_bytes: int) -> int:

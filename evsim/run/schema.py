@@ -89,6 +89,7 @@ class Client:
     compute_ms_per_sample: float
     download_kbps: float
     upload_kbps: float
+    latency_ms: float
     online_share: float
 
 

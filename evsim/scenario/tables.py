@@ -12,6 +12,7 @@ from evsim.traces.joins.base import Join
 from evsim.training.data.base import DataSet, Partition
 from evsim.training.data.label_flip import LabelFlip
 
+_MOST_CLIENTS = 10**8
 _TEN_MINUTES = Every(ms=10 * MS_PER_MINUTE)
 
 
@@ -66,6 +67,7 @@ class PopulationTable:
 
     def __post_init__(self) -> None:
         require(self.clients is None or self.clients >= 1, "clients must be >= 1", clients=self.clients)
+        require(self.clients is None or self.clients <= _MOST_CLIENTS, "too many clients", clients=self.clients)
 
 
 @final

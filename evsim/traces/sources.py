@@ -25,6 +25,7 @@ _P = TypeVar("_P", SyntheticAvailability, SyntheticSpeed)
 _RATES = ("compute_ms_per_sample", "download_kbps", "upload_kbps")
 _JITTERS = ("compute_jitter", "network_jitter")
 _LATENCY = ("latency_ms",)
+_MOST = 10**8  # devices to generate
 _PRESETS: dict[str, Callable[[], SyntheticAvailability]] = {
     "phones": SyntheticAvailability,
     "charging_only": SyntheticAvailability.charging_only,
@@ -207,7 +208,7 @@ def _wrong(name: str, value: object, defaults: dict[str, object]) -> bool:
     if isinstance(defaults[name], tuple):
         return not (isinstance(value, list | tuple) and all(_is_number(item) for item in value))
     if isinstance(defaults[name], int):
-        return not isinstance(value, int) or isinstance(value, bool) or (name == "devices" and value < 1)
+        return not isinstance(value, int) or isinstance(value, bool) or (name == "devices" and not 1 <= value <= _MOST)
     return not _is_number(value)
 
 
@@ -217,7 +218,7 @@ def _complaint(what: str, name: str, value: object, defaults: dict[str, object])
         return Problem(where, "unknown key", "", suggest(name, defaults))
     if isinstance(defaults[name], tuple):
         return Problem(where, repr(value), "a list of numbers")
-    least = " >= 1" if name == "devices" else ""
+    least = f" >= 1 and <= {_MOST}" if name == "devices" else ""
     return Problem(where, repr(value), f"a whole number{least}" if isinstance(defaults[name], int) else "a number")
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evsim.algorithms.schedule import Schedule
 from evsim.base.casts import EXACT, whole
 from evsim.base.errors import EvsimError, PolicyError, TraceError
 from evsim.base.units import LONGEST_PHASE
@@ -105,6 +106,19 @@ def test_one_impossible_key_is_named_as_the_one_to_change(key, value):
         text = str(error).rsplit("; ", 1)[-1] if "change" in str(error) else str(error)
         assert key in text
         assert "nan" not in text
+
+
+@pytest.mark.parametrize("most", [{"epochs": 10**6}, {"steps": 10**12}])
+def test_the_most_work_a_scenario_can_ask_for_is_counted_without_wrapping(most):
+    samples = np.array([10**12])
+    (count,) = most.values()
+    expected = count * (10**12 if "epochs" in most else 1)
+    assert Schedule(1, **most).n_processed(samples).tolist() == [expected]
+    for name in most:
+        with pytest.raises(PolicyError, match=f"{name} must be <= {count}"):
+            Schedule(1, **{name: count + 1})
+    with pytest.raises(PolicyError, match="samples_per_client must be > 0 and <= 1000000000000"):
+        CostModel(samples_per_client=10**12 + 1)
 
 
 def test_the_error_names_client_and_phase():

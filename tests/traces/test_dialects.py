@@ -214,7 +214,7 @@ def test_options_that_cannot_be_used_are_refused(tmp_path, options, message):
 def test_seconds_since_the_start_have_no_time_zone(tmp_path):
     (tmp_path / "a.csv").write_text("device,start_s,stop_s\na,3600,7200\n")
     assert csv.read_availability(tmp_path / "a.csv", origin=3_600).starts.tolist() == [0]
-    with pytest.raises(TraceError, match="times up to 7200 s .* leave timezone out"):
+    with pytest.raises(TraceError, match=r"times up to 7200 s .* leave timezone out"):
         csv.read_availability(tmp_path / "a.csv", timezone="Europe/Berlin")
 
 

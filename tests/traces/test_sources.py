@@ -77,7 +77,7 @@ def test_every_mistake_of_a_table_is_listed_with_the_nearest_name():
         "availability.days: '7'; expected a whole number",
         "availability.scale: True; expected a number",
         "availability.hourly_weights: [1, 'x']; expected a list of numbers",
-        "availability.devices: 0; expected a whole number >= 1",
+        "availability.devices: 0; expected a whole number >= 1 and <= 100000000",
         "availability.kind: 'magic'; expected 'synthetic'",
     ):
         assert line in text

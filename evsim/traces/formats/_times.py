@@ -259,8 +259,8 @@ def _from_origin(path: Path, columns: list[IntArray], missing: list[BoolArray], 
         return Times(columns, missing, ())
     if kind == "numbers" and calendar.origin is None and latest <= _UNIX_MS:
         raise TraceError(
-            f"{path}: timezone is for dates and Unix time; times up to {latest // MS_PER_SECOND} s are less than ten years "
-            "and count from the start of the trace; leave timezone out"
+            f"{path}: timezone is for dates and Unix time; times up to {latest // MS_PER_SECOND} s are less than "
+            "ten years and count from the start of the trace; leave timezone out"
         )
     begin = calendar.origin_ms()
     caveats: tuple[Caveat, ...] = ()

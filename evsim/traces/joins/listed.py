@@ -12,10 +12,10 @@ from typing_extensions import override
 
 from evsim.base.errors import Problem, TraceError, report, require
 from evsim.base.vocabulary import IntArray
-from evsim.traces._names import as_names
+from evsim.traces._names import as_names, find
 from evsim.traces.formats import _table
 from evsim.traces.joins.base import Axis, Deal, Join, Roster, Score, draw, nth_use
-from evsim.traces.joins.paired import number_of
+from evsim.traces.joins.paired import check_distinct
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -108,8 +108,8 @@ def _from_file(path: Path, n_clients: int) -> list[str]:
 
 
 def _look_up(axis: Axis, wanted: list[str], names: Names) -> IntArray:
-    known = number_of(axis, names)
-    found = np.array([known.get(name, -1) for name in wanted], np.int64)
+    check_distinct(axis, names)
+    found = find(wanted, names)
     if (strange := np.flatnonzero(found < 0)).size:
         problems = [
             Problem(_KEY, f"client {client}: {wanted[client]!r}", f"a device of {axis}", _near(wanted[client], names))

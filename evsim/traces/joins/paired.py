@@ -11,7 +11,8 @@ from typing_extensions import override
 from evsim.base.caveat import Caveat
 from evsim.base.errors import TraceError
 from evsim.base.vocabulary import IntArray
-from evsim.traces.joins.base import Deal, Join, Roster, Score, draw
+from evsim.traces._names import find, repeated
+from evsim.traces.joins.base import Axis, Deal, Join, Roster, Score, draw
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -57,9 +58,9 @@ def matched(availability: Names | None, speed: Names | None) -> tuple[IntArray, 
     if availability is None or speed is None:
         nameless = "availability" if availability is None else "speed"
         raise TraceError(f"population.join: paired, but the devices of {nameless} have no names; {_ALONE}")
-    number_of("availability", availability)
-    known = number_of("speed", speed)
-    partner = np.array([known.get(name, -1) for name in availability.tolist()], np.int64)
+    check_distinct("availability", availability)
+    check_distinct("speed", speed)
+    partner = find(availability, speed)
     device = np.flatnonzero(partner >= 0)
     if not len(device):
         raise TraceError(
@@ -69,17 +70,10 @@ def matched(availability: Names | None, speed: Names | None) -> tuple[IntArray, 
     return device, partner[device]
 
 
-def number_of(what: str, names: Names) -> dict[str, int]:
-    """The number of each device by its name.
-
-    Raises:
-        TraceError: if two devices have one name.
-    """
-    numbers = dict(zip(names.tolist(), range(len(names)), strict=True))
-    if len(numbers) < len(names):
-        twice = next(name for number, name in enumerate(names.tolist()) if numbers[name] != number)
-        raise TraceError(f"population.{what}: two devices are called {twice!r}; expected one name per device")
-    return numbers
+def check_distinct(axis: Axis, names: Names) -> None:
+    """Raise `TraceError` if two devices have one name."""
+    if (twice := repeated(names)) is not None:
+        raise TraceError(f"population.{axis}: two devices are called {twice!r}; expected one name per device")
 
 
 def _left_out(both: int, available: int, fast: int) -> tuple[Caveat, ...]:
