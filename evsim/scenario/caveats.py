@@ -11,12 +11,8 @@ from typing import TYPE_CHECKING
 
 from evsim.aggregation.buffered import Buffered
 from evsim.aggregation.synchronous import Synchronous
-from evsim.algorithms.asynchronous import BufferMean, Mixing
 from evsim.algorithms.dp import DpMean
 from evsim.algorithms.privacy import Sampling
-from evsim.algorithms.refl import Refl
-from evsim.algorithms.scaffold import ScaffoldSgd
-from evsim.algorithms.staleness import ExponentialStaleness, HingeStaleness, PolynomialStaleness
 from evsim.base.caveat import Caveat
 from evsim.base.policy import policies
 from evsim.selection.uniform import Uniform
@@ -85,20 +81,6 @@ def _devices_leave(scenario: Scenario) -> bool:
     return scenario.population.availability != "always"
 
 
-# -- methods outside their assumptions ---------------------------------------------------------------------------------
-
-
-def _scaffold(scenario: Scenario) -> Iterator[Caveat]:
-    if isinstance(scenario.client_rule, ScaffoldSgd) and not isinstance(scenario.aggregation, Synchronous):
-        yield Caveat(
-            "scaffold_not_in_rounds",
-            "SCAFFOLD's analysis assumes that the clients of a step start from the same model; under this aggregation "
-            "they do not, so its guarantee does not carry over",
-            "",
-            'use aggregation kind = "synchronous"',
-        )
-
-
 def _privacy(scenario: Scenario) -> Iterator[Caveat]:
     if not isinstance(scenario.merge, DpMean):
         return
@@ -112,71 +94,4 @@ def _privacy(scenario: Scenario) -> Iterator[Caveat]:
         )
 
 
-def _buffer_mean(scenario: Scenario) -> Iterator[Caveat]:
-    aggregation = scenario.aggregation
-    if not isinstance(scenario.merge, BufferMean):
-        return
-    if isinstance(aggregation, Synchronous):
-        yield Caveat(
-            "buffer_mean_in_rounds",
-            f"merge buffer_mean divides by cohort_goal = {aggregation.cohort_goal}, however few reports came; "
-            "it is FedBuff's",
-            "",
-            'use merge kind = "mean", or aggregation kind = "buffered"',
-        )
-    if isinstance(aggregation, Buffered) and aggregation.period is not None:
-        size, most = aggregation.buffer_size, aggregation.concurrency
-        if size > most:
-            yield Caveat(
-                "buffer_mean_of_periods",
-                f"merge buffer_mean divides by buffer_size = {size}, however few reports a period brought: steps come "
-                "out too small",
-                f"concurrency = {most}",
-                "merge mean divides by the weights of those that came",
-            )
-
-
-def _mixing(scenario: Scenario) -> Iterator[Caveat]:
-    aggregation = scenario.aggregation
-    if not isinstance(scenario.merge, Mixing):
-        return
-    if isinstance(aggregation, Synchronous):
-        yield Caveat(
-            "mixing_in_rounds",
-            "merge mixing is FedAsync's, not for rounds",
-            "",
-            'use aggregation kind = "buffered" with buffer_size = 1',
-        )
-    elif aggregation.reports_per_step > 1:
-        yield Caveat(
-            "mixing_in_buffers",
-            "FedAsync steps with every single report; in a buffer merge mixing takes them in one after the other, and "
-            "their staleness does not count each other",
-            f"buffer_size = {aggregation.reports_per_step}",
-            "set aggregation.buffer_size = 1",
-        )
-
-
-def _nothing_stale(scenario: Scenario) -> Iterator[Caveat]:
-    """Methods for stale reports in rounds that have none."""
-    aggregation = scenario.aggregation
-    if not isinstance(aggregation, Synchronous) or aggregation.late_reports == "keep":
-        return
-    without, remedy = "no report of a round is stale", 'set aggregation.late_reports = "keep"'
-    if isinstance(scenario.merge, Refl):
-        text = f"{without}: merge refl is then the plain mean of the reports, without weights"
-        yield Caveat("refl_without_stale", text, "", remedy)
-    if isinstance(scenario.weighting, _DISCOUNTS) and not isinstance(scenario.merge, Refl):
-        yield Caveat("nothing_to_discount", f"{without}: the weighting has nothing to discount", "", remedy)
-
-
-_DISCOUNTS = (PolynomialStaleness, HingeStaleness, ExponentialStaleness)
-_CHECKS: tuple[Callable[[Scenario], Iterator[Caveat]], ...] = (
-    _no_task_timeout,
-    _no_deadline,
-    _scaffold,
-    _privacy,
-    _buffer_mean,
-    _mixing,
-    _nothing_stale,
-)
+_CHECKS: tuple[Callable[[Scenario], Iterator[Caveat]], ...] = (_no_task_timeout, _no_deadline, _privacy)

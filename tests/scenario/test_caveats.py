@@ -91,6 +91,10 @@ CASES = {
 }
 
 
+#: Tested beside their policies, in `algorithms/test_checks`.
+ELSEWHERE = {"selection_without_privacy", "delta_of_a_client", "robust_merge_counts_reports"}
+
+
 @pytest.mark.parametrize("key", CASES)
 def test_a_caveat_is_said_with_its_measure_and_its_remedy_removes_it(key):
     overrides, words, mended = CASES[key]
@@ -102,9 +106,10 @@ def test_a_caveat_is_said_with_its_measure_and_its_remedy_removes_it(key):
 
 
 def test_every_caveat_of_a_scenario_has_a_case():
-    rooms = ("scenario/caveats.py", "scenario/assembling.py")
-    source = "".join((Path(evsim.__file__).parent / room).read_text(encoding="utf-8") for room in rooms)
-    assert set(re.findall(r'Caveat\(\s*"(\w+)"', source)) == set(CASES)
+    root = Path(evsim.__file__).parent
+    rooms = [root / "scenario/caveats.py", root / "scenario/assembling.py", *(root / "algorithms").glob("*.py")]
+    source = "".join(room.read_text(encoding="utf-8") for room in rooms)
+    assert set(re.findall(r'Caveat\(\s*"(\w+)"', source)) == set(CASES) | ELSEWHERE
 
 
 @pytest.mark.parametrize(
@@ -123,7 +128,7 @@ def test_every_caveat_of_a_scenario_has_a_case():
     ],
 )
 def test_what_is_said_of_several(overrides, keys):
-    assert [each.key for each in _caveats(*overrides)] == keys
+    assert sorted(each.key for each in _caveats(*overrides)) == keys
 
 
 def test_a_caveat_of_a_plug_in_is_said_with_the_rest(tmp_path, monkeypatch):
