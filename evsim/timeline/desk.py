@@ -87,7 +87,7 @@ class Desk:
         self._agenda.settle()
         mine = self._mine if among is None else self._flags(among)
         while manager.n_idle_among(mine) < minimum:
-            if self._next_chance(mine, minimum) >= FOREVER:
+            if self._next_chance(mine, minimum) >= FOREVER and not self._may_return():
                 server.in_vain()
             yield from self._agenda.until(lambda: self._next_chance(mine, minimum))
         self._feedback.before_selection()
@@ -256,6 +256,10 @@ class Desk:
             return self.now
         chances = sorted(self._sessions.next_check_ins(missing, horizon).tolist() + self._endings.coming(missing))
         return int(chances[min(missing, len(chances)) - 1]) if chances else FOREVER
+
+    def _may_return(self) -> bool:
+        """Whether devices may come back, be it after the end of the run."""
+        return self._world.horizon < FOREVER and self._sessions.returns()
 
     def _next_event(self, or_check_in: bool, until: int) -> int:  # noqa: FBT001
         instant = min(self._endings.next(), until)
