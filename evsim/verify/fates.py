@@ -65,7 +65,7 @@ def recompute(run: Folder, presence: Presence) -> Fates:
     known[lost] = np.maximum(ended[lost], np.minimum(back, np.minimum(deadline, limit)[lost]))
     would, would_arrive = known.copy(), arrives.copy()
     if style(run) == "rounds" and run.setting("aggregation", "on_close") == "abort":
-        close = np.where((row >= 0) & ~query, run.server_steps["closed_at"][np.maximum(row, 0)], NEVER)
+        close = run.server_steps.at("closed_at", np.where(query, -1, row), NEVER)
         cut, late = ended > close, known > close
         ended, known = np.where(cut, close, ended), np.where(late, close, known)
         stopped, arrives, lost = stopped | cut, arrives & ~cut, lost & ~cut
@@ -98,7 +98,7 @@ def _rounds(run: Folder, query: Flags) -> tuple[Ints, Ints]:
         return row, never
     fixed = run.duration("aggregation", "reporting_deadline")
     open_until = never if fixed is None else run.tasks["dispatched_at"] + fixed
-    closed = steps["deadline_at"][np.maximum(row, 0)] if len(steps) else never
+    closed = steps.at("deadline_at", row)
     deadline = np.where(row < 0, open_until, np.where(closed == NULL, NEVER, closed))
     return row, np.where(query, NEVER, deadline)
 

@@ -69,15 +69,11 @@ def outcomes(run: Folder, story: Story) -> Iterator[Check]:
     found = np.where(invalid, PUT, tasks["outcome"])
     yield tasks.holds("outcomes", found == story.outcome, "outcome", story.outcome, story.sure)
     yield tasks.equal("staleness", "staleness", story.staleness, story.sure)
-    steps, put = run.server_steps, story.step >= 0
-    used_at = np.where(put, _at(steps["closed_at"], story.step), NULL)
+    steps = run.server_steps
+    used_at = steps.at("closed_at", story.step)
     yield tasks.equal("when reports are used", "used_at", used_at, story.sure)
-    merged = np.where(put & ~invalid, _at(steps["version"], story.step), NULL)
+    merged = np.where(invalid, NULL, steps.at("version", story.step))
     yield tasks.equal("steps that used a report", "server_step", merged, story.sure)
-
-
-def _at(column: Ints, row: Ints) -> Ints:
-    return column[np.maximum(row, 0)] if len(column) else np.full(len(row), NULL, np.int64)
 
 
 def closes(run: Folder, story: Story) -> Iterator[Check]:
