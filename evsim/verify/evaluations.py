@@ -29,6 +29,8 @@ def evaluations(run: Folder) -> Iterator[Check]:
     once = np.ones(len(at), np.bool_)
     once[rows[1:]] = ~same
     yield table.holds("one evaluation per instant", once, "at", "another instant")
+    first = np.searchsorted(np.sort(at), at)
+    yield table.equal("one trigger per instant", "trigger", trigger[np.argsort(at, kind="stable")][first])
 
 
 def _grid(run: Folder, table: Table, at: Ints, trigger: Column) -> Iterator[Check]:
@@ -68,7 +70,9 @@ def ending(run: Folder) -> Iterator[Check]:
     limits = {
         "virtual_time": run.duration("stop", "virtual_time"),
         "target_accuracy": reached,
-        "server_steps": _instant(run, run.server_steps["version"] >= run.setting("stop", "server_steps", default=2**60)),
+        "server_steps": _instant(
+            run, run.server_steps["version"] >= run.setting("stop", "server_steps", default=2**60)
+        ),
         "rounds": _instant(run, run.server_steps["round"] + 1 >= run.setting("stop", "rounds", default=2**60)),
     }
     for cause, at in limits.items():

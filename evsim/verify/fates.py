@@ -41,7 +41,7 @@ class Fates:
 
 
 def style(run: Folder) -> str:
-    """"rounds", "buffers", or nothing for an aggregator from elsewhere."""
+    """ "rounds", "buffers", or nothing for an aggregator from elsewhere."""
     return {"synchronous": "rounds", "buffered": "buffers"}.get(run.kind("aggregation"), "")
 
 
@@ -115,6 +115,17 @@ def presence_checks(run: Folder, presence: Presence) -> Iterator[Check]:
     same = client[order][1:] == client[order][:-1]
     free[order[1:]] = ~same | (begin[order][1:] >= known[:-1])
     yield tasks.holds("no client has two tasks at once", free, "dispatched_at", "an instant after its last task")
+
+
+def session_checks(run: Folder) -> Iterator[Check]:
+    """Sessions of a client are apart from each other and within the run."""
+    table = run.sessions
+    client, begin, end = table["client"], table["check_in_at"], table["check_out_at"]
+    good = (begin >= 0) & (begin <= run.end) & ((end == NULL) | ((end > begin) & (end <= run.end)))
+    yield table.holds("sessions are within the run", good, "check_out_at", "later than the check-in, within the run")
+    after = np.ones(len(table), np.bool_)
+    after[1:] = (client[1:] > client[:-1]) | ((client[1:] == client[:-1]) & (begin[1:] > end[:-1]) & (end[:-1] != NULL))
+    yield table.holds("sessions are apart and in order", after, "check_in_at", "later than the check-out before it")
 
 
 def fates(run: Folder, fate: Fates) -> Iterator[Check]:

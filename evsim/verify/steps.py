@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from evsim.verify import buffers, rounds
+from evsim.verify.draws import ties
 from evsim.verify.fates import Fates, style
 from evsim.verify.folder import Folder
 from evsim.verify.sessions import Presence
@@ -30,6 +31,10 @@ def rows(run: Folder) -> Iterator[Check]:
     yield steps.holds("closes never go back in time", rising, "closed_at", "no earlier, and no later than the end")
     yield steps.equal("versions of steps", "version", base_versions(run)[1:])
     yield run.clients.equal("ids of clients", "client", np.arange(len(run.clients)))
+    for table in (tasks, run.sessions):
+        there = (table["client"] >= 0) & (table["client"] < len(run.clients))
+        yield table.holds(f"clients of {table.name}", there, "client", f"less than {len(run.clients)}")
+    yield tasks.equal("the order of one instant", "order", ties(int(run.manifest["seed"]), tasks["task"]))
 
 
 def _numbered(clients: Ints) -> Ints:
@@ -100,13 +105,17 @@ def used(run: Folder) -> Iterator[Check]:
     """The least that holds whoever aggregates: a merged report names an applied step, and no other one does."""
     tasks, steps = run.tasks, run.server_steps
     merged = tasks["outcome"] == OF["aggregated"]
-    yield tasks.holds("merged reports name a step", (tasks["server_step"] > 0) == merged, "server_step", "one if merged")
+    yield tasks.holds(
+        "merged reports name a step", (tasks["server_step"] > 0) == merged, "server_step", "one if merged"
+    )
     applied = steps["applied"].astype(np.bool_)
     made = np.zeros(int(base_versions(run)[-1]) + 1, np.int64)
     made[steps["version"][applied]] = steps["closed_at"][applied]
     exists = tasks["server_step"] < len(made)
     at = made[np.clip(tasks["server_step"], 0, len(made) - 1)]
-    yield tasks.holds("reports are used when their step is made", exists & (tasks["used_at"] == at), "used_at", at, merged)
+    yield tasks.holds(
+        "reports are used when their step is made", exists & (tasks["used_at"] == at), "used_at", at, merged
+    )
     count = counted(tasks["server_step"], len(made), merged)
     yield steps.holds("an applied step merged something", ~applied | (count[steps["version"]] > 0), "applied", False)
 

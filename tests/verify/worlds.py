@@ -87,6 +87,8 @@ def merged(table: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     found = dict(table)
     for key, value in change.items():
         old = found.get(key)
-        kept = isinstance(value, dict) and isinstance(old, dict) and value.get("kind", old.get("kind")) == old.get("kind")
+        kept = (
+            isinstance(value, dict) and isinstance(old, dict) and value.get("kind", old.get("kind")) == old.get("kind")
+        )
         found[key] = merged(old, value) if kept else value
     return found
