@@ -13,7 +13,7 @@ import numpy as np
 
 from evsim.base.errors import MissingExtraError
 from evsim.scenario.caveats import caveats, sampling
-from evsim.timeline.server import ANSWER_BYTES
+from evsim.timeline.world import ANSWER_BYTES
 
 if TYPE_CHECKING:
     from evsim.base.vocabulary import IntArray

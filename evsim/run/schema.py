@@ -49,6 +49,7 @@ class ServerStep:
     """One attempt of the server to improve the model, failed ones included: a row of ``server_steps.parquet``."""
 
     round: int
+    by: str
     version: int
     started_at: int
     deadline_at: int | None

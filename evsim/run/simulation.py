@@ -139,7 +139,7 @@ class _Live:
             availability=parts.population.availability,
             samples=parts.samples,
             manager=ClientManager(scenario.selection, len(parts.samples), scenario.seed),
-            replay=replay,
+            sessions=replay,
             pricing=pricing,
             work=scenario.client_rule.work,
             partial=_partial(scenario.client_rule),
@@ -154,7 +154,7 @@ class _Live:
         horizon = self._scenario.stop.virtual_time
         if horizon is not None:
             self._clock.call(horizon, Rank.END, partial(self._server.end, "virtual_time"))
-        self._clock.process(self._scenario.aggregation.run(self._server))
+        self._server.start(self._scenario.aggregation)
         if self._evaluations is not None:
             self._clock.process(self._evaluations.run(self._clock))
 
