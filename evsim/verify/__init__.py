@@ -70,6 +70,10 @@ def verify(folder: str | Path, trace: str | None = None) -> Verdict:
         except LacksError as error:
             lacks[str(error)] = None
             checks.append(Check(name, skipped=f"the folder lacks {error}"))
+        except (IndexError, ValueError):
+            if all(check.ok for check in checks):
+                raise  # else ids or instants point outside the tables, and that was said
+            checks.append(Check(name, skipped="the rows contradict each other, see above"))
     return Verdict(tuple(checks), tuple(lacks), evaluations.figures(run))
 
 
@@ -80,6 +84,7 @@ def _parts(run: Folder, trace: str | None) -> Iterator[tuple[str, Callable[[], l
         return lambda: list(found())
 
     yield "rows", listed(lambda: steps.rows(run))
+    yield "sessions", listed(lambda: fates.session_checks(run))
     yield "dispatches", listed(lambda: steps.dispatches(run))
     yield "samples", listed(lambda: prices.samples(run))
     yield "steps", listed(lambda: prices.steps(run))

@@ -19,16 +19,18 @@ def story(run: Folder, fate: Fates) -> Story:
     train = run.tasks["kind"] == "train"
     row = np.where(train, fate.round_row, -1)
     closed_at, reason = _closes(run, fate, row)
-    close = np.where(row >= 0, closed_at[row] if count else NEVER, NEVER)
+    close = np.full(len(row), NEVER)
+    close[row >= 0] = closed_at[row[row >= 0]]
     arrives = train & fate.would_arrive
     before = arrives & (fate.would_be_known <= close) & (fate.known <= run.end)
     position = _positions(run, fate, row, before)
-    goal = np.where(row >= 0, steps["goal"][row] if count else 0, NEVER)
+    goal = steps.at("goal", row, NEVER)
     reports = counted(row, count, before & (row >= 0))
     dropped = counted(row, count, train & fate.lost & (fate.would_be_known <= close) & (row >= 0))
     enough = np.minimum(reports, steps["goal"]) >= run.setting("aggregation", "minimum_reports", default=1)
     fresh = before & (row >= 0) & (position < goal)
-    used = fresh & (enough[row] if count else False)
+    used = fresh.copy()
+    used[fresh] = enough[row[fresh]]
 
     outcome = without_server(run, fate)
     settle = outcome == PUT
@@ -37,8 +39,7 @@ def story(run: Folder, fate: Fates) -> Story:
     outcome[settle & fresh & ~used] = OF["round_failed"]
     outcome[settle & used] = PUT
     after = settle & train & ~before & (row >= 0)
-    by_goal = (reason == "goal")[row] if count else np.zeros(len(row), np.bool_)
-    outcome[after] = np.where(by_goal, OF["surplus"], OF["late"])[after]
+    outcome[after] = np.where(reason[row[after]] == "goal", OF["surplus"], OF["late"])
     step = np.where(settle & used, row, -1)
     if run.setting("aggregation", "late_reports") == "keep":
         _keep(run, fate, after, enough, outcome, step)
@@ -106,8 +107,7 @@ def checks(run: Folder, fate: Fates) -> Iterator[Check]:
     np.minimum.at(begin, row[row >= 0], tasks["dispatched_at"][row >= 0])
     yield steps.equal("starts of rounds", "started_at", begin)
     mine = row >= 0
-    started = steps["started_at"][row] if count else begin
-    yield tasks.equal("a round's tasks begin together", "dispatched_at", started, mine)
+    yield tasks.equal("a round's tasks begin together", "dispatched_at", steps.at("started_at", row), mine)
     yield from _goals(run, wanted)
     asked = steps["invited"] == np.minimum(ceil(round(wanted * over, 9)), np.where(steps["idle"] < 0, 0, steps["idle"]))
     yield steps.holds("as many are invited as are idle and wanted", asked, "invited", "min(idle, wanted)")

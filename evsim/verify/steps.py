@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from evsim.verify import buffers, rounds
+from evsim.verify.draws import ties
 from evsim.verify.fates import Fates, style
 from evsim.verify.folder import Folder
 from evsim.verify.sessions import Presence
@@ -30,6 +31,10 @@ def rows(run: Folder) -> Iterator[Check]:
     yield steps.holds("closes never go back in time", rising, "closed_at", "no earlier, and no later than the end")
     yield steps.equal("versions of steps", "version", base_versions(run)[1:])
     yield run.clients.equal("ids of clients", "client", np.arange(len(run.clients)))
+    for table in (tasks, run.sessions):
+        there = (table["client"] >= 0) & (table["client"] < len(run.clients))
+        yield table.holds(f"clients of {table.name}", there, "client", f"less than {len(run.clients)}")
+    yield tasks.equal("the order of one instant", "order", ties(int(run.manifest["seed"]), tasks["task"]))
 
 
 def _numbered(clients: Ints) -> Ints:
@@ -69,15 +74,11 @@ def outcomes(run: Folder, story: Story) -> Iterator[Check]:
     found = np.where(invalid, PUT, tasks["outcome"])
     yield tasks.holds("outcomes", found == story.outcome, "outcome", story.outcome, story.sure)
     yield tasks.equal("staleness", "staleness", story.staleness, story.sure)
-    steps, put = run.server_steps, story.step >= 0
-    used_at = np.where(put, _at(steps["closed_at"], story.step), NULL)
+    steps = run.server_steps
+    used_at = steps.at("closed_at", story.step)
     yield tasks.equal("when reports are used", "used_at", used_at, story.sure)
-    merged = np.where(put & ~invalid, _at(steps["version"], story.step), NULL)
+    merged = np.where(invalid, NULL, steps.at("version", story.step))
     yield tasks.equal("steps that used a report", "server_step", merged, story.sure)
-
-
-def _at(column: Ints, row: Ints) -> Ints:
-    return column[np.maximum(row, 0)] if len(column) else np.full(len(row), NULL, np.int64)
 
 
 def closes(run: Folder, story: Story) -> Iterator[Check]:
