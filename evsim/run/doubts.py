@@ -69,7 +69,7 @@ def _wanted(scenario: Scenario) -> tuple[int, str]:
 
 def _shared_samples(_scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
     data = opened.data
-    if data is None or not len(data.index):
+    if data is None or np.bincount(data.index).max(initial=0) <= 1:
         return
     owner = np.repeat(np.arange(data.n_clients), data.sizes)
     pairs = np.unique(owner * np.int64(len(data.y)) + data.index)  # a client's own repetitions count once
