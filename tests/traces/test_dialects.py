@@ -150,7 +150,6 @@ def test_speeds_in_every_dialect_with_latency(tmp_path, delimiter):
     [
         (b"\xff\xfed\x00e\x00", "UTF-16.*save as 'CSV UTF-8'"),
         (b"", "empty"),
-        (b"device,start_s,stop_s\n", "no rows below"),
         (b"device,start_s,stop_s\na,1,2\nb\xe9,3,4\n", "UTF-8"),
         (b"device;start_s;stop_s\na;1,5;2,5\n", r"start_s: '1,5'; expected a number; a decimal comma\? write a point"),
         (b"device,start_s,stop_s\na,1,5,2,5\n", r"line 2: 5 cells 'a,1,5,2,5'; expected 3 cells; decimal commas\?"),
@@ -178,6 +177,14 @@ def test_what_cannot_be_meant_is_refused_with_its_place(tmp_path, content, messa
     with pytest.raises(TraceError, match=message) as caught:
         load_availability({"path": "a.csv", "format": "csv"}, n_devices=1, seed=0, folder=tmp_path)
     assert str(tmp_path / "a.csv") in str(caught.value)
+
+
+@pytest.mark.parametrize("header", ["device,start_s,stop_s", "device,time,event\n\n", "device,start,stop\n"])
+def test_a_file_without_rows_is_a_trace_without_devices(tmp_path, header):
+    (tmp_path / "a.csv").write_text(header)
+    assert csv.read_availability(tmp_path / "a.csv").n_devices == 0
+    (tmp_path / "s.csv").write_text("device,compute_ms_per_sample,download_kbps,upload_kbps")
+    assert csv.read_speed(tmp_path / "s.csv").n_devices == 0
 
 
 def test_all_problems_of_a_file_are_listed_with_the_numbers_of_their_lines(tmp_path):

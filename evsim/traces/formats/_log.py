@@ -46,6 +46,8 @@ def sessions(table: Table, device: IntArray, at: IntArray, no_time: BoolArray, *
         TraceError: with a line for each event that is neither, and each row without a time.
     """
     comes_in = _directions(table, no_time)
+    if not len(device):
+        return Log(device, at, at, ())
     order = np.lexsort((at, device))  # stable: the file's order within an instant
     device, at, comes_in = device[order], at[order], comes_in[order]
     first = np.append(True, device[1:] != device[:-1])

@@ -252,7 +252,7 @@ def _arrow_table(path: Path, content: bytes, body: int, names: list[str], delimi
     from pyarrow import csv
 
     if not content[body:].strip():
-        raise TraceError(f"{path}: no rows below its line of column names; expected at least one")
+        return pa.table({name: pa.array([], pa.string()) for name in names})
     convert = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
     broken: list[Any] = []
 
