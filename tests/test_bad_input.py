@@ -204,7 +204,7 @@ def test_a_pickle_that_tries_to_run_code(refused):
 def test_a_trace_without_devices(refused):
     Path("trace.csv").write_text("device,start_s,stop_s\n", encoding="utf-8")
     said = refused("run", "dry.toml", "-o", "population.availability=trace.csv")
-    assert said == "trace.csv: no rows below its line of column names; expected at least one"
+    assert said == "population.availability: a trace without devices; expected at least one device"
 
 
 def test_a_population_that_never_comes_online_ends_with_that_reason(evsim):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SHOWN = 5
 
 _DELIMITERS = ",;\t|"
+_MOST_BYTES = 2**31 - 1  # of a block, for Arrow
 _MARK = b"\xef\xbb\xbf"
 _WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _LINE_END = re.compile(rb"\r\n|\r|\n")
@@ -256,20 +257,22 @@ def _arrow_table(path: Path, content: bytes, body: int, names: list[str], delimi
     convert = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
     broken: list[Any] = []
 
-    def read(parse: csv.ParseOptions, *, threads: bool) -> Any:
+    def read(parse: csv.ParseOptions) -> Any:
         source = pa.BufferReader(pa.py_buffer(memoryview(content)[body:]))
-        options = csv.ReadOptions(column_names=names, use_threads=threads)
-        return csv.read_csv(source, options, parse, convert)
+        # in one block, on this thread: a thread that reads ahead may abort a process that ends in an error meanwhile
+        block = min(len(content) + 1, _MOST_BYTES)
+        options = csv.ReadOptions(column_names=names, use_threads=False, block_size=block)
+        return csv.read_csv(source, read_options=options, parse_options=parse, convert_options=convert)
 
     def note(row: Any) -> str:
         broken.append(row)
         return "skip"
 
     try:
-        return read(csv.ParseOptions(delimiter=delimiter), threads=True)
+        return read(csv.ParseOptions(delimiter=delimiter))
     except (pa.ArrowException, ValueError) as error:
         try:  # again, row by row, for all that is wrong
-            read(csv.ParseOptions(delimiter=delimiter, invalid_row_handler=note), threads=False)
+            read(csv.ParseOptions(delimiter=delimiter, invalid_row_handler=note))
         except (pa.ArrowException, ValueError):
             broken.clear()
         if broken:
