@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 from evsim.base import registry
 from evsim.cli import app
+from evsim.scenario import Scenario
+from evsim.study.running import _run as run_of_a_study
 
 SCENARIO = """
 stop = { server_steps = 2, virtual_time = "3h" }
@@ -125,6 +127,13 @@ def test_a_plug_in_that_raises_is_named(evsim, slot, base, name):
         end = json.loads(Path("r/manifest.json").read_text(encoding="utf-8"))["end"]["reason"]
         assert end.startswith("error")
         assert evsim("describe", "r").exit_code == 0
+
+
+def test_a_run_of_a_study_names_a_plug_in_that_raises(evsim, tmp_path):
+    _write("evsim.selection.uniform:Uniform", "select", 'raise RuntimeError("not today")')
+    text = Scenario.load("s.toml", ["selection.kind=mine.py:Mine"]).to_toml()
+    said = run_of_a_study(str(tmp_path / "study/arm/seed-0"), text, str(tmp_path))
+    assert said.startswith("selection Mine: RuntimeError: not today\n  mine.py, line 9, in select")
 
 
 @pytest.mark.parametrize(("slot", "base", "name"), PRODUCT, ids=lambda each: str(each).rpartition(":")[2])
