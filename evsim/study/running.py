@@ -196,11 +196,11 @@ def _run(folder: str, text: str, base: str) -> str:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # the sweep has said them
             Simulation(Scenario.from_dict(tomllib.loads(text), folder=base), device="cpu").run(part)
     except Exception as error:
-        text = str(error) if isinstance(error, EvsimError) else explain(error)
-        if text is None:  # a fault of evsim
+        said = str(error) if isinstance(error, EvsimError) else explain(error)
+        if said is None:  # a fault of evsim
             raise
         shutil.rmtree(part, ignore_errors=True)
-        return text
+        return said
     shutil.rmtree(target, ignore_errors=True)
     part.rename(target)
     return ""
