@@ -15,40 +15,40 @@ from evsim.verify.table import NEVER, NULL, OF, Check, Column, Flags, Ints, coun
 
 def story(run: Folder, fate: Fates) -> Story:
     """What each round did with its tasks."""
-    steps, count = run.server_steps, len(run.server_steps)
-    train = run.tasks["kind"] == "train"
+    count, train = len(run.server_steps), run.tasks["kind"] == "train"
     row = np.where(train, fate.round_row, -1)
+    mine = row >= 0
     closed_at, reason = _closes(run, fate, row)
     close = np.full(len(row), NEVER)
-    close[row >= 0] = closed_at[row[row >= 0]]
-    arrives = train & fate.would_arrive
-    before = arrives & (fate.would_be_known <= close) & (fate.known <= run.end)
-    position = _positions(run, fate, row, before)
-    goal = steps.at("goal", row, NEVER)
-    reports = counted(row, count, before & (row >= 0))
-    dropped = counted(row, count, train & fate.lost & (fate.would_be_known <= close) & (row >= 0))
+    close[mine] = closed_at[row[mine]]
+    in_time = train & (fate.would_be_known <= close)
+    arrived = in_time & fate.would_arrive & (fate.known <= run.end)
+    reports, dropped = counted(row, count, arrived & mine), counted(row, count, in_time & fate.lost & mine)
+    late = counted(row, count, mine) - reports - dropped
+    outcome, step = _placed(run, fate, row, arrived, reports, reason)
+    staleness = staleness_of(run, step)
+    step = np.where(outcome == OF["stale"], -1, step)
+    return Story(outcome, fate.sure, step, staleness, closed_at, reason, reports, dropped, late)
+
+
+def _placed(run: Folder, fate: Fates, row: Ints, arrived: Flags, reports: Ints, reason: Column) -> tuple[Ints, Ints]:
+    """The outcome of each task, and the row of the step whose version its report met; -1: of none."""
+    steps = run.server_steps
     enough = np.minimum(reports, steps["goal"]) >= run.setting("aggregation", "minimum_reports", default=1)
-    fresh = before & (row >= 0) & (position < goal)
+    outcome = without_server(run, fate)
+    reported = (outcome == PUT) & (run.tasks["kind"] == "train")
+    outcome[reported & (row < 0)] = OF["in_flight"]  # its round never closed
+    before, after = reported & arrived & (row >= 0), reported & ~arrived & (row >= 0)
+    fresh = before & (_positions(run, fate, row, arrived) < steps.at("goal", row, NEVER))
     used = fresh.copy()
     used[fresh] = enough[row[fresh]]
-
-    outcome = without_server(run, fate)
-    settle = outcome == PUT
-    outcome[settle & before & (row < 0)] = OF["in_flight"]  # its round never closed
-    outcome[settle & before & (row >= 0)] = OF["surplus"]
-    outcome[settle & fresh & ~used] = OF["round_failed"]
-    outcome[settle & used] = PUT
-    after = settle & train & ~before & (row >= 0)
+    outcome[before & ~fresh] = OF["surplus"]
+    outcome[fresh & ~used] = OF["round_failed"]
     outcome[after] = np.where(reason[row[after]] == "goal", OF["surplus"], OF["late"])
-    step = np.where(settle & used, row, -1)
+    step = np.where(used, row, -1)
     if run.setting("aggregation", "late_reports") == "keep":
         _keep(run, fate, after, enough, outcome, step)
-    late = counted(row, count, train & (row >= 0)) - reports - dropped
-    stale = outcome == OF["stale"]
-    staleness = np.where(stale, staleness_of(run, step), NULL)
-    step = np.where(stale, -1, step)
-    staleness = np.where(step >= 0, staleness_of(run, step), staleness)
-    return Story(outcome, fate.sure, step, staleness, closed_at, reason, reports, dropped, late)
+    return outcome, step
 
 
 def _closes(run: Folder, fate: Fates, row: Ints) -> tuple[Ints, Column]:
