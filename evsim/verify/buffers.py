@@ -45,7 +45,7 @@ def story(run: Folder, fate: Fates) -> Story:
 
 def _unheard(run: Folder, order: Ints) -> Flags:
     """Reports that the run left in flight though they arrived: only at its very end, which `checks` looks at."""
-    return run.tasks["outcome"][order] == OF["in_flight"]
+    return np.asarray(run.tasks["outcome"][order] == OF["in_flight"])
 
 
 def _size(run: Folder) -> int:
@@ -56,8 +56,8 @@ def _rows(run: Folder, heard: Ints, stale: Flags) -> Ints:
     """The buffer that each report, in the order of arrival, came to; the number of steps: none that was closed."""
     steps = run.server_steps
     held = np.cumsum(steps["reports"] - steps["late"])
-    before = np.cumsum(~stale) - ~stale
-    row = np.searchsorted(held, before, side="right")
+    before: Ints = np.cumsum(~stale) - ~stale
+    row: Ints = np.searchsorted(held, before, side="right").astype(np.int64)
     # A refused report may be the last of a buffer that closed because its period was over.
     earlier = np.searchsorted(held, before, side="left")
     safe = np.minimum(earlier, max(len(held) - 1, 0))
