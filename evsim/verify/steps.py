@@ -36,6 +36,8 @@ def rows(run: Folder) -> Iterator[Check]:
         there = (table["client"] >= 0) & (table["client"] < len(run.clients))
         yield table.holds(f"clients of {table.name}", there, "client", f"less than {len(run.clients)}")
     yield tasks.equal("the order of one instant", "order", ties(int(run.manifest["seed"]), tasks["task"]))
+    if style(run):
+        yield steps.equal("one process of the server", "by", "")
 
 
 def _numbered(clients: Ints) -> Ints:

@@ -22,7 +22,7 @@ BUNDLED = {
     "replay": ['stop.virtual_time="1h"', "population.clients=2000"],
     "algorithms/digits": ['executor.kind="serial"', "stop.server_steps=3"],
     "algorithms/synthetic": ['executor.kind="serial"', "stop.server_steps=3"],
-    "asynchronous/fedbuff_vs_synchronous": ['executor.kind="serial"', "stop.server_steps=6"],
+    "asynchronous/fedbuff_vs_synchronous": ['executor.kind="serial"', "stop.server_steps=3"],
     "selection/oort_vs_uniform": ['executor.kind="serial"', "stop.server_steps=4"],
 }
 
@@ -32,11 +32,13 @@ def violations(folder: Path, trace: str | None = None) -> list[str]:
 
 
 def _few() -> list[str]:
-    """Every aggregation with every selector of the three kinds, each with another option."""
-    hows, whoms, whats = list(aggregations()), ("uniform", "oort", "asking"), list(OPTIONS)
-    return [
-        f"{how}; {whom}; {whats[(i + j) % len(whats)]}" for i, how in enumerate(hows) for j, whom in enumerate(whoms)
-    ]
+    """Every aggregation with a selector that asks and one that does not, each with another option."""
+    whoms, whats = ("uniform", "oort", "by samples", "last loss"), list(OPTIONS)
+    found = []
+    for i, how in enumerate(aggregations()):
+        found.append(f"{how}; {whoms[i % len(whoms)]}; {whats[i % len(whats)]}")
+        found.append(f"{how}; asking; {whats[(i + 1) % len(whats)]}")
+    return found
 
 
 @pytest.mark.parametrize("name", _few())
