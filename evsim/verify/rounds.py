@@ -111,7 +111,7 @@ def checks(run: Folder, fate: Fates) -> Iterator[Check]:
     yield from _goals(run, wanted)
     asked = steps["invited"] == np.minimum(ceil(round(wanted * over, 9)), np.where(steps["idle"] < 0, 0, steps["idle"]))
     yield steps.holds("as many are invited as are idle and wanted", asked, "invited", "min(idle, wanted)")
-    yield from _deadlines(run)
+    yield from _deadlines(run, fate)
     yield _unclosed(run, fate)
 
 
@@ -125,20 +125,40 @@ def _goals(run: Folder, wanted: int) -> Iterator[Check]:
     yield steps.equal("goals of rounds", "goal", least)
 
 
-def _deadlines(run: Folder) -> Iterator[Check]:
+def _deadlines(run: Folder, fate: Fates) -> Iterator[Check]:
     steps, pace = run.server_steps, run.setting("aggregation", "pacing")
     fixed = run.duration("aggregation", "reporting_deadline")
     if pace is None:
         expected = np.full(len(steps), NULL) if fixed is None else steps["started_at"] + fixed
         yield steps.equal("deadlines of rounds", "deadline_at", expected)
         return
-    if not {"shortest", "longest"} <= set(pace):
+    if pace.get("kind") != "quantile":
         yield Check("deadlines of rounds", skipped="the pacing is not one of evsim's own")
         return
-    shortest, longest = (run.duration("aggregation", "pacing", name) for name in ("shortest", "longest"))
-    lasts = steps["deadline_at"] - steps["started_at"]
-    good = (lasts >= (shortest or 0)) & (lasts <= (longest or NEVER))
-    yield steps.holds("deadlines within the pacing's bounds", good, "deadline_at", "one within its bounds")
+    yield steps.equal("deadlines of rounds", "deadline_at", steps["started_at"] + _paced(run, fate))
+
+
+def _paced(run: Folder, fate: Fates) -> Ints:
+    """How long each round may last: what a share of the last one's clients took, remembered, with some slack."""
+    steps, tasks, pace = run.server_steps, run.tasks, run.scenario["aggregation"]["pacing"]
+    low, high, lasts = (run.duration("aggregation", "pacing", name) or 0 for name in ("shortest", "longest", "start"))
+    in_time = (tasks["kind"] == "train") & fate.would_arrive & (fate.round_row >= 0)
+    in_time &= fate.would_be_known <= steps.at("closed_at", fate.round_row)
+    rows = np.flatnonzero(in_time)
+    rows = rows[np.lexsort((fate.would_be_known[rows], fate.round_row[rows]))]
+    took, first = (
+        fate.would_be_known[rows] - tasks["dispatched_at"][rows],
+        np.searchsorted(fate.round_row[rows], np.arange(len(steps) + 1)),
+    )
+    found = []
+    for row, invited in enumerate(steps["invited"].tolist()):
+        found.append(lasts)
+        wanted, mine = ceil(pace["share"] * invited), took[first[row] : first[row + 1]]
+        target = lasts * pace["growth"]
+        if len(mine) >= wanted:
+            target = pace["memory"] * lasts + (1 - pace["memory"]) * float(np.sort(mine)[wanted - 1]) * pace["slack"]
+        lasts = min(max(round(target), low), high)
+    return np.array(found, np.int64)
 
 
 def _unclosed(run: Folder, fate: Fates) -> Check:

@@ -113,6 +113,26 @@ def test_an_older_folder_says_what_it_lacks_and_checks_the_rest(tmp_path, folder
     assert sum(not check.skipped for check in verdict.checks) > 10
 
 
+@pytest.mark.parametrize(
+    ("slot", "unknown"),
+    [
+        ("aggregation", "outcomes and closes"),
+        ("client_rule", "local steps"),
+        ("selection", ""),  # whom it chose is never recomputed
+        ("weighting", ""),  # any weight that is finite will do
+    ],
+)
+def test_policies_from_elsewhere_are_not_guessed_at(tmp_path, folder, slot, unknown):
+    other = shutil.copytree(folder, tmp_path / "other")
+    text = (other / "scenario.toml").read_text(encoding="utf-8")
+    head, rest = text.split(f"[{slot}]\nkind = ")
+    changed = f'{head}[{slot}]\nkind = "mine.py:Mine"\n{rest.split(chr(10), 1)[1]}'
+    (other / "scenario.toml").write_text(changed, encoding="utf-8")
+    verdict = verify(other)
+    assert [check for check in verdict.checks if not check.ok] == []
+    assert not unknown or unknown in [check.name for check in verdict.checks if check.skipped]
+
+
 def test_the_command_ends_with_0_1_or_2(tmp_path, folder):
     runner = CliRunner()
     good = runner.invoke(app, ["verify", str(folder)])
