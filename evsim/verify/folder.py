@@ -89,6 +89,8 @@ def read(folder: Path) -> Folder:
     Raises:
         RunFolderError: if it is none, or a file of it cannot be read.
     """
+    if (folder / "journal").is_dir():
+        raise RunFolderError(f"{folder}: the run was killed before it wrote its tables; run it again to verify it")
     for name in ("manifest.json", "scenario.toml", "tasks.parquet"):
         if not (folder / name).is_file():
             raise RunFolderError(f"{folder}: not a run folder, it has no {name}; expected what `evsim run` wrote")

@@ -108,21 +108,11 @@ def checks(run: Folder, fate: Fates) -> Iterator[Check]:
     yield steps.equal("starts of rounds", "started_at", begin)
     mine = row >= 0
     yield tasks.equal("a round's tasks begin together", "dispatched_at", steps.at("started_at", row), mine)
-    yield from _goals(run, wanted)
+    yield steps.equal("goals of rounds", "goal", np.minimum(wanted, steps["invited"]))
     asked = steps["invited"] == np.minimum(ceil(round(wanted * over, 9)), np.where(steps["idle"] < 0, 0, steps["idle"]))
     yield steps.holds("as many are invited as are idle and wanted", asked, "invited", "min(idle, wanted)")
     yield from _deadlines(run, fate)
     yield _unclosed(run, fate)
-
-
-def _goals(run: Folder, wanted: int) -> Iterator[Check]:
-    """The goal of a round, also where an option makes it follow the number invited."""
-    steps = run.server_steps
-    over = run.setting("aggregation", "over_commitment", default=1.0)
-    least = np.minimum(wanted, steps["invited"])
-    if run.setting("aggregation", "goal", default="cohort") in ("invited", "share"):
-        least = np.minimum(least, np.ceil(np.round(steps["invited"] / over, 9)).astype(np.int64))
-    yield steps.equal("goals of rounds", "goal", least)
 
 
 def _deadlines(run: Folder, fate: Fates) -> Iterator[Check]:

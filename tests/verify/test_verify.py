@@ -155,6 +155,12 @@ def test_the_command_ends_with_0_1_or_2(tmp_path, folder):
     assert "not a run folder, it has no manifest.json" in none.stderr
 
 
+def test_a_killed_run_is_told(tmp_path):
+    (tmp_path / "journal").mkdir()
+    with pytest.raises(RunFolderError, match="the run was killed before it wrote its tables; run it again"):
+        verify(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "scenario.toml", "tasks.parquet"])
 def test_a_damaged_folder_is_told(tmp_path, folder, name):
     damaged = shutil.copytree(folder, tmp_path / "damaged")
