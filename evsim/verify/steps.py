@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from evsim.verify import buffers, rounds
+from evsim.verify.asking import Asking
 from evsim.verify.draws import ties
 from evsim.verify.fates import Fates, style
 from evsim.verify.folder import Folder
@@ -35,6 +36,8 @@ def rows(run: Folder) -> Iterator[Check]:
         there = (table["client"] >= 0) & (table["client"] < len(run.clients))
         yield table.holds(f"clients of {table.name}", there, "client", f"less than {len(run.clients)}")
     yield tasks.equal("the order of one instant", "order", ties(int(run.manifest["seed"]), tasks["task"]))
+    if style(run):
+        yield steps.equal("one process of the server", "by", "")
 
 
 def _numbered(clients: Ints) -> Ints:
@@ -47,8 +50,11 @@ def _numbered(clients: Ints) -> Ints:
 
 def dispatches(run: Folder) -> Iterator[Check]:
     """A task belongs to the attempt that is under way, and starts from the model of that instant."""
-    closed = np.searchsorted(run.server_steps["closed_at"], run.tasks["dispatched_at"], side="right")
+    begin, closes = run.tasks["dispatched_at"], run.server_steps["closed_at"]
     train = run.tasks["kind"] == "train"
+    first = train & Asking(run).ends_at(begin)
+    closed = np.searchsorted(closes, begin, side="right")
+    closed[first] = np.searchsorted(closes, begin[first], side="left")
     yield run.tasks.equal("rounds of tasks", "round", closed, train)
     yield run.tasks.equal("rounds of queries", "round", closed, ~train)
     yield run.tasks.equal("versions of tasks", "version", base_versions(run)[closed])
@@ -60,11 +66,10 @@ def story_checks(run: Folder, fate: Fates) -> Iterator[Check]:
     if not kind:
         yield Check("outcomes and closes", skipped="the aggregator is not one of evsim's own")
         return
-    part = rounds if kind == "rounds" else buffers
-    story = part.story(run, fate)
+    story = rounds.story(run, fate) if kind == "rounds" else buffers.story(run, fate)
     yield from outcomes(run, story)
     yield from closes(run, story)
-    yield from part.checks(run, fate)
+    yield from rounds.checks(run, fate) if kind == "rounds" else buffers.checks(run)
 
 
 def outcomes(run: Folder, story: Story) -> Iterator[Check]:
@@ -117,7 +122,7 @@ def used(run: Folder) -> Iterator[Check]:
         "reports are used when their step is made", exists & (tasks["used_at"] == at), "used_at", at, merged
     )
     count = counted(tasks["server_step"], len(made), merged)
-    yield steps.holds("an applied step merged something", ~applied | (count[steps["version"]] > 0), "applied", False)
+    yield steps.holds("an applied step merged something", ~applied | (count[steps["version"]] > 0), "applied", "false")
 
 
 def weights(run: Folder) -> Iterator[Check]:
@@ -187,7 +192,9 @@ def _selections(run: Folder) -> tuple[Ints, Flags]:
     begin = run.tasks["dispatched_at"][run.tasks["kind"] == "train"]
     if style(run) == "rounds":
         return run.server_steps["started_at"], np.ones(len(run.server_steps), np.bool_)
-    place = np.searchsorted(begin, run.server_steps["closed_at"], side="left") - 1
+    closed = run.server_steps["closed_at"]
+    first = Asking(run).ends_at(closed)
+    place = np.where(first, np.searchsorted(begin, closed, side="right"), np.searchsorted(begin, closed)) - 1
     if not len(begin):
-        return run.server_steps["closed_at"], np.zeros(len(run.server_steps), np.bool_)
+        return closed, np.zeros(len(closed), np.bool_)
     return begin[np.maximum(place, 0)], place >= 0
