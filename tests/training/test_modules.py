@@ -36,12 +36,12 @@ SLOTS = ("broadcast", "client_rule", "weighting", "merge", "server_optimizer")
 SIZES = (6, 8, 7, 12)
 
 
-def images() -> FederatedData:
-    total = sum(SIZES)
+def images(sizes: tuple[int, ...] = SIZES) -> FederatedData:
+    total = sum(sizes)
     draw = np.random.default_rng(3)
     x = draw.normal(size=(total, 1, SIDE, SIDE))
     y = draw.integers(0, N_CLASSES, total)
-    offsets = np.concatenate([[0], np.cumsum(SIZES)]).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     return FederatedData(
         x=x,
         y=y,
@@ -64,12 +64,18 @@ def policy(slot: str, table: Mapping[str, Any]) -> Any:
     return cls(**{k: v for k, v in {**missing, **given, **table}.items() if k in known})
 
 
-def run(model: nn.Module, algorithm: str = "fedavg", executor: Executor | None = None, **slots: Any) -> Learning:
+def run(
+    model: nn.Module,
+    algorithm: str = "fedavg",
+    executor: Executor | None = None,
+    sizes: tuple[int, ...] = SIZES,
+    **slots: Any,
+) -> Learning:
     tables = {**DEFAULTS, **COMPOSITIONS[algorithm].tables}
     made_slots = {slot: policy(slot, tables[slot]) for slot in SLOTS}
     method = Method(**{"upload": (), **made_slots, **slots})
     setting = Setting(seed=5, precision="float64", cohort_goal=2)
-    return Learning(method, model, images(), executor or Serial(threads=1), setting)
+    return Learning(method, model, images(sizes), executor or Serial(threads=1), setting)
 
 
 # -- frozen leaves -----------------------------------------------------------------------------------------------------
@@ -338,3 +344,20 @@ def test_clients_whose_last_batch_holds_one_sample_are_counted_where_the_model_m
     assert "drop_last" in batch_of_one(make_job(norm, rule, sizes=(8, 5)), np.array([8, 5])).remedy
     still = make_job(made(ZOO["still_norm"]), rule, sizes=sizes)
     assert batch_of_one(still, samples) is None
+
+
+@pytest.mark.parametrize(("sizes", "client"), [((8, 5, 4, 12), 1), ((8, 1, 4, 12), 1), ((8, 4, 4, 12), None)])
+def test_a_rehearsal_trains_the_clients_that_differ_most_and_leaves_no_trace(sizes, client):
+    server = run(made(FAILING["norm"]), sizes=sizes)
+    before, state = server.tensors(), torch.get_rng_state()
+    if client is None:
+        server.rehearse()
+        assert server.caveats() == []
+    else:
+        with pytest.raises(TrainingError, match=rf"client {client}, .*\n.*drop_last"):
+            server.rehearse()
+        assert [caveat.key for caveat in server.caveats()] == ["batch_of_one"]
+    assert server.version == 0
+    assert torch.equal(state, torch.get_rng_state())
+    for name, value in server.tensors().items():
+        np.testing.assert_array_equal(value, before[name])

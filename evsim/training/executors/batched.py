@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from textwrap import shorten
 from typing import TYPE_CHECKING, TypeVar, final
 
 import numpy as np
@@ -39,6 +40,7 @@ T = TypeVar("T")
 _CHUNK_BYTES = 96 << 20  # of stacked parameters in a chunk, if its size is not given
 _WINDOW_BYTES = 256 << 20  # of updates that wait for their turn
 _MOST_CHUNKS_AHEAD = 4
+_LONGEST_REASON = 120  # characters; torch explains itself in many more
 
 
 @final
@@ -212,7 +214,7 @@ class BatchedRunner(Runner):
 
 
 def _first_line(error: Exception) -> str:
-    return said(error).splitlines()[0]
+    return shorten(said(error).splitlines()[0], _LONGEST_REASON)
 
 
 def _sample(job: Job, window: Sequence[TrainTask]) -> list[TrainTask]:

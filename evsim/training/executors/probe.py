@@ -1,4 +1,4 @@
-"""One training pass of a module before a run: finds what executors could not notice, or not in time.
+"""A module tried before a run: finds what executors could not notice, or not in time.
 
 Executors see a module as a function of parameters, buffers, inputs and a key. A module that changes its parameters,
 keeps state elsewhere, or reaches parameters on a way of its own is no such function, and would train to something else
@@ -9,25 +9,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from evsim.algorithms import tree
 from evsim.algorithms.schedule import last_batches_of_one
 from evsim.base.caveat import Caveat
-from evsim.base.errors import ModelError, Problem, report
+from evsim.base.errors import ModelError, Problem, TrainingError, report
 from evsim.base.user_code import user_code
 from evsim.training.draws import named_draws
 from evsim.training.executors.agreement import tolerance
+from evsim.training.executors.base import TrainTask
 from evsim.training.executors.dropout import keyed, set_keys
 from evsim.training.executors.functional import Functional, with_dense_gradients
 from evsim.training.executors.opening import gradient_of
+from evsim.training.executors.serial import Serial
 from evsim.training.models.leaves import averaged, trained
 from evsim.training.models.modes import as_trained, private_copy
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from evsim.algorithms.tree import Tree
+    from evsim.algorithms.tree import Payload, Tree
     from evsim.base.vocabulary import IntArray
     from evsim.training.executors.base import Job
 
@@ -42,7 +45,7 @@ def probe(job: Job) -> None:
     Raises:
         ModelError: if the model raises anything, or is no function of its parameters, buffers, input and global draws.
     """
-    if len(job.data.x) == 0:
+    if len(job.data.index) == 0:
         return
     with user_code(ModelError, slot="model", cls=job.model, **{"while": "it is trained on a few samples"}):
         x, _ = job.data.take(job.data.rows(job.data.index[[0, -1]].repeat(_ROWS // 2)))
@@ -62,6 +65,26 @@ def probe(job: Job) -> None:
             "parameters that are used under the names they have in named_parameters()",
             "do not keep them in lists or closures of your own; nn.ParameterList is fine",
         )
+
+
+def rehearse(job: Job, received: Payload) -> None:
+    """Train one pass of the smallest and the largest client, and of one that comes to a mini-batch of one sample.
+
+    Raises:
+        TrainingError: if the model or the client rule raises anything.
+    """
+    sizes = np.diff(job.data.offsets)
+    filled = np.flatnonzero(sizes)
+    if len(filled) == 0:
+        return
+    alone = np.flatnonzero(last_batches_of_one(job.rule.schedule, sizes))[:1]
+    chosen = {*filled[[sizes[filled].argmin(), sizes[filled].argmax()]].tolist(), *alone.tolist()}
+    with user_code(TrainingError, slot="client_rule", cls=job.rule):
+        steps = job.rule.schedule.per_pass(sizes)[0].tolist()
+        state = job.rule.init_client(received)
+    tasks = [TrainTask(0, client, 0, 0, received, state, steps[client]) for client in sorted(chosen)]
+    for _ in Serial(threads=1).open(job).run(tasks):
+        pass
 
 
 def batch_of_one(job: Job, samples: IntArray) -> Caveat | None:

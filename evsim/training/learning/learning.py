@@ -27,7 +27,7 @@ from evsim.base.user_code import user_code
 from evsim.base.vocabulary import Feedback, IntArray
 from evsim.training.data.samples import Batch, TrainingData, fits, inputs
 from evsim.training.executors.base import Executor, Job, TrainTask
-from evsim.training.executors.probe import probe
+from evsim.training.executors.probe import batch_of_one, probe, rehearse
 from evsim.training.executors.sums import Weights
 from evsim.training.executors.threads import limited_threads
 from evsim.training.learning.client_state import ClientStates
@@ -37,6 +37,7 @@ from evsim.training.learning.reports import Seen, feedback_of, moved
 from evsim.training.models.leaves import averaged, check_leaves, saved, trained
 
 if TYPE_CHECKING:
+    from evsim.base.caveat import Caveat
     from evsim.base.vocabulary import FloatArray
     from evsim.training.data.base import FederatedData
 
@@ -92,6 +93,7 @@ class Learning:
         autocast = setting.precision == "bfloat16"
         job = Job(self._model, method.client_rule, self._data, self._dtype, autocast, self._device, setting.seed)
         probe(job)
+        self._job = job
         self._runner = executor.open(job)
         self._sums_suffice = isinstance(method.merge, SummingMerge) and not method.upload
         self.client_states = ClientStates(setting.state_budget, setting.state_folder)
@@ -113,6 +115,23 @@ class Learning:
         """The executor's plan."""
         streamed = {"samples": "streamed from host memory"} if self._data.streamed else {}
         return {**self._runner.plan, **streamed}
+
+    # -- before a run ------------------------------------------------------------------------------------------------
+
+    def caveats(self) -> list[Caveat]:
+        """What may go wrong in training, though it need not."""
+        alone = batch_of_one(self._job, np.diff(self._data.offsets))
+        return [] if alone is None else [alone]
+
+    def rehearse(self) -> None:
+        """Train one pass of the clients that differ most, evaluate a few samples, and throw it all away.
+
+        Raises:
+            TrainingError: if the model, the client rule or the broadcast raises anything.
+        """
+        rehearse(self._job, self._received())
+        x, y = (values[:2] for values in self._test)
+        evaluate(self._model, self._current(), x, y, batch_size=2, key=0)
 
     # -- what the timeline asks -------------------------------------------------------------------------------------
 
