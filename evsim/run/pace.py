@@ -43,10 +43,11 @@ class Pace:
 
     def watch(self, agenda: Agenda, now: int) -> None:
         """After a step: go on in bulk if events are too dear."""
-        if self._may_change and agenda.by_events and agenda.n_events > _ENOUGH:
-            if agenda.n_events * _EVENT_S > _SHARE * (time.perf_counter() - self._began):
-                agenda.go_bulk()
-                self._bulk_from = now
+        if not self._may_change or not agenda.by_events or agenda.n_events <= _ENOUGH:
+            return
+        if agenda.n_events * _EVENT_S > _SHARE * (time.perf_counter() - self._began):
+            agenda.go_bulk()
+            self._bulk_from = now
 
     def told(self, agenda: Agenda) -> dict[str, object]:
         """For the manifest: how many things were events, and from when on (ms) none was."""

@@ -20,13 +20,14 @@ from evsim.cost.pricing import CostModel
 from evsim.scenario import dumping, together
 from evsim.scenario.assembling import assemble
 from evsim.scenario.layers import Layer, find, override, read
+from evsim.scenario.listening import Listener
 from evsim.scenario.paths import from_working_directory
-from evsim.scenario.tables import DataTable, EvaluationTable, PopulationTable, RecordTable, Stop
+from evsim.scenario.tables import DataTable, EngineTable, EvaluationTable, PopulationTable, RecordTable, Stop
 from evsim.selection.base import Selector
 from evsim.training.executors.base import Executor
 from evsim.training.models.base import Model
 
-__all__ = ["DataTable", "EvaluationTable", "PopulationTable", "RecordTable", "Scenario", "Stop"]
+__all__ = ["DataTable", "EngineTable", "EvaluationTable", "PopulationTable", "RecordTable", "Scenario", "Stop"]
 
 
 @final
@@ -63,6 +64,8 @@ class Scenario:
         executor: how tasks are really trained.
         evaluation: when the model is evaluated.
         record: what the run folder holds.
+        engine: how the timeline moves.
+        listener: who is told what happens.
         folder: where relative paths are looked up; no part of the file.
         notes: what loading the file found worth saying; no part of the file.
     """
@@ -89,6 +92,8 @@ class Scenario:
     executor: Executor
     evaluation: EvaluationTable = field(default_factory=EvaluationTable)
     record: RecordTable = field(default_factory=RecordTable)
+    engine: EngineTable = field(default_factory=EngineTable)
+    listener: tuple[Listener, ...] = ()
     folder: Path = field(default=Path(), compare=False)
     notes: tuple[Caveat, ...] = field(default=(), compare=False)
 

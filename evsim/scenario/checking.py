@@ -114,8 +114,8 @@ class Checker:
         except ScenarioError as error:
             return self.add(_join(at, "kind"), str(error).rstrip("; "))
         options = {key: value for key, value in table.items() if key != "kind"}
-        if slot == "model" and callable(cls) and not _fits(cls, base):
-            return self._factory(kind, cls, options, at)
+        if slot in registry.MADE and callable(cls) and not _fits(cls, base):
+            return self._factory(slot, kind, cls, options, at)
         unfit = list(_unfit(cls, base, kind))
         for problem in unfit:
             self.add(_join(at, "kind"), *problem)
@@ -138,10 +138,8 @@ class Checker:
             return ""
         return f"`{at.rsplit('.', 1)[-1]}` is inherited from {Path(origin).name}"
 
-    def _factory(self, kind: str, make: Callable[..., Any], options: Tables, at: str) -> Any:
-        """Any ``module:factory`` that returns a torch module serves as a model."""
-        from evsim.training.models.factory import Factory
-
+    def _factory(self, slot: str, kind: str, make: Callable[..., Any], options: Tables, at: str) -> Any:
+        """Any ``module:factory`` that returns a torch module serves as a model, any plain class as a listener."""
         parameters = inspect.signature(make).parameters.values()
         names = [each.name for each in parameters if each.kind in _NAMED]
         for key in options:
@@ -150,7 +148,7 @@ class Checker:
         target = kind
         if kind.partition(":")[0].endswith(".py"):
             target = str((self._folder / kind).resolve())
-        return self.table(Factory, {"target": target, "options": options}, at)
+        return self.table(_maker(slot), {"target": target, "options": options}, at)
 
     def _field(self, key: str, field: Field[Any], hint: Any, table: Mapping[str, Any], at: str) -> Any:
         if key in table:
@@ -195,6 +193,14 @@ class Checker:
             self.add(at, str(given), "a finite number")
             return False
         return True
+
+
+def _maker(slot: str) -> type:
+    """The policy that makes something of a slot from a class or function."""
+    from evsim.scenario.listening import Listening
+    from evsim.training.models.factory import Factory
+
+    return {"model": Factory, "listener": Listening}[slot]
 
 
 def _above(key: str, given: object) -> str:

@@ -9,9 +9,9 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import MISSING, Field
+from dataclasses import MISSING, Field, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from evsim.algorithms.compositions import COMPOSITIONS
 from evsim.base import registry
@@ -106,7 +106,7 @@ def _inline(table: Any) -> str:
 
 
 def _options(cls: type) -> str:
-    rows = list(_rows(cls, ""))
+    rows = list(_rows(cls, "") if is_dataclass(cls) else _arguments(cls))
     return (
         "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *rows, ""])
         if rows
@@ -125,6 +125,16 @@ def _rows(cls: type, prefix: str) -> Iterator[str]:
         for member in members(hint) if cls is not Scenario else ():
             if is_table(member):
                 yield from _rows(plain_class(member) or object, f"{prefix}{key}.")
+
+
+def _arguments(cls: type) -> Iterator[str]:
+    """A row per argument of a plain class."""
+    hints, meanings = get_type_hints(cls.__init__), _attributes(cls)  # type: ignore[misc]  # of the class itself
+    for name, parameter in inspect.signature(cls).parameters.items():
+        default = parameter.default
+        shown = "required" if default is parameter.empty else f"`{_toml(default)}`"
+        kind = "list of texts" if not isinstance(default, str | int | float) else _escaped(describe(hints[name]))
+        yield f"| `{name}` | {kind} | {shown} | {meanings.get(name, '')} |"
 
 
 def _type(cls: type, key: str, hint: Any) -> str:
@@ -169,10 +179,10 @@ def _summary(cls: type) -> str:
 
 
 def _attributes(cls: type) -> dict[str, str]:
-    """The meaning of each attribute, from the section "Attributes" of the docstrings of a class and its bases."""
+    """The meaning of each attribute, from the section "Attributes" or "Args" of a class and its bases."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        section = re.search(r"^Attributes:\n(.*?)(?=\n\S|\Z)", inspect.cleandoc(base.__doc__ or ""), _WHOLE)
+        section = re.search(r"^(?:Attributes|Args):\n(.*?)(?=\n\S|\Z)", inspect.cleandoc(base.__doc__ or ""), _WHOLE)
         if section is not None:
             found |= dict(re.findall(r"^    (\w+): (.*(?:\n {8,}.*)*)", section[1], re.MULTILINE))
     return {name: _escaped(" ".join(meaning.split())) for name, meaning in found.items()}
