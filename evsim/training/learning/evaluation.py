@@ -8,32 +8,42 @@ import numpy as np
 import torch
 from torch.func import functional_call
 
+from evsim.base.errors import TrainingError
+from evsim.base.user_code import user_code
+from evsim.training.draws import named_draws
+from evsim.training.models.leaves import local
+from evsim.training.models.modes import evaluating
+
 if TYPE_CHECKING:
     from evsim.algorithms.tree import Tree
     from evsim.base.vocabulary import FloatArray
     from evsim.training.data.samples import TrainingData
 
+_WHILE = {"while": "it is evaluated"}
+
 
 @torch.no_grad()
 def evaluate(
-    model: torch.nn.Module, state: tuple[Tree, Tree], x: torch.Tensor, y: torch.Tensor, batch_size: int
+    model: torch.nn.Module, state: tuple[Tree, Tree], x: torch.Tensor, y: torch.Tensor, batch_size: int, key: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss of each sample (float64) and whether its largest logit is right; two tensors of shape (samples,).
 
-    The samples may lie in host memory.
+    The samples may lie in host memory. What a model draws in evaluation mode it draws by the key.
+
+    Raises:
+        TrainingError: if the model raises anything.
     """
+    params, buffers = state[0], {**local(model), **state[1]}
     device = next(model.parameters(), x).device
-    model.eval()
-    try:
-        losses, hits = [], []
+    losses, hits = [], []
+    with evaluating(model), named_draws(key, device), user_code(TrainingError, slot="model", cls=model, **_WHILE):
         for start in range(0, len(y), batch_size):
-            logits = functional_call(model, state, (x[start : start + batch_size].to(device),))
+            own = {**params, **{name: leaf.clone() for name, leaf in buffers.items()}}  # a model may write into buffers
+            logits = functional_call(model, own, (x[start : start + batch_size].to(device),))
             labels = y[start : start + batch_size].to(device)
             losses.append(torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none"))
             hits.append(logits.argmax(-1) == labels)
-        return torch.cat(losses), torch.cat(hits)
-    finally:
-        model.train()
+    return torch.cat(losses), torch.cat(hits)
 
 
 def summarize(losses: torch.Tensor, hits: torch.Tensor) -> dict[str, float]:
