@@ -32,9 +32,10 @@ takes over the tables of another one, all but its name; tables are merged deeply
 replaced. Beside it, `unset = ["aggregation.reporting_deadline"]` first returns keys or whole tables that were taken
 over to their defaults; a key that the other files do not set is an error. Both stand above the first `[table]`.
 Relative paths are looked up beside the file that is run. On the command line `-o section.key=value` sets a key (the
-value is TOML, a bare word is text) and `-o section.key=` returns it to its default. A policy without options may be
-written as its kind alone: `join = "sample"`. Instead of a listed kind, `"module:Class"` or `"file.py:Class"` plugs in
-your own. Durations are a number of seconds or text such as "90s", "10min", "2h", "7d".
+value is TOML, a bare word is text; a path begins in the working directory) and `-o section.key=` returns it to its
+default. A policy without options may be written as its kind alone: `join = "sample"`. Instead of a listed kind,
+`"module:Class"` or `"file.py:Class"` plugs in your own: such a scenario is a program, and `evsim check --no-plugins`
+refuses it. Durations are a number of seconds or text such as "90s", "10min", "2h", "7d".
 """
 
 _GENERATED = """## Generated devices
