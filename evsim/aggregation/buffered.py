@@ -58,24 +58,29 @@ class Buffered(Aggregator):
 
     @override
     def run(self, server: Server) -> Process[None]:
-        filling = _Filling(server, server.open_buffer(self.buffer_size))
-        step_at = self._next_step(server.now)
+        filling = _Filling(server, server.open_buffer(self.buffer_size), self._next_step(server.now))
         while not server.finished:
             free = self.concurrency - server.in_flight
             clients = (yield from server.select_clients(free, minimum=0)) if free else _NOBODY
-            if len(clients):
+            heard = self._take_in(filling)  # what came while candidates were asked: new tasks get the newest model
+            if len(clients) and not server.finished:
                 server.give(filling.buffer, clients, self.task_timeout)
-            arrived = server.arrivals()  # those that came while candidates were asked
-            if not arrived and server.now < step_at:
-                yield from server.wait(or_check_in=len(clients) < free, until=step_at)
-                arrived = server.arrivals()
-            for report in takewhile(lambda _: not server.finished, arrived):
-                self._take_in(filling, report)
-            if server.now >= step_at and not server.finished:
-                step_at = self._next_step(server.now)
-                filling.step("period", self.buffer_size)
+            if not heard:
+                yield from server.wait(or_check_in=len(clients) < free, until=filling.step_at)
+                self._take_in(filling)
 
-    def _take_in(self, filling: _Filling, report: int) -> None:
+    def _take_in(self, filling: _Filling) -> bool:
+        """Handle the reports that arrived and the period that is over; whether there was anything."""
+        server = filling.server
+        arrived, is_over = server.arrivals(), server.now >= filling.step_at
+        for report in takewhile(lambda _: not server.finished, arrived):
+            self._take(filling, report)
+        if is_over and not server.finished:
+            filling.step_at = self._next_step(server.now)
+            filling.step("period", self.buffer_size)
+        return bool(arrived) or is_over
+
+    def _take(self, filling: _Filling, report: int) -> None:
         server = filling.server
         if self.max_staleness is not None and server.staleness(report) > self.max_staleness:
             server.reject(filling.buffer, report)
@@ -92,10 +97,11 @@ class Buffered(Aggregator):
 @final
 @dataclass
 class _Filling:
-    """The buffer that is being filled, and the reports it holds."""
+    """The buffer that is being filled, when the server steps at the latest, and the reports it holds."""
 
     server: Server
     buffer: Cohort
+    step_at: int
     held: list[int] = field(default_factory=list)
 
     def step(self, reason: str, size: int) -> None:

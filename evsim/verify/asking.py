@@ -30,7 +30,7 @@ class Asking:
         return np.maximum(at, np.where(at <= asked, asked, at))
 
     def ends_at(self, at: Ints) -> Flags:
-        """Whether the server had just asked at each instant: it then gives tasks before it handles anything else."""
+        """Whether the server had just asked at each instant: it has chosen, and then handles what it heard."""
         return np.isin(at, self.until)
 
     def periods(self, period: int, end: int) -> Ints:

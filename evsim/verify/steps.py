@@ -51,12 +51,8 @@ def _numbered(clients: Ints) -> Ints:
 def dispatches(run: Folder) -> Iterator[Check]:
     """A task belongs to the attempt that is under way, and starts from the model of that instant."""
     begin, closes = run.tasks["dispatched_at"], run.server_steps["closed_at"]
-    train = run.tasks["kind"] == "train"
-    first = train & Asking(run).ends_at(begin)
     closed = np.searchsorted(closes, begin, side="right")
-    closed[first] = np.searchsorted(closes, begin[first], side="left")
-    yield run.tasks.equal("rounds of tasks", "round", closed, train)
-    yield run.tasks.equal("rounds of queries", "round", closed, ~train)
+    yield run.tasks.equal("rounds of tasks and queries", "round", closed)
     yield run.tasks.equal("versions of tasks", "version", base_versions(run)[closed])
 
 
