@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ from evsim.algorithms.sgd import Sgd
 from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload
 from evsim.base import registry, rng
-from evsim.training.data.samples import TrainingData
+from evsim.training.data.gathered import Gathered
+from evsim.training.data.samples import Inputs, TrainingData
 from evsim.training.executors.agreement import largest_difference, tolerance
 from evsim.training.executors.base import Executor, Job, Result, TrainTask
 from evsim.training.executors.serial import Serial
@@ -101,7 +102,7 @@ class ExecutorContract(ABC):
 
     def test_a_diverging_client_spoils_no_other(self) -> None:
         job = make_job(mlp(), Sgd(learning_rate=0.1, batch_size=4))
-        job.data.x[job.data.of_client(4)] = float("inf")
+        _spoil(job, 4)
         with opened(self.make(), job) as run:
             finite = [bool(torch.isfinite(r.update["model"]["1.weight"]).all()) for r in run(make_tasks(job))]
         assert finite == [client != 4 for client in range(len(SIZES))]
@@ -120,9 +121,22 @@ class ExecutorContract(ABC):
 
     def test_an_update_that_is_not_finite_is_left_out_of_the_sums(self) -> None:
         job = make_job(mlp(), Sgd(learning_rate=0.1, batch_size=4))
-        job.data.x[job.data.of_client(4)] = float("inf")
-        job.data.x[job.data.of_client(6)] = float("inf")
+        _spoil(job, 4, 6)
         self._compare_sums(job)
+
+    @pytest.mark.parametrize("later", [False, True], ids=["in memory", "read later"])
+    def test_images_in_bytes_train_as_their_numbers_do(self, later: object) -> None:
+        job = make_job(mlp())
+        images = np.tile(np.arange(256, dtype=np.uint8), 1 + len(job.data.x) * SIDE * SIDE // 256)
+        images = images[: len(job.data.x) * SIDE * SIDE].reshape(-1, 1, SIDE, SIDE)
+        stored = Gathered(images[::-1], np.arange(len(images))[::-1]) if later else torch.from_numpy(images)
+        numbers = torch.from_numpy(images / 255.0)
+        found = []
+        for x in (numbers, Inputs(stored, torch.float64)):
+            with opened(self.make(), replace(job, data=replace(job.data, x=x))) as run:
+                found.append([result.update["model"] for result in run(make_tasks(job))])
+        for one, other in zip(*found, strict=True):
+            assert all(torch.equal(one[name], other[name]) for name in one)
 
     def _compare_sums(self, job: Job) -> None:
         tasks = [task for nth in range(3) for task in make_tasks(job, versions=2, nth=nth)]
@@ -201,6 +215,13 @@ def make_rule(kind: str, **options: Any) -> ClientRule:
     known = {each.name for each in fields(rule)}
     made: ClientRule = rule(**{name: value for name, value in (usual | options).items() if name in known})
     return made
+
+
+def _spoil(job: Job, *clients: int) -> None:
+    """Inputs from which training diverges."""
+    assert isinstance(job.data.x, torch.Tensor)
+    for client in clients:
+        job.data.x[job.data.of_client(client)] = float("inf")
 
 
 def make_job(

@@ -11,18 +11,18 @@ from torch.func import functional_call
 if TYPE_CHECKING:
     from evsim.algorithms.tree import Tree
     from evsim.base.vocabulary import FloatArray
-    from evsim.training.data.samples import TrainingData
+    from evsim.training.data.samples import Inputs, TrainingData
 
 
 @torch.no_grad()
 def evaluate(
-    model: torch.nn.Module, state: tuple[Tree, Tree], x: torch.Tensor, y: torch.Tensor, batch_size: int
+    model: torch.nn.Module, state: tuple[Tree, Tree], x: torch.Tensor | Inputs, y: torch.Tensor, batch_size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss of each sample (float64) and whether its largest logit is right; two tensors of shape (samples,).
 
     The samples may lie in host memory.
     """
-    device = next(model.parameters(), x).device
+    device = next((leaf.device for leaf in model.parameters()), x.device)
     model.eval()
     try:
         losses, hits = [], []

@@ -16,6 +16,7 @@ from torch import nn
 
 from evsim.base import rng
 from evsim.base.errors import ModelError
+from evsim.training.data.samples import inputs
 
 if TYPE_CHECKING:
     from evsim.training.data.base import FederatedData
@@ -52,7 +53,7 @@ def check_model(model: nn.Module, data: FederatedData) -> None:
         ModelError: if the inputs do not fit the model, or its output does not fit the labels.
     """
     rows = min(2, len(data.y_test))
-    x = torch.as_tensor(data.x_test[:rows])
+    x = inputs(data.x_test, torch.float32, tokens=data.n_tokens is not None)[:rows]
     trial = copy.deepcopy(model).to("cpu", torch.float32).eval()  # the model itself stays as it is
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -1,0 +1,81 @@
+"""How samples are kept, and what a model gets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from evsim.training.data.base import FederatedData
+from evsim.training.data.gathered import Gathered, Pages, select
+from evsim.training.data.label_flip import LabelFlip
+from evsim.training.data.samples import Inputs, TrainingData, ready
+
+CPU = torch.device("cpu")
+
+
+def federated(x, *, tokens=None):
+    n = len(x)
+    y = np.arange(n) % 2
+    return FederatedData(x, y, np.arange(n), np.array([0, n // 2, n]), x, y, 2, tokens, "test")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_byte_becomes_what_dividing_by_255_gives(dtype):
+    pixels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(ready(pixels, dtype), torch.arange(256, dtype=dtype) / 255)
+
+
+def test_images_stay_bytes_and_batches_are_numbers():
+    pixels = np.arange(8 * 4, dtype=np.uint8).reshape(8, 1, 2, 2) * 8
+    data = TrainingData.of(federated(pixels), torch.float64, CPU)
+    assert isinstance(data.x, Inputs)
+    assert (data.x.raw.dtype, data.x.nbytes) == (torch.uint8, 32)
+    x, y = data.take(data.rows(np.array([[5, 0], [1, 1]])))
+    np.testing.assert_array_equal(x.numpy(), pixels[[[5, 0], [1, 1]]] / 255)
+    assert y.tolist() == [[1, 0], [1, 1]]
+    assert torch.equal(data.x[2:4], data.x[torch.tensor([2, 3])])
+
+
+def test_token_ids_of_any_integer_type_are_int64_for_the_model_and_never_divided():
+    ids = np.array([[0, 200], [3, 4]], np.uint8)
+    for x in (ids, Gathered(ids), ids.astype(np.int64)):
+        data = TrainingData.of(federated(x, tokens=201), torch.float32, CPU)
+        batch, _ = data.take(data.rows(np.array([0])))
+        assert (batch.dtype, batch.tolist()) == (torch.int64, [[0, 200]])
+        assert data.x[:1].tolist() == [[0, 200]]
+
+
+def test_floats_in_memory_are_a_plain_tensor():
+    data = TrainingData.of(federated(np.zeros((4, 2), np.float32)), torch.float32, CPU)
+    assert isinstance(data.x, torch.Tensor)
+
+
+def test_rows_that_are_read_later_are_those_of_the_array():
+    base = np.arange(20).reshape(10, 2)
+    rows = Gathered(base).select(np.array([9, 1, 4])).select(np.array([2, 0]))
+    assert (rows.shape, len(rows), rows.nbytes, rows.dtype) == ((2, 2), 2, 32, base.dtype)
+    np.testing.assert_array_equal(rows[:], base[[4, 9]])
+    np.testing.assert_array_equal(rows[np.array([[1], [0]])], base[[[9], [4]]])
+    np.testing.assert_array_equal(select(base, np.array([3])), base[[3]])
+
+
+def test_pages_of_a_file_are_given_back_and_can_be_read_again(tmp_path, monkeypatch):
+    content = np.arange(4096 * 4, dtype=np.int64).reshape(-1, 64)
+    np.save(tmp_path / "x.npy", content)
+    monkeypatch.setattr("evsim.training.data.gathered._KEPT", 4096)
+    pages = Pages(tmp_path / "x.npy")
+    rows = Gathered(pages.array, pages=pages)
+    for _ in range(3):
+        np.testing.assert_array_equal(rows[np.array([200, 3, 255])], content[[200, 3, 255]])
+        np.testing.assert_array_equal(rows[10:20], content[10:20])
+
+
+def test_flipped_labels_copy_no_rows_that_are_read_later():
+    base = np.arange(20, dtype=np.float32).reshape(10, 2)
+    flipped = LabelFlip(share=1.0).transform(federated(Gathered(base)), 0)
+    plain = LabelFlip(share=1.0).transform(federated(base), 0)
+    assert isinstance(flipped.x, Gathered)
+    assert flipped.x.base is base
+    np.testing.assert_array_equal(flipped.x[:], plain.x)
+    np.testing.assert_array_equal(flipped.y, plain.y)
