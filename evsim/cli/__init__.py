@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evsim.cli.base import app
+from evsim.cli.data_commands import data
 from evsim.cli.look_commands import check, describe, list_kinds
 from evsim.cli.run_command import run
 from evsim.cli.study_commands import compare, report, sweep
@@ -18,3 +19,4 @@ app.command()(check)
 app.command(name="list")(list_kinds)
 app.command()(describe)
 app.add_typer(traces, name="traces")
+app.add_typer(data, name="data")
