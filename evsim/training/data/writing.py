@@ -62,7 +62,7 @@ def write_store(folder: Path, table: Table, *, about: Mapping[str, object], limi
         files: dict[str, object] = {}
         kept, n_tokens = _write_inputs(partial / INPUTS, table, rows, files)
         n_classes = len(label_names) if label_names else count_labels(y, folder.name)
-        _write_array(partial / LABELS, y[rows].astype(np.min_scalar_type(n_classes)), files)
+        _write_array(partial / LABELS, y[rows].astype(np.min_scalar_type(max(n_classes - 1, 0))), files)
         if offsets is not None:
             _write_array(partial / OFFSETS, offsets, files)
         _write_json(partial / NAMES, {key: list(each) for key, each in names.items() if each is not None}, files)
@@ -129,7 +129,7 @@ def _write_inputs(
     """Write the inputs block by block; gives the first row as it is kept, and the size of the vocabulary."""
     first, tokens = read_inputs(np.asarray(table.x[rows[:1]]), table.inputs, path.stem)
     n_tokens = None if tokens is None else _n_tokens(table, rows)
-    kept = first if n_tokens is None else first.astype(np.min_scalar_type(n_tokens))
+    kept = first if n_tokens is None else first.astype(np.min_scalar_type(max(n_tokens - 1, 0)))
     size = max(1, _BLOCK // max(1, prod(first.shape[1:]) * max(first.dtype.itemsize, 4)))
     with _hashed(path, files) as file:
         _write_header(file, kept.dtype, (len(rows), *kept.shape[1:]))

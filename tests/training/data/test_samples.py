@@ -39,7 +39,7 @@ def test_images_stay_bytes_and_batches_are_numbers():
 
 def test_token_ids_of_any_integer_type_are_int64_for_the_model_and_never_divided():
     ids = np.array([[0, 200], [3, 4]], np.uint8)
-    for x in (ids, Gathered(ids), ids.astype(np.int64)):
+    for x in (ids, Gathered(ids), *(Gathered(ids.astype(kind)) for kind in (np.uint16, np.uint32, np.int64))):
         data = TrainingData.of(federated(x, tokens=201), torch.float32, CPU)
         batch, _ = data.take(data.rows(np.array([0])))
         assert (batch.dtype, batch.tolist()) == (torch.int64, [[0, 200]])
