@@ -125,6 +125,11 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "dataset": {
         "digits": ("evsim.training.data.digits:Digits", "1,797 handwritten 8x8 digits, 14 writer blocks, embedded"),
         "synthetic": ("evsim.training.data.synthetic:Synthetic", "LEAF's synthetic(alpha, beta), any client count"),
+        "shakespeare": ("evsim.training.data.shakespeare:Shakespeare", "the next character, by 652 roles, embedded"),
+        "fashion_mnist": (
+            "evsim.training.data.fashion_mnist:FashionMnist",
+            "70,000 images 28x28, a Debian package away",
+        ),
         "arrays": ("evsim.training.data.arrays:Arrays", "a folder of .npz files with x, y and a column client"),
         "store": ("evsim.training.data.store:Store", "what `evsim data import` wrote, read from disk sample by sample"),
     },
