@@ -139,7 +139,13 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "dirichlet": ("evsim.training.data.partition:Dirichlet", "label shares per client from Dirichlet(alpha)"),
         "shards": ("evsim.training.data.partition:Shards", "label-sorted shards per client (McMahan et al. 2017)"),
         "classes": ("evsim.training.data.partition:Classes", "k classes per client"),
+        "similarity": ("evsim.training.data.similarity:Similarity", "a share at random, the rest sorted by label"),
         "quantity": ("evsim.training.data.partition:Quantity", "log-normal numbers of samples, labels at random"),
+        "power_law": (
+            "evsim.training.data.power_law:PowerLaw",
+            "numbers of samples from a power law, labels at random",
+        ),
+        "grouped": ("evsim.training.data.grouped:Grouped", "natural clients put together, whole, to fewer"),
     },
     "join": {
         "modulo": ("evsim.traces.population:Modulo", "client i gets device i modulo their number (FedScale's)"),
