@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import final
 
 import numpy as np
 from typing_extensions import override
 
-from evsim.aggregation.base import Aggregator, Process, Server
+from evsim.aggregation.base import Aggregator, Cohort, Process, Server
 from evsim.base.errors import require
 from evsim.base.units import FOREVER, Duration
 
@@ -27,7 +27,9 @@ class Buffered(Aggregator):
         buffer_size: reports per server step (FedBuff's K).
         max_staleness: a report that is staler when it arrives is wasted, and never trained.
         task_timeout: a task that lasts longer is stopped, ms.
-        period: step at these intervals of virtual time, with whatever the buffer holds, and whenever it is full, ms.
+        period: step at these intervals of virtual time, with whatever the buffer holds, and whenever it is full, ms. A
+            period that passes while the server asks candidates for their losses ends when it has asked, and so do
+            reports that arrive meanwhile: they are taken in then.
     """
 
     concurrency: int
@@ -56,27 +58,51 @@ class Buffered(Aggregator):
 
     @override
     def run(self, server: Server) -> Process[None]:
-        buffer, held = server.open_buffer(), list[int]()
+        filling = _Filling(server, server.open_buffer(self.buffer_size))
         step_at = self._next_step(server.now)
         while not server.finished:
             free = self.concurrency - server.in_flight
-            clients = (yield from server.select_clients(free, minimum=0)) if free else np.empty(0, np.int64)
-            server.refill(buffer, clients, self.task_timeout)
-            yield from server.wait(or_check_in=len(clients) < free, until=step_at)
-            for report in takewhile(lambda _: not server.finished, server.arrivals()):
-                if self.max_staleness is not None and server.staleness(report) > self.max_staleness:
-                    server.reject(buffer, report)
-                    continue
-                server.accept(buffer, report)
-                held.append(report)
-                if len(held) == self.buffer_size:
-                    server.apply(buffer, np.array(held), "buffer")
-                    buffer, held = server.open_buffer(), []
-            if server.now >= step_at:
+            clients = (yield from server.select_clients(free, minimum=0)) if free else _NOBODY
+            if len(clients):
+                server.give(filling.buffer, clients, self.task_timeout)
+            arrived = server.arrivals()  # those that came while candidates were asked
+            if not arrived and server.now < step_at:
+                yield from server.wait(or_check_in=len(clients) < free, until=step_at)
+                arrived = server.arrivals()
+            for report in takewhile(lambda _: not server.finished, arrived):
+                self._take_in(filling, report)
+            if server.now >= step_at and not server.finished:
                 step_at = self._next_step(server.now)
-                if held:
-                    server.apply(buffer, np.array(held), "period")
-                    buffer, held = server.open_buffer(), []
+                filling.step("period", self.buffer_size)
+
+    def _take_in(self, filling: _Filling, report: int) -> None:
+        server = filling.server
+        if self.max_staleness is not None and server.staleness(report) > self.max_staleness:
+            server.reject(filling.buffer, report)
+            return
+        server.accept(filling.buffer, report)
+        filling.held.append(report)
+        if len(filling.held) == self.buffer_size:
+            filling.step("buffer", self.buffer_size)
 
     def _next_step(self, now: int) -> int:
         return FOREVER if self.period is None else now + self.period
+
+
+@final
+@dataclass
+class _Filling:
+    """The buffer that is being filled, and the reports it holds."""
+
+    server: Server
+    buffer: Cohort
+    held: list[int] = field(default_factory=list)
+
+    def step(self, reason: str, size: int) -> None:
+        """Step with what the buffer holds, if it holds anything, and open the next one."""
+        if self.held:
+            self.server.apply(self.buffer, np.array(self.held), reason)
+            self.buffer, self.held = self.server.open_buffer(size), []
+
+
+_NOBODY = np.empty(0, np.int64)

@@ -90,10 +90,13 @@ class Synchronous(Aggregator):
             clients = yield from server.select_clients(self.invited, minimum=self.minimum_clients)
             if len(clients) == 0:  # everybody left while candidates were queried
                 continue
-            cohort = server.dispatch(clients, FOREVER if deadline is None else server.now + deadline)
             goal = min(self.cohort_goal, len(clients))
-            reason = yield from server.collect(cohort, goal)
-            server.close(cohort, reason, abort=self.on_close == "abort", keep_late=self.late_reports == "keep")
+            cohort = server.open_round(goal, FOREVER if deadline is None else server.now + deadline)
+            server.give(cohort, clients)
+            reason = yield from server.collect(cohort)
+            server.close(cohort, reason, keep_late=self.late_reports == "keep")
+            if self.on_close == "abort":
+                server.stop(server.stragglers(cohort))
             if self.pacing is not None and deadline is not None:
                 deadline = self.pacing.next(deadline, server.durations(cohort.reports), len(clients))
             reports = cohort.reports[:goal]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
+from typing_extensions import override
+
 
 @final
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Caveat:
     measure: str = ""
     remedy: str = ""
 
+    @override
     def __str__(self) -> str:
         measured = f" ({self.measure})" if self.measure else ""
         return f"{self.text}{measured}{'; ' if self.remedy else ''}{self.remedy}"

@@ -48,6 +48,10 @@ class TrainingError(EvsimError):
     """Training or merging that cannot go on."""
 
 
+class ListenerError(EvsimError):
+    """A listener that raised: which one, at which fact and instant."""
+
+
 class MissingExtraError(EvsimError):
     """An optional package that is not installed; the message holds the install line."""
 

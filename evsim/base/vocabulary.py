@@ -62,3 +62,4 @@ class Feedback:
     tasks: IntArray
     utility: FloatArray  # root of the mean squared per-sample training loss; NaN where unknown
     valid: BoolArray  # False: the update was not finite
+    weight: FloatArray | None = None  # how much each update counted in the merge; None: nothing was merged

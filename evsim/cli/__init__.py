@@ -8,6 +8,7 @@ from evsim.cli.look_commands import check, describe, list_kinds
 from evsim.cli.run_command import run
 from evsim.cli.study_commands import compare, report, sweep
 from evsim.cli.trace_commands import traces
+from evsim.cli.verify_command import verify
 
 __all__ = ["app"]
 
@@ -16,6 +17,7 @@ app.command()(sweep)
 app.command()(compare)
 app.command()(report)
 app.command()(check)
+app.command()(verify)
 app.command(name="list")(list_kinds)
 app.command()(describe)
 app.add_typer(traces, name="traces")

@@ -135,6 +135,10 @@ class Pricing:
         upload = self.network.transfer_ms(up, speed.upload_kbps, begin)
         return download, speed.compute_ms_per_sample * passes, upload
 
+    def factors(self, clients: IntArray, tasks: IntArray) -> tuple[FloatArray, FloatArray]:
+        """What jitter multiplies the computation and the transfers of each task by: a client's so-many-eth, from 0."""
+        return self._jitter("compute", clients, tasks), self._jitter("network", clients, tasks)
+
     def jitter_key(self, name: str) -> int:
         """Names the draws of jitter of "compute" or of "network"."""
         return rng.key(self.seed, "jitter", name)

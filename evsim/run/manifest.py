@@ -13,17 +13,23 @@ import numpy as np
 
 from evsim.base.errors import MissingExtraError
 from evsim.scenario.caveats import caveats, sampling
+from evsim.timeline.world import ANSWER_BYTES
 
 if TYPE_CHECKING:
+    from evsim.base.vocabulary import IntArray
     from evsim.run.assembly import Parts
     from evsim.scenario import Scenario
     from evsim.timeline.server import LiveServer
     from evsim.traces.population import Population
 
+#: Of run folders; raised whenever a column or a file changes its meaning. 2: everything `evsim verify` needs.
+FORMAT = 2
+
 
 def manifest(scenario: Scenario, parts: Parts, server: LiveServer, reason: str, wall_s: float) -> dict[str, Any]:
     """Everything about a run that is not a row of a table; times in ms, sizes in bytes."""
     return {
+        "format": FORMAT,
         "evsim": installed_version("evsim"),
         "versions": _versions(),
         "name": scenario.name,
@@ -55,8 +61,13 @@ def _population(parts: Parts) -> dict[str, Any]:
         "clients_with_data": int((parts.samples > 0).sum()),
         "distinct_devices": len(np.unique(population.device)),
         "clones": int((population.clone > 0).sum()),
+        "period_ms": _one_for_all(population.availability.period),
         "notes": list(population.notes),
     }
+
+
+def _one_for_all(values: IntArray) -> int | None:
+    return int(values[0]) if len(values) and bool((values == values[0]).all()) else None
 
 
 def _cost(scenario: Scenario, parts: Parts) -> dict[str, Any]:
@@ -70,6 +81,9 @@ def _cost(scenario: Scenario, parts: Parts) -> dict[str, Any]:
         "sample_scale": cost.sample_scale,
         "training_factor": cost.training_factor,
         "availability_check": cost.availability_check,
+        "answer_bytes": ANSWER_BYTES,
+        "compute_jitter": parts.population.speed.compute_jitter,
+        "network_jitter": parts.population.speed.network_jitter,
     }
 
 

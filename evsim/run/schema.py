@@ -15,21 +15,33 @@ class Task:
     task: int
     kind: str
     client: int
+    nth: int
     round: int
     version: int
     dispatched_at: int
     ended_at: int | None
     known_at: int | None
+    order: int
     outcome: str
     staleness: int | None
     server_step: int | None
+    used_at: int | None
+    weight: float
     samples: int
+    steps: int
+    max_steps: int | None
     charged_samples: int
     bytes_down: int
     bytes_up: int
     download_ms: int
     compute_ms: int
     upload_ms: int
+    planned_samples: int
+    planned_download_ms: int
+    planned_compute_ms: int
+    planned_upload_ms: int
+    compute_factor: float
+    link_factor: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +49,16 @@ class ServerStep:
     """One attempt of the server to improve the model, failed ones included: a row of ``server_steps.parquet``."""
 
     round: int
+    by: str
     version: int
     started_at: int
+    deadline_at: int | None
     closed_at: int
     reason: str
     applied: bool
+    idle: int | None
     invited: int
+    goal: int | None
     reports: int
     dropped: int
     late: int
@@ -68,6 +84,7 @@ class Client:
     client: int
     device: int
     clone: int
+    speed_device: int
     samples: int
     compute_ms_per_sample: float
     download_kbps: float
@@ -85,7 +102,7 @@ class Availability:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A client was reachable, whoever asked: a row of ``sessions.parquet``, empty unless ``record.sessions`` is set."""
+    """A client was reachable, whoever asked: a row of ``sessions.parquet``."""
 
     client: int
     check_in_at: int

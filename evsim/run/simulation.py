@@ -22,7 +22,9 @@ from evsim.cost.pricing import Pricing
 from evsim.run.assembly import Parts, assemble
 from evsim.run.evaluations import Evaluations
 from evsim.run.manifest import manifest
+from evsim.run.named import Named
 from evsim.run.online import OnlineCounts
+from evsim.run.reachable import sessions_of
 from evsim.run.recorder import Recorder
 from evsim.scenario import Scenario
 from evsim.timeline.clock import Clock
@@ -30,7 +32,7 @@ from evsim.timeline.manager import ClientManager
 from evsim.timeline.server import LiveServer
 from evsim.timeline.sessions import Sessions
 from evsim.timeline.world import NoLearning, World
-from evsim.traces.availability import AvailabilityTrace, Edges
+from evsim.traces.availability import Edges
 
 _PROGRESS_EVERY_S = 0.1
 
@@ -131,18 +133,19 @@ class _Live:
 
     def _world(self, replay: Sessions) -> World:
         scenario, parts = self._scenario, self._parts
+        pricing = Pricing(scenario.cost, parts.population.speed, scenario.seed)
         return World(
             clock=self._clock,
             availability=parts.population.availability,
             samples=parts.samples,
             manager=ClientManager(scenario.selection, len(parts.samples), scenario.seed),
-            replay=replay,
-            pricing=Pricing(scenario.cost, parts.population.speed, scenario.seed),
+            sessions=replay,
+            pricing=pricing,
             work=scenario.client_rule.work,
             partial=_partial(scenario.client_rule),
             wire_bytes=parts.wire_bytes,
             learning=NoLearning() if parts.learning is None else parts.learning,
-            rows=self._recorder,
+            rows=Named(self._recorder, pricing, scenario.client_rule.schedule),
             seed=scenario.seed,
             horizon=FOREVER if scenario.stop.virtual_time is None else scenario.stop.virtual_time,
         )
@@ -151,7 +154,7 @@ class _Live:
         horizon = self._scenario.stop.virtual_time
         if horizon is not None:
             self._clock.call(horizon, Rank.END, partial(self._server.end, "virtual_time"))
-        self._clock.process(self._scenario.aggregation.run(self._server))
+        self._server.start(self._scenario.aggregation)
         if self._evaluations is not None:
             self._clock.process(self._evaluations.run(self._clock))
 
@@ -207,8 +210,9 @@ class _Live:
         at, online = self._online.until(self._clock.now)
         self._recorder.append("availability", {"at": at, "online": online})
         self._recorder.append("clients", self._client_rows())
-        if self._scenario.record.sessions:
-            self._recorder.append("sessions", _sessions(parts.population.availability, self._clock.now))
+        wanted = np.arange(len(parts.samples)) if self._scenario.record.sessions else server.asked
+        for rows in sessions_of(parts.population.availability, wanted, self._clock.now):
+            self._recorder.append("sessions", rows)
         wall = time.perf_counter() - self._began
         self._recorder.finish(
             manifest=manifest(self._scenario, parts, server, error or server.end_reason, wall),
@@ -224,6 +228,7 @@ class _Live:
             "client": np.arange(len(samples)),
             "device": population.device,
             "clone": population.clone,
+            "speed_device": population.speed_device,
             "samples": samples,
             "compute_ms_per_sample": population.speed.compute_ms_per_sample,
             "download_kbps": population.speed.download_kbps,
@@ -234,16 +239,6 @@ class _Live:
 
 def _partial(rule: ClientRule) -> PartialWork | None:
     return rule if isinstance(rule, PartialWork) and rule.partial_work else None
-
-
-def _sessions(trace: AvailabilityTrace, end: int) -> dict[str, Any]:
-    """Every session up to the end of the run; those of time 0 begin there, those that outlast the run have no end."""
-    online = np.flatnonzero(trace.is_online(np.arange(trace.n_devices), 0))
-    edges = trace.edges(1, end + 1)
-    client = np.concatenate([online, edges.device[edges.check_in]])
-    begin = np.concatenate([np.zeros(len(online), np.int64), edges.at[edges.check_in]])
-    until = trace.online_until(client, begin)
-    return {"client": client, "check_in_at": begin, "check_out_at": np.where(until <= end, until, -1)}
 
 
 @contextmanager

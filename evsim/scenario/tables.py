@@ -126,7 +126,7 @@ class RecordTable:
 
     Attributes:
         availability_every: spacing of the samples of how many clients are online.
-        sessions: also every check-in and check-out.
+        sessions: the sessions of all clients, not only of those that got tasks.
     """
 
     availability_every: Duration = 5 * MS_PER_MINUTE

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from evsim.base.vocabulary import BoolArray, FloatArray, IntArray, Outcome
 
@@ -76,6 +77,10 @@ class ClientView(Protocol):
         """`is_idle` for one client, a hundred times cheaper than an array of one."""
 
     @property
+    def online_since(self) -> IntArray:
+        """Instant of each client's last check-in, ms; -1 before its first."""
+
+    @property
     def samples(self) -> IntArray:
         """Data size each client declared when it first checked in; -1 before that."""
 
@@ -120,7 +125,7 @@ class Outcomes:
         clients: client ids.
         at: instant at which it became known, ms.
         round: `ClientView.round` at the task's selection.
-        outcome: codes of `events.Outcome`; only AGGREGATED and ANSWERED (and kept late reports) are successes.
+        outcome: codes of `Outcome`; only AGGREGATED and ANSWERED (and kept late reports) are successes.
         duration_ms: from dispatch until it became known.
         samples: training samples of the task.
         utility: root of the mean squared per-sample training loss; NaN where the server does not know it.
@@ -172,13 +177,24 @@ class Selector(ABC, Generic[S]):
 
     #: Whether `feedback` must contain utilities; only then is training forced before a selection.
     needs_utility: ClassVar[bool] = False
+    #: Whether `feedback` is told of a report at the very instant at which it arrives, one call each, instead of just
+    #: before the next selection; each thing that happens is then an event of its own.
+    prompt: ClassVar[bool] = False
     #: Whether `select` ignores state and history: feedback may then reach the selector later than the next selection.
     memoryless: ClassVar[bool] = False
+
+    #: Whether `candidates` may name somebody; true of every class that defines it.
+    asks: ClassVar[bool] = False
+
+    @override
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.asks = cls.asks or "candidates" in vars(cls)
 
     @property
     def needs_training(self) -> bool:
         """Whether it learns from losses, of reports or of a query: then a run without training makes no sense."""
-        return self.needs_utility or type(self).candidates is not Selector.candidates
+        return self.needs_utility or self.asks
 
     @abstractmethod
     def init(self, n_clients: int) -> S:

@@ -19,6 +19,7 @@ from evsim.cost.work import Work
 from evsim.run.schema import columns
 from evsim.selection.base import Selector
 from evsim.selection.uniform import Uniform
+from evsim.timeline.audience import Audience
 from evsim.timeline.clock import Clock
 from evsim.timeline.manager import ClientManager
 from evsim.timeline.server import LiveServer
@@ -72,6 +73,8 @@ class TinyWorld:
         samples: data sizes; default 10 each.
         selector: default uniform.
         every_instant: settle at every single edge and ending instead of in bulk; the log must be the same.
+        by_events: each thing that happens by itself is an event of its own; the log must be the same.
+        listeners: who is told what happens.
     """
 
     trace: AvailabilityTrace
@@ -83,6 +86,8 @@ class TinyWorld:
     seed: int = 0
     learning: LearningPort = field(default_factory=NoLearning)
     every_instant: bool = False
+    by_events: bool = False
+    listeners: Sequence[object] = ()
 
     def run(self, aggregator: Aggregator, *, until: int = FOREVER, server_steps: int | None = None) -> Log:
         """Run to the horizon `until` (ms) or for so many server steps."""
@@ -97,13 +102,13 @@ class TinyWorld:
             clock.call(until, Rank.END, partial(server.end, "virtual_time"))
         if self.every_instant:
             clock.process(_settle_always(server, clock, self.trace, until))
-        clock.process(aggregator.run(server))
+        server.start(aggregator)
         clock.run()
         server.finish()
         return Log(rows.table("tasks"), rows.table("server_steps"), clock.now, server.end_reason, server.timeline_hash)
 
     def _world(self, clock: Clock, rows: MemoryRows, until: int) -> World:
-        n = self.trace.n_devices
+        n, audience = self.trace.n_devices, Audience(self.listeners)
         samples = np.full(n, 10, np.int64) if self.samples is None else np.asarray(self.samples, np.int64)
         speed = self.speed
         if speed is None:
@@ -114,7 +119,7 @@ class TinyWorld:
             availability=self.trace,
             samples=samples,
             manager=ClientManager(self.selector, n, self.seed),
-            replay=Sessions(self.trace),
+            sessions=Sessions(self.trace),
             pricing=Pricing(self.cost, speed, self.seed),
             work=lambda sizes: Work(schedule.n_processed(sizes), np.zeros_like(sizes)),
             wire_bytes=self.wire_bytes,
@@ -122,6 +127,8 @@ class TinyWorld:
             rows=rows,
             seed=self.seed,
             horizon=until,
+            audience=audience,
+            by_events=self.by_events or audience.wants_every or self.selector.prompt,
         )
 
 
@@ -130,10 +137,10 @@ def _settle_always(server: LiveServer, clock: Clock, trace: AvailabilityTrace, u
     edges = np.unique(trace.edges(1, until + 1).at).tolist()
     while not server.finished:
         later = [at for at in edges if at > clock.now]
-        instant = min([server.book.next_instant(), *later[:1]])
+        instant = min([server.endings.next(), *later[:1]])
         if instant > until:
             return
         yield clock.at(max(instant, clock.now), Rank.CHECK_IN)
         server.settle()
-        if not later and server.book.next_instant() <= clock.now:
+        if not later and server.endings.next() <= clock.now:
             return

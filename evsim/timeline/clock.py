@@ -1,7 +1,8 @@
 """The virtual clock: integer milliseconds on a SimPy environment, and the only place that schedules at a rank.
 
 SimPy runs events of one instant by priority and then in the order they were scheduled. `Clock.at` uses `Rank` as the
-priority, so that simultaneous events have the one order written in `events.py`, however early each was scheduled.
+priority, so that simultaneous events have the one order written in `base/vocabulary.py`, however early each was
+scheduled.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any, final
 
 import simpy
 import simpy.core
+
+from evsim.base.errors import PolicyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -32,6 +35,9 @@ class Clock:
     >>> clock.run()
     >>> log, clock.now
     (['report', 'server'], 20)
+    >>> clock.at(5, Rank.SERVER)
+    Traceback (most recent call last):
+    evsim.base.errors.PolicyError: asked for instant 5 ms, but the clock stands at 20 ms: nothing happens in the past
     """
 
     def __init__(self) -> None:
@@ -44,11 +50,15 @@ class Clock:
         return self._env._now  # type: ignore[return-value]  # noqa: SLF001  asked ten times per event; only ints are added
 
     def at(self, instant: int, rank: Rank) -> simpy.Event:
-        """An event to wait for; it happens at the instant, in the order of its rank."""
+        """An event to wait for; it happens at the instant, in the order of its rank.
+
+        Raises:
+            PolicyError: if the instant is in the past.
+        """
         event = simpy.Event(self._env)
         event._ok = True  # noqa: SLF001  as SimPy's own Timeout does: succeeded before it is scheduled
         event._value = None  # noqa: SLF001
-        self._env.schedule(event, priority=rank, delay=int(instant) - self.now)  # type: ignore[arg-type]  # a rank
+        self._schedule(event, instant, rank)
         return event
 
     def call(self, instant: int, rank: Rank, action: Callable[[], None]) -> None:
@@ -56,13 +66,36 @@ class Clock:
         callbacks = self.at(instant, rank).callbacks
         callbacks.append(lambda _: action())
 
+    def move(self, event: simpy.Event, instant: int | None, rank: Rank) -> simpy.Event:
+        """Another event in place of one from `at`: who waits for it waits for the new one; None: never."""
+        moved = self.forever() if instant is None else self.at(instant, rank)
+        moved.callbacks, event.callbacks = event.callbacks, []
+        return moved
+
+    def tick(self, action: Callable[[], None]) -> Tick:
+        """An event that happens whenever it is armed."""
+        return Tick(self._env, action)
+
+    def arm(self, tick: Tick, instant: int, rank: int) -> None:
+        """Let a tick that is not armed happen at the instant."""
+        tick.callbacks = tick.actions
+        self._schedule(tick, instant, rank)
+
     def process(self, generator: Generator[simpy.Event, Any, Any]) -> simpy.Process:
         """Start a SimPy process."""
         return self._env.process(generator)
 
     def forever(self) -> simpy.Event:
         """An event that never happens."""
-        return simpy.Event(self._env)
+        event = simpy.Event(self._env)
+        event._ok = True  # noqa: SLF001
+        event._value = None  # noqa: SLF001
+        return event
+
+    @property
+    def n_scheduled(self) -> int:
+        """Events that are going to happen."""
+        return len(self._env._queue)  # noqa: SLF001  SimPy does not tell how many
 
     def stop(self) -> None:
         """End `run` after the current event."""
@@ -79,3 +112,25 @@ class Clock:
     def stopped(self) -> bool:
         """Whether `stop` was called."""
         return self._stopped
+
+    def _schedule(self, event: simpy.Event, instant: int, rank: int) -> None:
+        delay = int(instant) - self.now
+        if delay < 0:
+            raise PolicyError(
+                f"asked for instant {instant} ms, but the clock stands at {self.now} ms: nothing happens in the past"
+            )
+        self._env.schedule(event, rank, delay)  # type: ignore[arg-type]  # a rank is a priority
+
+
+@final
+class Tick(simpy.Event):
+    """An event that is used again and again: one per thing that happens would cost more than what happens."""
+
+    def __init__(self, env: simpy.Environment, action: Callable[[], None]) -> None:
+        super().__init__(env)
+        self._ok, self._value = True, None
+        self.actions: list[Any] = [lambda _: action()]
+
+    def abandon(self, instead: Callable[[], None]) -> None:
+        """It is armed, and shall do something else."""
+        self.callbacks = [lambda _: instead()]

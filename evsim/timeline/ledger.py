@@ -1,14 +1,12 @@
-"""Every task of a run, as columns: what was dispatched, how it ends, when the server knows.
+"""Every task of a run, as columns: what was dispatched, what it would be, how it ends, when the server knows.
 
-A task's fate is determined by the traces at dispatch, so its ending is data, not a process. The book hands out endings
-in the order in which they become known and releases finished rows, oldest first, to be written.
+Finished rows are released, oldest first, to be written.
 """
 
 from __future__ import annotations
 
-import heapq
 import struct
-from enum import IntEnum
+from contextlib import contextmanager
 from operator import itemgetter
 from typing import TYPE_CHECKING, final
 
@@ -16,14 +14,15 @@ import numpy as np
 
 from evsim.base import rng
 from evsim.base.units import FOREVER
-from evsim.base.vocabulary import Outcome
+from evsim.base.vocabulary import Outcome, Rank
+from evsim.timeline.fates import ARRIVES, LOST, STOPPED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
-    from evsim.base.vocabulary import IntArray
+    from evsim.base.vocabulary import BoolArray, IntArray
 
 _COLUMNS = (
     "client",
@@ -33,12 +32,17 @@ _COLUMNS = (
     "nth",  # how many tasks the client had before
     "max_steps",  # partial work: steps that fit before the deadline; 0 for no limit
     "dispatched_at",
+    "leaves_at",  # when its device leaves, working or not
+    "loss_by",  # a loss is known by then at the latest
+    "stop_at",  # the server stops what lasts longer
     "ended_at",
     "known_at",
     "fate",
     "outcome",
     "staleness",
     "server_step",
+    "used_at",  # instant of the server step that it was put into; -1: of none
+    "weight",  # bits of the float64 that it counted in the merge; NaN: not merged, or not known
     "samples",
     "charged_samples",
     "bytes_down",
@@ -48,35 +52,27 @@ _COLUMNS = (
     "upload_ms",
 )
 KINDS = ("train", "query")
-_NOBODY = np.empty(0, np.int64)
+#: Of the float64 NaN, as the column `weight` wants it.
+NO_WEIGHT = int(np.array(np.nan).view(np.int64))
+_PHASES = (("download_ms", "bytes_down"), ("compute_ms", "charged_samples"), ("upload_ms", "bytes_up"))
 _ROW = struct.Struct(f"={len(_COLUMNS)}q")
 _in_order = itemgetter(*_COLUMNS)
-
-
-class Fate(IntEnum):
-    """How a task ends, as the traces and the server's timeout have it."""
-
-    LOST = 0
-    ARRIVES = 1
-    STOPPED = 2
+_REPORT, _CHECK_IN, _DEADLINE = int(Rank.REPORT), int(Rank.CHECK_IN), int(Rank.DEADLINE)
 
 
 @final
-class TaskBook:
+class Ledger:
     """Tasks by id, ids in order of dispatch; only rows not yet written are kept in memory."""
 
     def __init__(self, seed: int) -> None:
         self._tie = rng.key(seed, "tie")
-        self._first = 0  # id of row 0
+        self.first = 0  # id of row 0
         self._size = 0
         self._hold(np.empty((1024, len(_COLUMNS)), np.int64))
-        self._runs: dict[int, tuple[IntArray, IntArray]] = {}  # dispatch -> what is left of (known_at, ids), sorted
-        self._heads: list[tuple[int, int]] = []  # heap of (earliest known_at, dispatch, or ~task of a single one)
-        self._n_runs = 0
-        self.in_flight = 0
+        self._held: dict[int, int] = {}  # rows from this task on stay in memory, and how often that is wanted
 
     def __len__(self) -> int:
-        return self._first + self._size
+        return self.first + self._size
 
     def add(self, values: Mapping[str, ArrayLike]) -> IntArray:
         """Enter the tasks of one dispatch; columns not given are 0. Returns their ids."""
@@ -87,19 +83,15 @@ class TaskBook:
         for name in _COLUMNS:
             self._rows[name][new] = values.get(name, 0)
         self._size += len(clients)
-        self.in_flight += len(clients)
-        self._schedule(ids)
         return ids
 
     def add_one(self, values: Mapping[str, int]) -> int:
         """Enter one task with a value for every column; a fiftieth of the cost of `add`. Returns its id."""
         self._reserve(1)
         row = self._size
-        task = self._first + row
+        task = self.first + row
         _ROW.pack_into(self._bytes, row * _ROW.size, *_in_order(values))
         self._size += 1
-        self.in_flight += 1
-        heapq.heappush(self._heads, (values["known_at"], ~task))
         return task
 
     @property
@@ -113,91 +105,73 @@ class TaskBook:
         table: dict[str, object] = dict(rows)
         table["outcome"] = rows["outcome"].astype(np.int8)
         table["kind"] = np.array(KINDS, dtype=object)[rows["kind"]]
+        table["weight"] = rows["weight"].view(np.float64)
         return table
 
     def column(self, name: str, ids: IntArray) -> IntArray:
         """A column at some tasks."""
-        return self._rows[name][ids - self._first]
+        return self._rows[name][ids - self.first]
 
     def cell(self, name: str, task: int) -> int:
         """A column at one task."""
-        return self._one[name][task - self._first]
+        return self._one[name][task - self.first]
 
     def set(self, name: str, ids: IntArray, values: ArrayLike) -> None:
         """Set a column at some tasks."""
-        self._rows[name][ids - self._first] = values
+        self._rows[name][ids - self.first] = values
 
-    def in_order(self, ids: IntArray) -> IntArray:
-        """The ids by the instant they become known; those of one instant in random order, the same every time."""
-        return ids[np.lexsort((rng.hash64(self._tie, ids), self.column("known_at", ids)))]
+    def in_order(self, tasks: IntArray) -> IntArray:
+        """Tasks by the instant their end becomes known; those of one instant in random order, the same every time."""
+        return tasks[np.lexsort((rng.hash64(self._tie, tasks), self.column("known_at", tasks)))]
 
-    def pop_known(self, now: int) -> IntArray:
-        """Ids of the tasks whose end became known up to now and were not handed out before, in order."""
-        parts: list[IntArray] = []
-        singles: list[int] = []
-        while self._heads and self._heads[0][0] <= now:
-            _, run = heapq.heappop(self._heads)
-            if run < 0:
-                singles.append(~run)
-                continue
-            known, ids = self._runs.pop(run)
-            cut = 1 if len(known) == 1 else int(np.searchsorted(known, now, side="right"))
-            parts.append(ids[:cut])
-            if cut < len(known):
-                self._keep_run(run, known[cut:], ids[cut:])
-        if singles:
-            parts.append(np.array(singles))
-        if not parts:
-            return _NOBODY
-        ids = parts[0] if len(parts) == 1 and len(singles) <= 1 else self.in_order(np.concatenate(parts))
-        self.in_flight -= len(ids)
-        return ids
+    def by_rank(self, tasks: IntArray) -> IntArray:
+        """Tasks that end at one instant by the rank of their end; those of one rank stay as they are."""
+        return tasks[np.argsort(self.ranks(tasks), kind="stable")]
 
-    def pop_one(self, now: int) -> int:
-        """The task of `pop_known` if it is exactly one, entered by `add_one`; otherwise -1, and nothing changes."""
-        heads = self._heads
-        if not heads or heads[0][0] > now or heads[0][1] >= 0:
-            return -1
-        known, head = heapq.heappop(heads)
-        if heads and heads[0][0] <= now:
-            heapq.heappush(heads, (known, head))
-            return -1
-        self.in_flight -= 1
-        return ~head
+    def ranks(self, tasks: IntArray) -> IntArray:
+        """The rank at which each task's end becomes known: as a report, at a check-in, or by the server's patience."""
+        fate, known, patience = (self.column(name, tasks) for name in ("fate", "known_at", "loss_by"))
+        at_check_in = (fate == LOST) & (known < patience)
+        return np.where(fate == ARRIVES, _REPORT, np.where(at_check_in, _CHECK_IN, _DEADLINE))
 
-    def next_instant(self) -> int:
-        """The instant at which the next ending becomes known; FOREVER if none will."""
-        return self._heads[0][0] if self._heads else FOREVER
+    def rank_of(self, task: int) -> int:
+        """`ranks` of one task."""
+        fate = self.cell("fate", task)
+        if fate == ARRIVES:
+            return _REPORT
+        return _CHECK_IN if fate == LOST and self.cell("known_at", task) < self.cell("loss_by", task) else _DEADLINE
 
-    def next_known(self, count: int) -> list[int]:
-        """The instants at which the next endings become known, ascending, at most `count`."""
-        instants = [int(known[i]) for known, _ in self._runs.values() for i in range(min(count, len(known)))]
-        return heapq.nsmallest(count, instants + [known for known, run in self._heads if run < 0])
+    def ties(self, tasks: IntArray) -> NDArray[np.uint64]:
+        """What orders tasks of one instant and rank."""
+        return rng.hash64(self._tie, tasks)
 
-    def abort(self, ids: IntArray, now: int) -> IntArray:
-        """Stop tasks now; returns those that were still running (the others had been lost before)."""
-        running = ids[self.column("ended_at", ids) > now]
-        self.set("ended_at", running, now)
-        self.set("known_at", ids, now)
-        self.set("fate", running, Fate.STOPPED)
-        self.set("outcome", running, Outcome.ABORTED)
-        wanted = set(np.unique(self.column("round", ids)).tolist())
-        gone = {~task for task in ids.tolist()}
-        self._heads = [head for head in self._heads if head[1] not in gone]
-        heapq.heapify(self._heads)
-        for run, (known, tasks) in list(self._runs.items()):  # few runs: one per dispatch with unfinished tasks
-            if int(self.column("round", tasks[:1])[0]) in wanted:
-                keep = ~np.isin(tasks, ids)
-                self._heads = [head for head in self._heads if head[1] != run]
-                heapq.heapify(self._heads)
-                del self._runs[run]
-                self._keep_run(run, known[keep], tasks[keep])
-        self.in_flight -= len(ids)
+    def is_lost_at(self, task: int, at: int) -> bool:
+        """Whether a task in memory is lost at this instant, as things stand."""
+        return task >= self.first and self.cell("fate", task) == LOST and self.cell("ended_at", task) == at
+
+    def stop(self, tasks: IntArray, now: int) -> BoolArray:
+        """Stop tasks now; which of them were still running (the others had been lost before)."""
+        running = self.column("ended_at", tasks) > now
+        self.set("ended_at", tasks[running], now)
+        self.set("known_at", tasks, now)
+        self.set("fate", tasks[running], STOPPED)
         return running
+
+    @contextmanager
+    def holding(self, tasks: IntArray) -> Iterator[None]:
+        """Keep the rows of tasks, and of all after them, in memory for a while."""
+        first = int(tasks[0])
+        self._held[first] = self._held.get(first, 0) + 1
+        try:
+            yield
+        finally:
+            self._held[first] -= 1
+            if not self._held[first]:
+                del self._held[first]
 
     def unresolved(self) -> IntArray:
         """Ids of the tasks in memory whose outcome is not decided."""
-        return self._first + np.flatnonzero(self._rows["outcome"][: self._size] == Outcome.IN_FLIGHT)
+        return self.first + np.flatnonzero(self._rows["outcome"][: self._size] == Outcome.IN_FLIGHT)
 
     def release(self, now: int, *, everything: bool = False) -> dict[str, NDArray[np.int64]] | None:
         """Take the finished rows at the front out of memory, as columns of the table `tasks` (nulls are -1).
@@ -207,24 +181,18 @@ class TaskBook:
         used = slice(0, self._size)
         unfinished = np.flatnonzero(self._rows["outcome"][used] == Outcome.IN_FLIGHT)
         count = self._size if everything or len(unfinished) == 0 else int(unfinished[0])
+        if self._held and not everything:
+            count = min(count, min(self._held) - self.first)
         if count == 0:
             return None
         rows = {name: self._rows[name][:count].copy() for name in _COLUMNS}
-        rows["task"] = np.arange(self._first, self._first + count)
+        rows["task"] = np.arange(self.first, self.first + count)
+        rows["order"] = (rng.hash64(self._tie, rows["task"]) >> np.uint64(1)).astype(np.int64)
+        rows["max_steps"] = np.where(rows["max_steps"] > 0, rows["max_steps"], -1)
         rest = self._size - count
         self._table[:rest] = self._table[count : self._size]
-        self._first, self._size = self._first + count, rest
+        self.first, self._size = self.first + count, rest
         return _as_spent(rows, now)
-
-    def _schedule(self, ids: IntArray) -> None:
-        ordered = self.in_order(ids) if len(ids) > 1 else ids
-        self._keep_run(self._n_runs, self.column("known_at", ordered), ordered)
-        self._n_runs += 1
-
-    def _keep_run(self, run: int, known: IntArray, ids: IntArray) -> None:
-        if len(ids):
-            self._runs[run] = (known, ids)
-            heapq.heappush(self._heads, (int(known[0]), run))
 
     def _reserve(self, count: int) -> None:
         if self._size + count > len(self._table):
@@ -241,16 +209,19 @@ class TaskBook:
 
 
 def _as_spent(rows: dict[str, IntArray], now: int) -> dict[str, IntArray]:
-    """Cut each phase at the task's end: a device that left has computed and sent only what it had time for."""
+    """Cut each phase at the task's end: a device that left has computed and sent only what it had time for.
+
+    What a phase would have been stays, as `planned_*`. A phase is whole once a later one began, however short it is.
+    """
     running = (rows["outcome"] == Outcome.IN_FLIGHT) & (rows["ended_at"] > now)
-    end = np.minimum(rows["ended_at"], now)
-    left = end - rows["dispatched_at"]
-    whole = (rows["fate"] == Fate.ARRIVES) & (rows["ended_at"] <= now)
-    for phase, size in (("download_ms", "bytes_down"), ("compute_ms", "charged_samples"), ("upload_ms", "bytes_up")):
-        spent = np.minimum(rows[phase], left)
-        part = rows[size] * spent // np.maximum(rows[phase], 1)
-        rows[size] = np.where(whole, rows[size], part)
-        rows[phase] = spent
+    left = np.minimum(rows["ended_at"], now) - rows["dispatched_at"]
+    done = left >= sum(rows[phase] for phase, _ in _PHASES)
+    rows["planned_samples"] = rows["charged_samples"]
+    for phase, size in _PHASES:
+        planned, spent = rows[phase], np.minimum(rows[phase], left)
+        whole = done | (left > planned)
+        rows[size] = np.where(whole, rows[size], rows[size] * spent // np.maximum(planned, 1))
+        rows[phase], rows[f"planned_{phase}"] = spent, planned
         left = left - spent
     rows["ended_at"] = np.where(running, -1, rows["ended_at"])
     rows["known_at"] = np.where(running | (rows["known_at"] >= FOREVER), -1, rows["known_at"])

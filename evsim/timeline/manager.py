@@ -45,13 +45,13 @@ class ClientManager:
         require(n_clients >= 0, "n_clients must be >= 0", n_clients=n_clients)
         self.selector = selector
         self.predictor = predictor
-        self._select_key, self._candidates_key = (rng.numbered(seed, name) for name in ("select", "candidates"))
-        #: Whether `candidates` can ever name anybody.
-        self.asks = type(selector).candidates is not Selector.candidates
+        self._seed = seed
+        self._draws: dict[str, _Draws] = {}  # by the name of who selects
         self._state = selector.init(n_clients)
         self._online = np.zeros(n_clients, np.bool_)
         self._busy = np.zeros(n_clients, np.bool_)
         self._idle = np.zeros(n_clients, np.bool_)
+        self._online_since = np.full(n_clients, -1, np.int64)
         self._samples = np.full(n_clients, -1, np.int64)
         self._declared_ms = np.full(n_clients, np.nan)
         self._selected = np.zeros(n_clients, np.int64)
@@ -63,62 +63,61 @@ class ClientManager:
         # The same storage again: an entry of a memoryview is a Python number, several times faster than NumPy's.
         self._one_online, self._one_busy = self._online.data, self._busy.data
         self._one_idle, self._one_selected = self._idle.data, self._selected.data
+        self._among: BoolArray | None = None  # during a selection among some clients only
         self.answers: Answers | None = None
         self.now = 0
         self.round = 0
-        self._n_selections = 0
 
     # -- what the timeline tells ------------------------------------------------------------------------------------
 
     def register_client(
-        self, clients: IntArray, now: int, samples: IntArray | None = None, declared_ms: FloatArray | None = None
+        self,
+        clients: IntArray,
+        now: int | IntArray,
+        samples: IntArray | None = None,
+        declared_ms: FloatArray | None = None,
     ) -> None:
-        """Devices check in, and may declare their data size and the task duration of their device class."""
+        """Devices check in, each at its instant; they may declare their data size and their class's task duration."""
         self._check_ids("register_client", clients)
-        self.now = now
         if samples is not None:
             self._samples[clients] = samples
         if declared_ms is not None:
             self._declared_ms[clients] = declared_ms
+        self._online_since[clients] = now
         self._set_online(clients, np.True_)
 
-    def deregister_client(self, clients: IntArray, now: int) -> None:
+    def deregister_client(self, clients: IntArray, now: int | IntArray) -> None:
         """Devices check out; unseen for those with a task, until its end or loss becomes known."""
         self._check_ids("deregister_client", clients)
-        self.now = now
         self._set_online(clients, np.False_)
 
-    def observe(self, clients: IntArray, check_in: BoolArray, now: int) -> None:
-        """Check-ins and check-outs of a window, in order: the last of a client counts."""
-        self.now = now
+    def observe(self, clients: IntArray, check_in: BoolArray, at: int | IntArray) -> None:
+        """Check-ins and check-outs of a window, in order, each at its instant: the last of a client counts."""
+        instants = np.broadcast_to(np.asarray(at, np.int64), clients.shape)
+        self._online_since[clients[check_in]] = instants[check_in]
         self._set_online(clients, check_in)
 
-    def assign(self, clients: IntArray) -> None:
-        """Clients were given a task."""
+    def assign(self, clients: IntArray, *, counted: bool = True) -> None:
+        """Clients were given a task; a query is not counted as being selected."""
+        if len(clients) <= _FEW:
+            for client in clients.tolist():
+                self._one_busy[client] = True
+                self._one_selected[client] += counted
+                self._refresh_one(client)
+            return
         self._busy[clients] = True
-        self._selected[clients] += 1
-        self._refresh(clients)
-
-    def assign_one(self, client: int) -> None:
-        """`assign` for one client."""
-        self._one_busy[client] = True
-        self._one_selected[client] += 1
-        self._refresh_one(client)
-
-    def assign_query(self, clients: IntArray) -> None:
-        """Clients were given a query: busy, but not counted as selected."""
-        self._busy[clients] = True
+        self._selected[clients] += counted
         self._refresh(clients)
 
     def release(self, clients: IntArray) -> None:
         """The end or the loss of these clients' tasks became known."""
+        if len(clients) <= _FEW:
+            for client in clients.tolist():
+                self._one_busy[client] = False
+                self._refresh_one(client)
+            return
         self._busy[clients] = False
         self._refresh(clients)
-
-    def release_one(self, client: int) -> None:
-        """`release` for one client."""
-        self._one_busy[client] = False
-        self._refresh_one(client)
 
     def register_feedback(self, reports: Outcomes) -> None:
         """What became known of tasks: reports, late reports, losses."""
@@ -128,15 +127,17 @@ class ClientManager:
 
     # -- selection --------------------------------------------------------------------------------------------------
 
-    def candidates(self, n: int, now: int, number: int | None = None) -> Query | None:
+    def candidates(
+        self, n: int, now: int, number: int | None = None, *, who: str = "", among: BoolArray | None = None
+    ) -> Query | None:
         """Whom the selector wants to query before it can choose n clients; None: nobody, select at once."""
-        self.now = now
-        self.round = self.round if number is None else number
+        self._look(now, number, among)
         self.answers = None
-        query = self.selector.candidates(self._state, self, n, self._candidates_key(self._n_selections))
+        query = self.selector.candidates(self._state, self, n, self._draws_of(who).candidates_key)
         if query is not None:
             self._check_choice("candidates", query.clients, len(query.clients))
             self.answers = NO_ANSWERS  # asked, and nothing heard yet
+        self._among = None
         return query
 
     def register_answers(self, answers: Answers) -> None:
@@ -144,7 +145,9 @@ class ClientManager:
         self._check_ids("register_answers", answers.clients)
         self.answers = answers
 
-    def select_clients(self, n: int, now: int, number: int | None = None) -> IntArray:
+    def select_clients(
+        self, n: int, now: int, number: int | None = None, *, who: str = "", among: BoolArray | None = None
+    ) -> IntArray:
         """Min(n, idle) distinct idle clients, chosen by the selector.
 
         Args:
@@ -152,21 +155,36 @@ class ClientManager:
             now: the instant, ms.
             number: of the server's round that they are for; several selections may be for one. None: each selection
                 is a round of its own.
+            who: the aggregator that selects; each has draws of its own.
+            among: a flag per client: who may be chosen; None: everybody.
 
         Raises:
             PolicyError: if the selector breaks its contract.
         """
-        self.now = now
-        self.round = self.round if number is None else number
-        key = self._select_key(self._n_selections)
-        clients, self._state = self.selector.select(self._state, self, n, key)
-        self._check_choice("select", clients, min(n, self._n_idle))
-        self.answers = None
-        self._n_selections += 1
+        self._look(now, number, among)
+        draws = self._draws_of(who)
+        clients, self._state = self.selector.select(self._state, self, n, draws.select_key)
+        self._check_choice("select", clients, min(n, self.n_idle))
+        self._among, self.answers = None, None
+        draws.next()
         self.round += number is None
         return clients
 
+    def n_idle_among(self, among: BoolArray | None) -> int:
+        """How many of some clients are idle; None: of all."""
+        return self._n_idle if among is None else int(np.count_nonzero(self._idle & among))
+
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _look(self, now: int, number: int | None, among: BoolArray | None) -> None:
+        """What the view shows during a selection."""
+        self.now, self._among = now, among
+        self.round = self.round if number is None else number
+
+    def _draws_of(self, who: str) -> _Draws:
+        if who not in self._draws:
+            self._draws[who] = _Draws(self._seed, who)
+        return self._draws[who]
 
     def _set_online(self, clients: IntArray, online: BoolArray | np.bool_) -> None:
         self._online[clients] = online  # NumPy assigns in order, so the last edge of a client wins
@@ -201,6 +219,8 @@ class ClientManager:
         self._last_utility[clients[told]] = reports.utility[told]
 
     def _check_ids(self, where: str, clients: IntArray) -> None:
+        if len(clients) == 1 and 0 <= clients[0] < self.n_clients:
+            return
         if len(clients) and not (clients.min() >= 0 and clients.max() < self.n_clients):
             wrong = clients[(clients < 0) | (clients >= self.n_clients)]
             raise PolicyError(
@@ -241,8 +261,9 @@ class ClientManager:
             return f"returned {len(clients)} clients"
         if wanted and not (clients.min() >= 0 and clients.max() < self.n_clients):
             return "returned an id that does not exist"
-        if not self._idle[clients].all():
-            return f"returned client {int(clients[~self._idle[clients]][0])}, which is not idle"
+        idle = self.is_idle(clients)
+        if not idle.all():
+            return f"returned client {int(clients[~idle][0])}, which is not idle"
         if wanted > 1 and len(np.unique(clients)) != wanted:
             return "returned a client twice"
         return ""
@@ -257,20 +278,27 @@ class ClientManager:
     @property
     def n_idle(self) -> int:
         """How many clients are idle."""
-        return self._n_idle
+        return self.n_idle_among(self._among)
 
     @property
     def idle(self) -> IntArray:
         """Ids of the idle clients, ascending."""
-        return np.flatnonzero(self._idle)
+        return np.flatnonzero(self._idle if self._among is None else self._idle & self._among)
 
     def is_idle(self, clients: IntArray) -> BoolArray:
         """Whether each of the clients is idle."""
-        return self._idle[clients]
+        idle = self._idle[clients]
+        return idle if self._among is None else idle & self._among[clients]
 
     def is_idle_one(self, client: int) -> bool:
         """Whether a client is idle."""
-        return self._one_idle[client]  # type: ignore[return-value]  # a bool: the array's type is not known to mypy
+        idle: bool = self._one_idle[client]  # type: ignore[assignment]  # the array's type is not known to mypy
+        return idle if self._among is None else bool(idle and self._among[client])
+
+    @property
+    def online_since(self) -> IntArray:
+        """Each client's last check-in, ms; -1 before its first."""
+        return _frozen(self._online_since)
 
     @property
     def samples(self) -> IntArray:
@@ -312,6 +340,27 @@ class ClientManager:
         """Memory of the manager's arrays, without the selector's state."""
         arrays = (value for name, value in vars(self).items() if name != "_state")
         return sum(value.nbytes for value in arrays if isinstance(value, np.ndarray))
+
+
+@final
+class _Draws:
+    """Names the draws of one aggregator's selections, one after the other."""
+
+    def __init__(self, seed: int, who: str) -> None:
+        names = [who] if who else []
+        self._select, self._candidates = (rng.numbered(seed, word, *names) for word in ("select", "candidates"))
+        self._count = 0
+
+    @property
+    def select_key(self) -> int:
+        return self._select(self._count)
+
+    @property
+    def candidates_key(self) -> int:
+        return self._candidates(self._count)
+
+    def next(self) -> None:
+        self._count += 1
 
 
 def _frozen(array: NDArray[T]) -> NDArray[T]:

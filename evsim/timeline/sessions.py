@@ -1,16 +1,17 @@
-"""Replays an availability trace: check-ins and check-outs as arrays, streamed in windows, up to any instant.
+"""The sessions of devices as a source: check-ins and check-outs, streamed in windows from an availability trace.
 
-No process per device and no polling: whoever decides something asks for the edges since the last decision, or for the
-instants of the next check-ins when it must wait for one. The log is the same as that of stopping at every edge.
+No process per device and no polling: whoever decides something takes the edges since the last decision, or asks for
+the instants of the next check-ins when it must wait for one.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 import numpy as np
 
 from evsim.base.units import FOREVER, MS_PER_HOUR
+from evsim.base.vocabulary import Rank
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +20,15 @@ if TYPE_CHECKING:
     from evsim.traces.availability import AvailabilityTrace, Edges
 
 _WINDOW_EDGES = 400_000  # about 10 MB of arrays per window
-_NOTHING = np.empty(0, np.int64), np.empty(0, np.bool_)
+_CHECK_OUT, _CHECK_IN = int(Rank.CHECK_OUT), int(Rank.CHECK_IN)
+
+
+class SessionEdges(NamedTuple):
+    """Check-ins and check-outs, one entry each, in order: by instant, check-outs first, then by client."""
+
+    at: IntArray
+    clients: IntArray
+    check_in: BoolArray
 
 
 @final
@@ -48,19 +57,41 @@ class Sessions:
         everyone = np.arange(self._trace.n_devices)
         return everyone[self._trace.is_online(everyone, 0)]
 
-    def advance(self, now: int) -> tuple[IntArray, BoolArray]:
-        """Clients and whether they check in, for the edges up to and including `now`, in order."""
-        if now < self._next_at:
-            return _NOTHING
+    def next(self) -> int:
+        """No edge before this instant."""
+        return self._next_at
+
+    def head(self) -> tuple[int, int]:
+        """Instant and rank of the next edge, or the end of what is loaded; FOREVER if no device ever returns."""
+        if self._next < len(self._at):
+            return self._next_at, _CHECK_IN if self._check_in[self._next] else _CHECK_OUT
+        return (self._next_at if self.returns() else FOREVER), _CHECK_OUT
+
+    def take(self, now: int) -> SessionEdges | None:
+        """The edges up to and including now."""
         while self._loaded_until <= now:
             self._load()
-        first, self._next = self._next, int(self._at.searchsorted(now, side="right"))
-        self.n_edges += self._next - first
-        clients, check_in = self._device[first : self._next], self._check_in[first : self._next]
-        if len(clients):
-            self.online_until[clients[check_in]] = self._until[first : self._next][check_in]
+        return self._hand_over(int(self._at.searchsorted(now, side="right")))
+
+    def take_one(self, now: int) -> SessionEdges | None:
+        """The next edge, if it is of this instant."""
+        while self._loaded_until <= now:
+            self._load()
+        return self._hand_over(self._next + 1) if self._next_at <= now else None
+
+    def _hand_over(self, stop: int) -> SessionEdges | None:
+        first, self._next = self._next, stop
         self._look_ahead()
-        return clients, check_in
+        if first == stop:
+            return None
+        self.n_edges += stop - first
+        clients, check_in = self._device[first:stop], self._check_in[first:stop]
+        if stop - first == 1:
+            if check_in[0]:
+                self.online_until[clients[0]] = self._until[first]
+        else:
+            self.online_until[clients[check_in]] = self._until[first:stop][check_in]
+        return SessionEdges(self._at[first:stop], clients, check_in)
 
     def next_check_ins(self, count: int, until: int) -> IntArray:
         """Instants of the next check-ins, at most `count`, none after `until`."""

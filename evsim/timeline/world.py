@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, final
 
 import numpy as np
@@ -12,10 +12,14 @@ from evsim.base.units import FOREVER
 from evsim.base.vocabulary import Feedback, FloatArray, IntArray
 from evsim.cost.pricing import Pricing
 from evsim.cost.work import Work
+from evsim.timeline.audience import Audience
 from evsim.timeline.clock import Clock
 from evsim.timeline.manager import ClientManager
 from evsim.timeline.sessions import Sessions
 from evsim.traces.availability import AvailabilityTrace
+
+#: Size of the answer to a query: one loss.
+ANSWER_BYTES = 8
 
 
 class LearningPort(Protocol):
@@ -111,13 +115,15 @@ class World:
         wire_bytes: charged bytes of a message down and up.
         partial: lets a client that would miss the deadline do what fits; None if it then does everything, too late.
         horizon: the last instant of the run, ms; FOREVER if there is none.
+        audience: who listens to what happens.
+        by_events: whether each thing that happens by itself is an event of its own.
     """
 
     clock: Clock
     availability: AvailabilityTrace
     samples: IntArray
     manager: ClientManager
-    replay: Sessions
+    sessions: Sessions
     pricing: Pricing
     work: Callable[[IntArray], Work]
     wire_bytes: tuple[int, int]
@@ -126,3 +132,5 @@ class World:
     seed: int
     partial: CanStopEarly | None = None
     horizon: int = FOREVER
+    audience: Audience = field(default_factory=Audience)
+    by_events: bool = False

@@ -22,9 +22,10 @@ from evsim.cost.work import Work
 from evsim.selection.base import ClientView, Outcomes, Selector
 from evsim.selection.sampling import smallest_keys
 from evsim.testing.timeline import TinyWorld
-from evsim.timeline.dispatch import TimelineHash
-from evsim.timeline.feedback import Untold
-from evsim.timeline.ledger import _COLUMNS, TaskBook
+from evsim.timeline.digest import TimelineHash
+from evsim.timeline.feedback import FeedbackDesk
+from evsim.timeline.ledger import _COLUMNS, Ledger
+from evsim.timeline.manager import ClientManager
 from evsim.timeline.sessions import Sessions
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.speed import DeviceSpeed
@@ -98,11 +99,14 @@ def test_replay_in_steps_of_any_length_sees_every_edge_and_the_check_ins_ahead(
 ) -> None:
     replay, now = Sessions(trace), 0
     edges = trace.edges(1, 20_000)
-    begins = edges.at[edges.check_in]  # noqa: PD008  an array, not a table
+    instants, nothing = edges.at, (np.empty(0, np.int64),) * 3
+    begins = instants[edges.check_in]
     for step in steps:
         before, now = now, now + step
-        clients, check_in = replay.advance(now)
-        seen = (edges.at > before) & (edges.at <= now)
+        happened = replay.take(now)
+        at, clients, check_in = happened or nothing
+        seen = (instants > before) & (instants <= now)
+        assert at.tolist() == instants[seen].tolist()
         assert clients.tolist() == edges.device[seen].tolist()
         assert check_in.tolist() == edges.check_in[seen].tolist()
         until = now + 900
@@ -113,42 +117,8 @@ def test_replay_in_steps_of_any_length_sees_every_edge_and_the_check_ins_ahead(
         assert replay.online_until[online].tolist() == ends[online].tolist()
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(
-    st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=4), max_size=12),
-    st.sets(st.integers(0, 47)),
-    st.data(),
-)
-def test_a_book_of_single_tasks_hands_out_what_a_book_of_dispatches_does(
-    dispatches: list[list[int]], stopped: set[int], data: st.DataObject
-) -> None:
-    """Many endings of one instant; some tasks are stopped by the server first."""
-    bulk, single = TaskBook(3), TaskBook(3)
-    for number, known in enumerate(dispatches):
-        row = dict.fromkeys(_COLUMNS, 5) | {"round": number, "outcome": 0}
-        ids = bulk.add(row | {"client": np.arange(len(known)), "known_at": known, "ended_at": known})
-        entered = [
-            single.add_one(row | {"client": client, "known_at": at, "ended_at": at}) for client, at in enumerate(known)
-        ]
-        assert entered == ids.tolist()
-    gone = np.array(sorted(task for task in stopped if task < len(bulk)), np.int64)
-    if len(gone):
-        assert bulk.abort(gone, 0).tolist() == single.abort(gone, 0).tolist()
-    now = 0
-    while bulk.in_flight:
-        assert single.next_instant() == bulk.next_instant()
-        assert single.next_known(3) == bulk.next_known(3)
-        now += data.draw(st.integers(0, 4))
-        known, one = bulk.pop_known(now).tolist(), single.pop_one(now)
-        assert one == (known[0] if len(known) == 1 else -1)
-        assert ([one] if one >= 0 else single.pop_known(now).tolist()) == known
-        assert single.in_flight == bulk.in_flight
-    for name in _COLUMNS:
-        assert single.column(name, np.arange(len(bulk))).tolist() == bulk.column(name, np.arange(len(bulk))).tolist()
-
-
 def test_rows_survive_growth_and_release_of_a_book() -> None:
-    book, row = TaskBook(0), dict.fromkeys(_COLUMNS, 0)
+    book, row = Ledger(0), dict.fromkeys(_COLUMNS, 0)
     for task in range(3000):
         book.add_one(row | {"client": task, "outcome": int(task < 1500), "known_at": FOREVER})
     rows = book.release(9)
@@ -166,25 +136,6 @@ def test_a_row_has_the_same_digest_alone_and_among_others() -> None:
     for row in rows.tolist():
         alone.add_one(*row)
     assert together.hexdigest() == alone.hexdigest() != TimelineHash().hexdigest()
-
-
-def test_feedback_on_single_tasks_is_told_in_the_order_in_which_it_was_due() -> None:
-    book = TaskBook(0)
-    row = dict.fromkeys(_COLUMNS, 1) | {"outcome": 0, "known_at": 9, "dispatched_at": 4}
-    for client in range(5):
-        book.add_one(row | {"client": client})
-    untold = Untold(book)
-    assert not untold
-    untold.add_one(3, 1, 0.5)
-    untold.add(np.array([4, 0]), np.array([2, 3]), None)
-    untold.add_one(1, 5)
-    assert untold
-    told = untold.take()
-    assert told.clients.tolist() == [3, 4, 0, 1]
-    assert told.outcome.tolist() == [1, 2, 3, 5]
-    assert told.duration_ms.tolist() == [5] * 4
-    assert np.array_equal(told.utility, [0.5, np.nan, np.nan, np.nan], equal_nan=True)
-    assert not untold
 
 
 @final
@@ -207,6 +158,22 @@ class Listening(Selector[None]):
     def feedback(self, state: None, reports: Outcomes) -> None:
         columns = reports.clients, reports.at, reports.round, reports.outcome, reports.duration_ms, reports.samples
         self.told.extend(list(row) for row in zip(*(column.tolist() for column in columns), strict=True))
+
+
+def test_feedback_is_told_in_the_order_in_which_it_was_due() -> None:
+    """By instant of the decision, then rank, then tie; what the server decides in one instant in its own order."""
+    ledger, selector = Ledger(0), Listening()
+    row = dict.fromkeys(_COLUMNS, 1) | {"outcome": 0, "dispatched_at": 4, "loss_by": 99}
+    for client, known in enumerate([9, 9, 9, 7, 9]):
+        ledger.add_one(row | {"client": client, "known_at": known})
+    desk = FeedbackDesk(ledger, ClientManager(selector, 5, 0))
+    desk.decided(np.array([2]), 1, np.array([0.5]), at=9)
+    desk.decided(np.array([1, 0]), np.array([2, 3]), at=9)
+    desk.decided(np.array([3]), 5)
+    desk.before_selection()
+    assert [(told[0], told[3]) for told in selector.told] == [(3, 5), (2, 1), (1, 2), (0, 3)]
+    desk.before_selection()
+    assert len(selector.told) == 4
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

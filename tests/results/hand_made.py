@@ -51,7 +51,7 @@ def write(
     ones = np.ones(clients)
     recorder.append(
         "clients",
-        {"client": numbers, "device": numbers, "clone": numbers * 0, "samples": numbers + 10}
+        {"client": numbers, "device": numbers, "clone": numbers * 0, "speed_device": numbers, "samples": numbers + 10}
         | {"compute_ms_per_sample": ones, "download_kbps": ones, "upload_kbps": ones, "online_share": ones / 2},
     )
     recorder.append("availability", {"at": [0, 500], "online": [6, 4]})
@@ -84,21 +84,33 @@ def _tasks(rows):
         "task": numbers,
         "kind": np.array(["train"] * count, object),
         "client": np.array(client, np.int64),
+        "nth": numbers * 0,
         "round": numbers * 0,
         "version": numbers * 0,
         "dispatched_at": np.array(begin, np.int64),
         "ended_at": np.array(end, np.int64),
         "known_at": np.array(end, np.int64),
+        "order": numbers,
         "outcome": codes,
         "staleness": np.array(stale, np.int64),
         "server_step": np.where(codes == Outcome.AGGREGATED, 1, -1),
+        "used_at": np.where(codes == Outcome.AGGREGATED, np.array(end, np.int64), -1),
+        "weight": np.where(codes == Outcome.AGGREGATED, 1.0, np.nan),
         "samples": numbers + 10,
+        "steps": numbers * 0 + 1,
+        "max_steps": numbers * 0 - 1,
         "charged_samples": numbers + 10,
         "bytes_down": numbers * 0 + 1_000,
         "bytes_up": numbers * 0 + 100,
         "download_ms": np.array(down, np.int64),
         "compute_ms": np.array(compute, np.int64),
         "upload_ms": np.array(up, np.int64),
+        "planned_samples": numbers + 10,
+        "planned_download_ms": np.array(down, np.int64),
+        "planned_compute_ms": np.array(compute, np.int64),
+        "planned_upload_ms": np.array(up, np.int64),
+        "compute_factor": np.ones(count),
+        "link_factor": np.ones(count),
     }
 
 
@@ -107,10 +119,13 @@ def _steps():
         "round": [0, 1, 2],
         "version": [1, 2, 2],
         "started_at": [0, 200, 400],
+        "deadline_at": [-1, -1, 600],
         "closed_at": [200, 400, 600],
         "reason": ["goal", "goal", "deadline"],
         "applied": [True, True, False],
+        "idle": [6, 4, 1],
         "invited": [4, 2, 1],
+        "goal": [2, 1, 2],
         "reports": [2, 1, 1],
         "dropped": [1, 0, 0],
         "late": [1, 1, 0],

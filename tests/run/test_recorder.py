@@ -25,10 +25,13 @@ STEP = {
     "round": [0, 1],
     "version": [1, 1],
     "started_at": [0, 10],
+    "deadline_at": [10, 20],
     "closed_at": [10, 20],
     "reason": ["goal", "deadline"],
     "applied": [True, False],
+    "idle": [5, 2],
     "invited": [2, 2],
+    "goal": [2, 2],
     "reports": [2, 0],
     "dropped": [0, 1],
     "late": [0, 1],
@@ -76,7 +79,7 @@ def test_every_table_exists_even_without_rows(tmp_path):
 
 def test_columns_that_may_be_null_are_the_ones_whose_fields_may_be_none():
     nullable = [field.name for field in schema("tasks") if field.nullable]
-    assert nullable == ["ended_at", "known_at", "staleness", "server_step"]
+    assert nullable == ["ended_at", "known_at", "staleness", "server_step", "used_at", "max_steps"]
     assert schema("evaluations").field("value").type == pa.float64()
     assert schema("server_steps").field("applied").type == pa.bool_()
 

@@ -88,9 +88,14 @@ def test_sessions_are_written_when_asked_for(tmp_path: Path) -> None:
     ends = sessions["check_out_at"].fillna(np.inf)
     for row in online.itertuples():
         assert ((sessions["check_in_at"] <= row.at) & (ends > row.at)).sum() == row.online
-    assert (
-        len(pd.read_parquet(run(tmp_path / "2", 'stop.virtual_time="1h"', scenario="replay") / "sessions.parquet")) == 0
-    )
+
+
+def test_sessions_are_those_of_the_clients_that_got_tasks(tmp_path: Path) -> None:
+    folder = run(tmp_path, 'stop.virtual_time="1h"', scenario="replay")
+    tasks, sessions = (pd.read_parquet(folder / f"{name}.parquet") for name in ("tasks", "sessions"))
+    assert 0 < sessions["client"].nunique() < len(pd.read_parquet(folder / "clients.parquet"))
+    assert set(sessions["client"]) == set(tasks["client"])
+    assert sessions[["client", "check_in_at"]].apply(tuple, axis=1).is_monotonic_increasing
 
 
 def test_progress_tells_where_the_run_stands(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ class ManagerAgainstModel(RuleBasedStateMachine):
     @rule(client=CLIENT)
     def assign_one(self, client: int) -> None:
         if client in self.online - self.busy:
-            self.manager.assign_one(client)
+            self.manager.assign(ids([client]))
             self.busy.add(client)
             self.selected[client] = self.selected.get(client, 0) + 1
 
@@ -79,7 +79,7 @@ class ManagerAgainstModel(RuleBasedStateMachine):
     def release_one(self, data: st.DataObject) -> None:
         if self.busy:
             client = data.draw(st.sampled_from(sorted(self.busy)))
-            self.manager.release_one(client)
+            self.manager.release(ids([client]))
             self.busy.discard(client)
 
     @rule(data=st.data(), outcome=st.sampled_from([Outcome.AGGREGATED, Outcome.LATE, Outcome.DROPPED]))
@@ -146,7 +146,7 @@ def test_a_busy_client_that_checks_out_stays_busy_and_is_not_idle_after_its_loss
 def test_a_query_makes_a_client_busy_but_counts_neither_as_selected_nor_as_success() -> None:
     manager = ClientManager(Uniform(), 3, 0)
     manager.register_client(np.arange(3), 0)
-    manager.assign_query(ids([1]))
+    manager.assign(ids([1]), counted=False)
     assert manager.idle.tolist() == [0, 2]
     manager.release(ids([1]))
     assert manager.selected.sum() + manager.successes.sum() + manager.failures.sum() == 0

@@ -140,7 +140,7 @@ class Learning:
         if usable:
             self._step(acc, replace(info, n_reports=usable))
         self.discard(order)
-        return feedback_of(tasks, seen)
+        return feedback_of(tasks, seen, dict(zip(order, weights[""].tolist(), strict=True)))
 
     @part("evaluation")
     def evaluate(self, batch_size: int) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -32,7 +33,10 @@ def averaged(buffer: torch.Tensor, gained: torch.Tensor) -> torch.Tensor:
     return total if buffer.is_floating_point() else total.round().to(buffer.dtype)
 
 
-def feedback_of(tasks: IntArray, seen: Seen) -> Feedback:
-    """(utility, valid) by task, in the order asked for."""
-    found = [seen[task] for task in tasks.tolist()]
-    return Feedback(tasks, np.array([u for u, _ in found], np.float64), np.array([v for _, v in found], np.bool_))
+def feedback_of(tasks: IntArray, seen: Seen, weights: Mapping[int, float] | None = None) -> Feedback:
+    """(utility, valid) and the merge weight by task, in the order asked for."""
+    wanted = tasks.tolist()
+    found = [seen[task] for task in wanted]
+    utility, valid = np.array([u for u, _ in found], np.float64), np.array([v for _, v in found], np.bool_)
+    weight = None if weights is None else np.array([weights[task] for task in wanted], np.float64)
+    return Feedback(tasks, utility, valid, weight)

@@ -1,0 +1,189 @@
+"""The agenda: owns what happens by itself, brings the world up to now in rank order, and is where processes sleep.
+
+Everything that happens by itself comes from a *source*: the sessions of devices, the endings of tasks, drop-outs. The
+agenda hands it on to whoever hears of it, in one of two ways with the same log:
+
+- *in bulk*: nothing runs between two decisions; `settle` then takes everything up to now, as arrays;
+- *by events*: each thing is a SimPy event of its own, at its instant and rank.
+
+A process that sleeps gives a *question*, "when should I wake?", not an instant: `changed` asks it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Protocol, final
+
+from evsim.base.units import FOREVER
+from evsim.base.vocabulary import Rank
+
+if TYPE_CHECKING:
+    import simpy
+
+    from evsim.timeline.clock import Clock, Tick
+
+    Wait = Generator[simpy.Event, Any, None]
+    Question = Callable[[], int]
+
+
+class Source(Protocol):
+    """Things that happen by themselves, in order of instant and rank."""
+
+    def next(self) -> int:
+        """No later than the instant of the next thing not handed over; FOREVER if none will come."""
+
+    def head(self) -> tuple[int, int]:
+        """Instant and rank of the next thing; the instant may be early, and then nothing is there."""
+
+    def take(self, now: int) -> Any:
+        """Everything up to and including now that was not handed over, in order, as arrays."""
+
+    def take_one(self, now: int) -> Any:
+        """The next thing of this instant, as arrays of one entry; None if there is none."""
+
+
+@final
+class Agenda:
+    """Sources, settled in the order in which they were added.
+
+    Args:
+        clock: virtual time.
+        by_events: whether each thing is an event of its own.
+    """
+
+    def __init__(self, clock: Clock, *, by_events: bool = False) -> None:
+        self._clock = clock
+        self._heard: list[tuple[Source, Callable[[Any], None]]] = []
+        self._pumps: list[_Pump] = []
+        self._sleepers: dict[_Sleeper, None] = {}
+        self._settled_at = -1
+        self._after: list[Callable[[], None]] = []
+        self.by_events = by_events
+        self.n_events = 0
+        self.n_ticks = 0  # of sources, in the clock's schedule
+        #: Called when a process is about to sleep for ever and nobody else will do anything.
+        self.on_nothing_left: Callable[[], None] = lambda: None
+
+    def add(self, source: Source, hear: Callable[[Any], None]) -> None:
+        """Own a source; `hear` is given what it hands over."""
+        self._heard.append((source, hear))
+        self._pumps.append(_Pump(self, self._clock, source, hear))
+
+    def start(self) -> None:
+        """Begin; all sources must be there."""
+        if self.by_events:
+            for pump in self._pumps:
+                pump.arm()
+
+    def go_bulk(self) -> None:
+        """From now on in bulk; the log is the same."""
+        self.by_events = False
+        for pump in self._pumps:
+            pump.disarm()
+
+    def after_settling(self, call: Callable[[], None]) -> None:
+        """Call this whenever the world has been brought up to now."""
+        self._after.append(call)
+
+    def settle(self) -> None:
+        """Bring the world up to now; once is enough for an instant, since a task lasts at least 1 ms."""
+        now = self._clock.now
+        if self._settled_at == now:
+            return
+        self._settled_at = now
+        for source, hear in self._heard:
+            if source.next() <= now:
+                happened = source.take(now)
+                if happened is not None:
+                    hear(happened)
+        for call in self._after:
+            call()
+
+    def changed(self) -> None:
+        """The future of a source is not what it was: ask every sleeper again."""
+        if self.by_events:
+            for pump in self._pumps:
+                pump.arm()
+        for sleeper in self._sleepers:
+            sleeper.ask()
+
+    def until(self, when: Question, rank: Rank = Rank.SERVER) -> Wait:
+        """Sleep until the instant that the question names, FOREVER for never; then the world is settled.
+
+        Raises:
+            PolicyError: if the question names an instant in the past.
+        """
+        sleeper = _Sleeper(self._clock, when, rank)
+        self._sleepers[sleeper] = None
+        if sleeper.at >= FOREVER and self.is_over:
+            self.on_nothing_left()
+        try:
+            yield sleeper.event
+        finally:
+            del self._sleepers[sleeper]
+        self.settle()
+
+    @property
+    def somebody_wakes(self) -> bool:
+        """Whether a sleeper will wake at the server's rank."""
+        return any(sleeper.at < FOREVER and sleeper.rank == Rank.SERVER for sleeper in self._sleepers)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is scheduled but what happens by itself: no process will ever do anything."""
+        return self._clock.n_scheduled <= self.n_ticks
+
+
+@final
+class _Sleeper:
+    """One process that sleeps."""
+
+    def __init__(self, clock: Clock, when: Question, rank: Rank) -> None:
+        self._clock, self._when, self.rank = clock, when, rank
+        self.at = when()
+        self.event = clock.forever() if self.at >= FOREVER else clock.at(self.at, rank)
+
+    def ask(self) -> None:
+        """Ask again, and move the alarm if the answer is another one."""
+        at = self._when()
+        if at != self.at and self.event.callbacks is not None:  # None: it has just happened
+            self.at = at
+            self.event = self._clock.move(self.event, None if at >= FOREVER else at, self.rank)
+
+
+@final
+class _Pump:
+    """Makes an event of each thing of a source: one alarm at a time, for the next one."""
+
+    def __init__(self, agenda: Agenda, clock: Clock, source: Source, hear: Callable[[Any], None]) -> None:
+        self._agenda, self._clock, self._source, self._hear = agenda, clock, source, hear
+        self._tick: Tick = clock.tick(self._happens)
+        self.armed: tuple[int, int] | None = None
+
+    def arm(self) -> None:
+        head = self._source.head()
+        if head[0] >= FOREVER or (self.armed is not None and self.armed <= head):
+            return  # what is armed too early finds nothing, and arms again
+        if self.armed is not None:
+            self.disarm()
+        self.armed = head
+        self._agenda.n_ticks += 1
+        self._clock.arm(self._tick, *head)
+
+    def disarm(self) -> None:
+        if self.armed is not None:
+            self._tick.abandon(self._passes)
+            self._tick, self.armed = self._clock.tick(self._happens), None
+
+    def _passes(self) -> None:
+        self._agenda.n_ticks -= 1
+
+    def _happens(self) -> None:
+        self.armed = None
+        self._agenda.n_ticks -= 1
+        happened = self._source.take_one(self._clock.now)
+        if happened is not None:
+            self._agenda.n_events += 1
+            self._hear(happened)
+        if self._agenda.by_events and not self._agenda.is_over:
+            self.arm()

@@ -1,0 +1,152 @@
+"""Who listens to what happens: plain objects with any of the methods named in `FACTS`.
+
+A listener is told instants in ms and ids. What happens by itself (the first five facts) reaches it as arrays, whenever
+the server decides something; with ``every = True`` one thing at a time, at its own instant and in the order of ranks,
+as plain integers. The arrays are read-only. With nobody listening a fact costs one look at an empty list.
+
+===============  =====================================================  ==============================================
+method           arguments                                              told when
+===============  =====================================================  ==============================================
+``started``      ``run``: a `RunFacts`                                  before anything happens
+``checked_in``   ``at, clients``                                        devices come online
+``checked_out``  ``at, clients``                                        devices leave, seen by the server or not
+``reported``     ``at, tasks, clients``                                 reports arrive, answers to queries too
+``dropped``      ``at, tasks, clients``                                 devices leave with a task unfinished
+``stopped``      ``at, tasks, clients``                                 the server stops tasks
+``selected``     ``at, clients``                                        the selector has chosen
+``dispatched``   ``at, tasks, clients``                                 tasks are given
+``deadline_passed`` ``at, round``                                       a round's deadline passes while it is open
+``round_closed`` ``at, row``: the row of ``server_steps``, and "loss"   a round or buffer is closed
+``evaluated``    ``at, version, metrics``: a mapping                    the model was evaluated
+``ended``        ``at, reason``                                         nothing will happen any more
+===============  =====================================================  ==============================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from evsim.base.errors import EvsimError, ListenerError, PolicyError
+from evsim.base.vocabulary import IntArray
+
+#: What happens by itself, in the order of ranks; then what the server and the run do.
+HAPPENINGS = ("reported", "dropped", "checked_out", "checked_in", "stopped")
+FACTS = ("started", *HAPPENINGS, "selected", "dispatched", "deadline_passed", "round_closed", "evaluated", "ended")
+
+
+@final
+@dataclass(frozen=True)
+class RunFacts:
+    """What a listener is told before anything happens.
+
+    Attributes:
+        name: of the scenario.
+        seed: of the run.
+        n_clients: size of the population.
+        start_ms: time of day of virtual time 0.
+        horizon_ms: when the run ends at the latest; None if it has no such instant.
+        folder: the run folder; None if nothing is written.
+        end: ends the run at this instant, after everything else of it, with a reason of the listener's own.
+    """
+
+    name: str
+    seed: int
+    n_clients: int
+    start_ms: int
+    horizon_ms: int | None
+    folder: Path | None
+    end: Callable[[str], None] = field(repr=False)
+
+
+@final
+class Audience:
+    """Tells listeners.
+
+    Raises:
+        PolicyError: if a listener has none of the methods.
+    """
+
+    def __init__(self, listeners: Sequence[object] = ()) -> None:
+        self._bulk: dict[str, list[Callable[..., Any]]] = {fact: [] for fact in FACTS}
+        self._single: dict[str, list[Callable[..., Any]]] = {fact: [] for fact in FACTS}
+        self._waiting: dict[str, list[tuple[IntArray, ...]]] = {fact: [] for fact in HAPPENINGS}
+        for listener in listeners:
+            self._add(listener)
+
+    @property
+    def wants_every(self) -> bool:
+        """Whether somebody wants things that happen by themselves one at a time."""
+        return any(self._single[fact] for fact in HAPPENINGS)
+
+    def hears(self, fact: str) -> bool:
+        """Whether somebody listens to a fact."""
+        return bool(self._bulk[fact] or self._single[fact])
+
+    def happened(self, fact: str, at: IntArray, *ids: IntArray) -> None:
+        """Things that happened by themselves: told one by one at once, as arrays at the next `flush`."""
+        if not len(at):
+            return
+        columns = tuple(_frozen(column) for column in (at, *ids))
+        self._one_by_one(fact, columns)
+        if self._bulk[fact]:
+            self._waiting[fact].append(columns)
+
+    def flush(self) -> None:
+        """Tell what waits, as arrays, in the order of ranks."""
+        for fact, waiting in self._waiting.items():
+            if waiting:
+                parts, self._waiting[fact] = waiting, []
+                columns = [_frozen(np.concatenate(column)) for column in zip(*parts, strict=True)]
+                for call in self._bulk[fact]:
+                    _told(call, fact, columns)
+
+    def done(self, fact: str, at: int, *ids: IntArray) -> None:
+        """Things that the server does, all at this instant."""
+        columns = tuple(_frozen(column) for column in (np.full(len(ids[0]), at, np.int64), *ids))
+        self._one_by_one(fact, columns)
+        for call in self._bulk[fact]:
+            _told(call, fact, columns)
+
+    def tell(self, fact: str, *words: Any) -> None:
+        """A fact that is no list of ids."""
+        for call in (*self._bulk[fact], *self._single[fact]):
+            _told(call, fact, words)
+
+    def _one_by_one(self, fact: str, columns: tuple[IntArray, ...]) -> None:
+        for call in self._single[fact]:
+            for row in zip(*(column.tolist() for column in columns), strict=True):
+                _told(call, fact, row)
+
+    def _add(self, listener: object) -> None:
+        of = self._single if getattr(listener, "every", False) else self._bulk
+        found = {fact: getattr(listener, fact) for fact in FACTS if callable(getattr(listener, fact, None))}
+        if not found:
+            raise PolicyError(f"listener {type(listener).__name__} has none of the methods {', '.join(FACTS)}")
+        for fact, call in found.items():
+            of[fact].append(call)
+
+
+def _told(call: Callable[..., Any], fact: str, words: Sequence[Any]) -> None:
+    try:
+        call(*words)
+    except EvsimError:
+        raise
+    except Exception as error:  # whatever a user's code raises
+        name = type(getattr(call, "__self__", call)).__name__
+        when = "" if fact == "started" else f" at {_instant(words[0])} ms"
+        raise ListenerError(f"listener {name}.{fact}{when}: {type(error).__name__}: {error}") from error
+
+
+def _instant(at: Any) -> int:
+    return int(at[-1]) if isinstance(at, np.ndarray) else int(at)
+
+
+def _frozen(column: IntArray) -> IntArray:
+    view = column.view()
+    view.flags.writeable = False
+    return view

@@ -1,0 +1,191 @@
+"""Where the end of a task is entered in the accounts: which cohort it belongs to, and what becomes of it there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from evsim.base.vocabulary import BoolArray, IntArray, Outcome
+from evsim.timeline.dispatch import QUERY
+from evsim.timeline.fates import ARRIVES, LOST
+
+if TYPE_CHECKING:
+    from evsim.aggregation.base import Cohort
+    from evsim.timeline.audience import Audience
+    from evsim.timeline.feedback import FeedbackDesk
+    from evsim.timeline.ledger import Ledger
+    from evsim.timeline.manager import ClientManager
+    from evsim.timeline.world import LearningPort
+
+_OPEN, _AGGREGATED = int(Outcome.IN_FLIGHT), int(Outcome.AGGREGATED)
+_DROPPED, _ABORTED = int(Outcome.DROPPED), int(Outcome.ABORTED)
+_OF_QUERY = np.array([Outcome.DROPPED, Outcome.ANSWERED, Outcome.ABORTED])  # by fate
+_OF_LOSS = np.array([_DROPPED, -1, _ABORTED])  # by fate
+
+
+@final
+class Inbox:
+    """What the ends of tasks mean to one aggregator process.
+
+    Attributes:
+        in_flight: tasks of training whose end it does not know.
+        buffer: where reports go if it fills buffers.
+        arrived: reports for buffers that it has not taken.
+        kept: late reports that wait for its next step.
+        n_heard: ends it heard of, ever.
+    """
+
+    def __init__(self) -> None:
+        self.in_flight, self.n_heard = 0, 0
+        self.buffer: Cohort | None = None
+        self.arrived: list[int] = []
+        self.kept: list[int] = []
+
+
+@final
+class Cohorts:
+    """Hears the source `Endings`.
+
+    Attributes:
+        open: rounds and buffers with tasks whose end is not known, by number.
+        inboxes: of aggregator processes, by name.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        manager: ClientManager,
+        learning: LearningPort,
+        feedback: FeedbackDesk,
+        audience: Audience,
+    ) -> None:
+        self._ledger, self._manager, self._learning = ledger, manager, learning
+        self._feedback, self._audience = feedback, audience
+        self._prompt = manager.selector.prompt
+        self.open: dict[int, Cohort] = {}
+        self.inboxes: dict[str, Inbox] = {}
+
+    def hear(self, tasks: IntArray) -> None:
+        """Ends of tasks that became known, in order."""
+        self._tell(tasks)
+        clients = self._ledger.column("client", tasks)
+        self._manager.release(clients)
+        if len(tasks) == 1:
+            self._one(tasks)
+        else:
+            self._many(tasks)
+
+    def gave(self, cohort: Cohort, tasks: IntArray) -> None:
+        """A cohort's new tasks."""
+        if cohort.round not in self.open:
+            self.open[cohort.round] = cohort
+        cohort.invited += len(tasks)
+        cohort.unknown += len(tasks)
+        self.inboxes[cohort.by].in_flight += len(tasks)
+
+    def stopped(self, tasks: IntArray, running: BoolArray) -> None:
+        """The server stopped tasks whose end it did not know; those not running any more had been lost before."""
+        self._manager.release(self._ledger.column("client", tasks))
+        if self._audience.hears("stopped"):
+            mine = tasks[running]
+            if len(mine):
+                self._audience.done("stopped", self._ledger.cell("ended_at", int(mine[0])), mine, self._clients(mine))
+        for cohort, theirs in self._by_cohort(tasks):
+            self._forget(cohort, int(np.count_nonzero(theirs)))
+        self.resolve(tasks[running], _ABORTED)
+        self.resolve(tasks[~running], _DROPPED)
+
+    def resolve(self, tasks: IntArray, outcome: Any, at: int = -1) -> None:
+        """Decide what became of tasks that will not be used, and tell the selector.
+
+        `at`: the instant of the server's decision; -1: decided when the task's end became known.
+        """
+        if len(tasks):
+            self._ledger.set("outcome", tasks, outcome)
+            self._learning.discard(tasks.tolist())
+            self._feedback.decided(tasks, outcome, at=at)
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _one(self, tasks: IntArray) -> None:
+        """`_many` for one task, without array overhead."""
+        task, cell = int(tasks[0]), self._ledger.cell
+        fate = cell("fate", task)
+        if cell("kind", task) == QUERY:
+            self._ledger.set("outcome", tasks, _OF_QUERY[fate])
+            return
+        cohort = self.open[cell("round", task)]
+        self._account(cohort, [task] if fate == ARRIVES else [], 1)
+        if fate != ARRIVES:
+            self.resolve(tasks, _DROPPED if fate == LOST else _ABORTED)
+
+    def _many(self, tasks: IntArray) -> None:
+        fate = self._ledger.column("fate", tasks)
+        is_query = self._ledger.column("kind", tasks) == QUERY
+        if is_query.any():
+            self._ledger.set("outcome", tasks[is_query], _OF_QUERY[fate[is_query]])
+            tasks, fate = tasks[~is_query], fate[~is_query]
+        gone = fate != ARRIVES
+        self.resolve(tasks[gone], _OF_LOSS[fate[gone]])
+        by_cohort, of_buffers = self._by_cohort(tasks), dict[str, BoolArray]()
+        for cohort, mine in by_cohort:
+            if self.inboxes[cohort.by].buffer is None:
+                self._account(cohort, tasks[mine & ~gone].tolist(), int(np.count_nonzero(mine)))
+            else:
+                of_buffers[cohort.by] = of_buffers.get(cohort.by, np.False_) | mine
+                self._forget(cohort, int(np.count_nonzero(mine)))
+        for name, mine in of_buffers.items():  # reports of one instant stay in their order, whichever buffer began them
+            self._fill(self.inboxes[name], tasks[mine & ~gone].tolist(), int(np.count_nonzero(mine & gone)))
+
+    def _fill(self, inbox: Inbox, arrived: list[int], lost: int) -> None:
+        inbox.arrived += arrived
+        if inbox.buffer is not None:
+            inbox.buffer.lost += lost
+
+    def _account(self, cohort: Cohort, arrived: list[int], ended: int) -> None:
+        """Of a cohort's tasks so many ended, some by a report."""
+        inbox = self._forget(cohort, ended)
+        lost = ended - len(arrived)
+        if inbox.buffer is not None:
+            self._fill(inbox, arrived, lost)
+        elif cohort.close_code == _OPEN:
+            cohort.arrived += arrived
+            cohort.lost += lost
+            self._promptly(arrived)
+        elif cohort.keep_late:
+            inbox.kept += arrived
+        else:
+            self.resolve(np.array(arrived, np.int64), cohort.close_code)
+
+    def _promptly(self, arrived: list[int]) -> None:
+        """A prompt selector hears of a report that came in time at once, and again if it is not used after all."""
+        if self._prompt and arrived:
+            tasks = np.array(arrived)
+            utility = self._learning.train(tasks).utility if self._manager.selector.needs_utility else None
+            self._feedback.decided(tasks, _AGGREGATED, utility)
+
+    def _forget(self, cohort: Cohort, ended: int) -> Inbox:
+        inbox = self.inboxes[cohort.by]
+        inbox.in_flight -= ended
+        inbox.n_heard += ended
+        cohort.unknown -= ended
+        if cohort.unknown == 0:
+            del self.open[cohort.round]
+        return inbox
+
+    def _by_cohort(self, tasks: IntArray) -> list[tuple[Cohort, BoolArray]]:
+        """The cohorts of tasks, and which of the tasks are theirs."""
+        rounds = self._ledger.column("round", tasks)
+        return [(self.open[number], rounds == number) for number in np.unique(rounds).tolist()]
+
+    def _clients(self, tasks: IntArray) -> IntArray:
+        return self._ledger.column("client", tasks)
+
+    def _tell(self, tasks: IntArray) -> None:
+        audience = self._audience
+        if audience.hears("reported") or audience.hears("stopped"):
+            fate, at = self._ledger.column("fate", tasks), self._ledger.column("known_at", tasks)
+            clients, arrives, stopped = self._clients(tasks), fate == ARRIVES, fate > ARRIVES
+            audience.happened("reported", at[arrives], tasks[arrives], clients[arrives])
+            audience.happened("stopped", at[stopped], tasks[stopped], clients[stopped])

@@ -1,0 +1,300 @@
+"""What one aggregator process sees of the live server: `aggregation.base.Server`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+
+from evsim.aggregation.base import Cohort, Process, Server
+from evsim.base.errors import PolicyError
+from evsim.base.units import FOREVER
+from evsim.base.vocabulary import BoolArray, FloatArray, IntArray, Outcome, Rank
+from evsim.selection.base import Answers, ClientView, Query
+from evsim.timeline.closing import Close, close_of
+from evsim.timeline.cohorts import Inbox
+from evsim.timeline.dispatch import QUERY
+from evsim.timeline.fates import ARRIVES
+from evsim.timeline.world import ANSWER_BYTES, Errand, forward_only
+
+if TYPE_CHECKING:
+    from evsim.timeline.server import LiveServer
+
+_NONE = np.empty(0, np.int64)
+_AGGREGATED = int(Outcome.AGGREGATED)
+
+
+@final
+class Desk:
+    """The server of one aggregator process.
+
+    Args:
+        server: what all of them share.
+        name: of the process; "" for the only one.
+        among: the clients it sees; None: all.
+    """
+
+    def __init__(self, server: LiveServer, name: str, among: IntArray | None) -> None:
+        self._server, self._name = server, name
+        self._clock, self._agenda, self._manager = server.clock, server.agenda, server.manager
+        self._ledger, self._endings, self._cohorts = server.ledger, server.endings, server.cohorts
+        self._feedback, self._sessions, self._world = server.feedback, server.world.sessions, server.world
+        self._learns = server.manager.selector.needs_utility
+        self._mine = None if among is None else self._flags(among)
+        self._inbox = server.cohorts.inboxes[name] = Inbox()
+        self._idle = -1  # clients when the last selection was made
+
+    @property
+    def now(self) -> int:
+        """The current instant."""
+        return self._clock.now
+
+    @property
+    def version(self) -> int:
+        """Server steps applied so far."""
+        return self._server.version
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is over."""
+        return self._server.finished
+
+    @property
+    def in_flight(self) -> int:
+        """Tasks given here whose end is not known."""
+        return self._inbox.in_flight
+
+    @property
+    def view(self) -> ClientView:
+        """What the server knows of its clients."""
+        return self._manager
+
+    def start(self, run: Callable[[Server], Process[None]], *, name: str, among: IntArray | None = None) -> None:
+        """Start another process.
+
+        Raises:
+            PolicyError: if a process of that name has begun tasks already.
+        """
+        taken = self._cohorts.inboxes.get(name)
+        if taken is not None and (taken is not self._inbox or taken.n_heard or taken.in_flight):
+            raise PolicyError(f"a process named {name!r} runs already; give each process a name of its own")
+        self._server.start_process(run, name, among)
+
+    def select_clients(self, n: int, minimum: int, among: IntArray | None = None) -> Process[IntArray]:
+        """Wait for enough idle clients, query candidates if the selector wants to, then let it choose."""
+        server, manager = self._server, self._manager
+        self._agenda.settle()
+        mine = self._mine if among is None else self._flags(among)
+        while manager.n_idle_among(mine) < minimum:
+            if self._next_chance(mine, minimum) >= FOREVER:
+                server.in_vain()
+            yield from self._agenda.until(lambda: self._next_chance(mine, minimum))
+        self._feedback.before_selection()
+        number = server.rounds if self._inbox.buffer is None else self._inbox.buffer.round
+        if manager.selector.asks:
+            query = manager.candidates(n, self.now, number, who=self._name, among=mine)
+            if query is not None and len(query.clients):
+                yield from self._ask(query, number)
+        self._idle = manager.n_idle_among(mine)
+        clients = manager.select_clients(n, self.now, number, who=self._name, among=mine)
+        if len(clients) and server.audience.hears("selected"):
+            server.audience.done("selected", self.now, clients)
+        return clients
+
+    # -- rounds -----------------------------------------------------------------------------------------------------
+
+    def open_round(self, goal: int, deadline: int) -> Cohort:
+        """Begin a round; its deadline is an event of its own."""
+        return Cohort(self._server.new_round(), self.now, self._name, goal, deadline)
+
+    def collect(self, cohort: Cohort) -> Process[str]:
+        """Sleep until the round closes: nothing the server could do happens earlier."""
+        with self._ledger.holding(cohort.tasks):
+            if cohort.deadline < FOREVER:
+                self._clock.call(cohort.deadline, Rank.DEADLINE, lambda: self._deadline(cohort))
+            yield from self._agenda.until(lambda: self._close_of(cohort).at)
+        return self._close_of(cohort).reason
+
+    def close(self, cohort: Cohort, reason: str, *, keep_late: bool) -> None:
+        """What arrives from now on is surplus or late."""
+        cohort.keep_late = keep_late
+        cohort.close_code = Outcome.SURPLUS if reason == "goal" else Outcome.LATE
+
+    def stragglers(self, cohort: Cohort) -> IntArray:
+        """Tasks whose end is not known."""
+        return cohort.tasks[self._ledger.column("known_at", cohort.tasks) > self.now]
+
+    def durations(self, reports: IntArray) -> IntArray:
+        """From dispatch to arrival of reports that arrived, ms."""
+        return self._ledger.column("known_at", reports) - self._ledger.column("dispatched_at", reports)
+
+    def take_late(self, max_staleness: int | None) -> IntArray:
+        """Kept late reports for the step that is about to be made."""
+        kept, self._inbox.kept = np.asarray(self._inbox.kept, np.int64), []
+        if max_staleness is None or len(kept) == 0:
+            return kept
+        staleness = self.version - self._ledger.column("version", kept)
+        self._ledger.set("staleness", kept, staleness)
+        self._cohorts.resolve(kept[staleness > max_staleness], Outcome.STALE, self.now)
+        return kept[staleness <= max_staleness]
+
+    # -- buffers ----------------------------------------------------------------------------------------------------
+
+    def open_buffer(self, goal: int) -> Cohort:
+        """Start to fill a buffer."""
+        self._inbox.buffer = Cohort(self._server.new_round(), self.now, self._name, goal)
+        return self._inbox.buffer
+
+    def wait(self, *, or_check_in: bool, until: int) -> Process[None]:
+        """Sleep until something happens that concerns this process."""
+        heard = self._inbox.n_heard
+        while True:
+            if self._next_event(or_check_in, until) >= FOREVER and self._world.horizon >= FOREVER:
+                self._server.in_vain()
+            yield from self._agenda.until(lambda: self._next_event(or_check_in, until))
+            if self._mine is None and self._server.n_processes == 1:
+                return
+            if self._inbox.n_heard != heard or self.now >= until:
+                return
+            if or_check_in and self._manager.n_idle_among(self._mine):
+                return
+
+    def staleness(self, task: int) -> int:
+        """Server steps applied since the task was dispatched."""
+        return self.version - self._ledger.cell("version", task)
+
+    def arrivals(self) -> list[int]:
+        """Reports that arrived since it was last asked, in order."""
+        arrived, self._inbox.arrived = self._inbox.arrived, []
+        return arrived
+
+    def accept(self, buffer: Cohort, task: int) -> None:
+        """A report enters the buffer; a selector that learns hears of its training now."""
+        buffer.arrived.append(task)
+        tasks = np.array([task])
+        utility = self._world.learning.train(tasks).utility if self._learns else None
+        self._feedback.decided(tasks, _AGGREGATED, utility, self.now)
+
+    def reject(self, buffer: Cohort, task: int) -> None:
+        """A report came with too much staleness."""
+        buffer.arrived.append(task)
+        buffer.stale += 1
+        tasks = np.array([task])
+        self._ledger.set("staleness", tasks, self.staleness(task))
+        self._cohorts.resolve(tasks, Outcome.STALE, self.now)
+
+    # -- both -------------------------------------------------------------------------------------------------------
+
+    def give(self, cohort: Cohort, clients: IntArray, timeout: int | None = None) -> IntArray:
+        """Give each client a task."""
+        if len(clients) == 0:
+            return _NONE
+        stop_at = FOREVER if timeout is None else self.now + timeout
+        tasks = self._give(cohort.round, clients, self._server.dispatcher.training, cohort.deadline, stop_at)
+        if self._inbox.buffer is None:
+            cohort.tasks = tasks if len(cohort.tasks) == 0 else np.concatenate([cohort.tasks, tasks])
+        self._cohorts.gave(cohort, tasks)
+        self._server.changed(tasks)
+        return tasks
+
+    def stop(self, tasks: IntArray) -> None:
+        """Stop tasks whose end is not known."""
+        if len(tasks):
+            running = self._ledger.stop(tasks, self.now)
+            self._endings.cancel(tasks)
+            self._cohorts.stopped(tasks, running)
+            self._agenda.changed()
+
+    def apply(self, cohort: Cohort, reports: IntArray, reason: str) -> None:
+        """One server step from these reports; others that arrived for the round are surplus."""
+        feedback, staleness, applied = self._server.step(reports)
+        if cohort is not self._inbox.buffer:
+            self._tell_step(feedback.valid, reports, feedback.utility if self._learns else None)
+            self._cohorts.resolve(np.setdiff1d(cohort.reports, reports), Outcome.SURPLUS, self.now)
+        self._record(cohort, reason if applied else "invalid", staleness, feedback.utility, applied=applied)
+
+    def fail(self, cohort: Cohort, reports: IntArray, reason: str) -> None:
+        """A round with too few reports."""
+        self._cohorts.resolve(reports, Outcome.ROUND_FAILED, self.now)
+        self._record(cohort, reason, _NONE, np.empty(0), applied=False)
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _give(self, number: int, clients: IntArray, errand: Errand, deadline: int, stop_at: int) -> IntArray:
+        loss_by = min(deadline, stop_at)
+        tasks = self._server.dispatcher.give(number, self.version, clients, errand, loss_by, stop_at)
+        if self._server.audience.hears("dispatched"):
+            self._server.audience.done("dispatched", self.now, tasks, clients)
+        return tasks
+
+    def _ask(self, query: Query, number: int) -> Process[None]:
+        """Send the model to candidates and wait for their losses, at most until the query's timeout."""
+        stop_at = FOREVER if query.timeout_ms is None else self.now + query.timeout_ms
+        errand = Errand(QUERY, forward_only, (self._world.wire_bytes[0], ANSWER_BYTES), query.max_samples)
+        tasks = self._give(number, query.clients, errand, stop_at, stop_at)
+        self._server.changed(tasks)
+        with self._ledger.holding(tasks):
+            yield from self._agenda.until(lambda: int(self._ledger.column("known_at", tasks).max()))
+        answered = query.clients[self._ledger.column("fate", tasks) == ARRIVES]
+        losses = self._world.learning.losses(answered, query.max_samples)
+        self._manager.register_answers(Answers(answered, losses))
+
+    def _close_of(self, cohort: Cohort) -> Close:
+        known, fate = (self._ledger.column(name, cohort.tasks) for name in ("known_at", "fate"))
+        return close_of(known, fate, cohort.goal, cohort.deadline)
+
+    def _deadline(self, cohort: Cohort) -> None:
+        """The round's deadline passes; its process closes it at the server's rank of this instant."""
+        if cohort.close_code == Outcome.IN_FLIGHT:
+            self._server.audience.tell("deadline_passed", self.now, cohort.round)
+
+    def _next_chance(self, mine: BoolArray | None, minimum: int) -> int:
+        """The earliest instant at which enough clients could be idle; FOREVER if that never comes."""
+        missing, horizon = minimum - self._manager.n_idle_among(mine), self._world.horizon
+        if missing <= 0:
+            return self.now
+        chances = sorted(self._sessions.next_check_ins(missing, horizon).tolist() + self._endings.coming(missing))
+        return int(chances[min(missing, len(chances)) - 1]) if chances else FOREVER
+
+    def _next_event(self, or_check_in: bool, until: int) -> int:  # noqa: FBT001
+        instant = min(self._endings.next(), until)
+        if or_check_in:
+            first = self._sessions.next_check_ins(1, min(instant, self._world.horizon))
+            instant = int(first[0]) if len(first) else instant
+        return instant
+
+    def _tell_step(self, valid: BoolArray, reports: IntArray, utility: FloatArray | None) -> None:
+        """What became of a step's reports; a prompt selector knows already of those that went well."""
+        outcomes = np.where(valid, Outcome.AGGREGATED, Outcome.INVALID)
+        if not self._manager.selector.prompt:
+            self._feedback.decided(reports, outcomes, utility, self.now)
+        elif not valid.all():
+            self._feedback.decided(reports[~valid], outcomes[~valid], None, self.now)
+
+    def _record(self, cohort: Cohort, reason: str, staleness: IntArray, utility: FloatArray, *, applied: bool) -> None:
+        is_buffer = cohort is self._inbox.buffer
+        known = utility[np.isfinite(utility)]
+        row = {
+            "round": cohort.round,
+            "by": cohort.by,
+            "version": self.version,
+            "started_at": cohort.started_at,
+            "deadline_at": cohort.deadline if cohort.deadline < FOREVER else -1,
+            "closed_at": self.now,
+            "reason": reason,
+            "applied": applied,
+            "idle": self._idle,
+            "invited": cohort.invited,
+            "goal": cohort.goal,
+            "reports": len(cohort.arrived),
+            "dropped": cohort.lost,
+            "late": cohort.stale if is_buffer else cohort.invited - len(cohort.arrived) - cohort.lost,
+            "mean_staleness": float(staleness.mean()) if len(staleness) else float("nan"),
+        }
+        self._server.record(row, float(known.mean()) if len(known) else float("nan"))
+
+    def _flags(self, clients: IntArray) -> BoolArray:
+        flags = np.zeros(self._manager.n_clients, np.bool_)
+        flags[clients] = True
+        return flags

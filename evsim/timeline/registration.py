@@ -1,0 +1,70 @@
+"""Where a check-in becomes a registration: sessions of devices on their way to the client manager.
+
+The manager hears every check-in and check-out in order, each with its own instant: one call per thing when things are
+events, a window at a time in bulk. Clients without data have no work to do and never register.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from evsim.base.vocabulary import BoolArray, FloatArray, IntArray
+    from evsim.timeline.audience import Audience
+    from evsim.timeline.manager import ClientManager
+    from evsim.timeline.sessions import SessionEdges
+
+
+@final
+class Registration:
+    """Hears the source `Sessions`.
+
+    Args:
+        manager: who is told.
+        audience: who listens.
+        samples: data size that each client declares.
+        declared_ms: task duration that each client's device class promises, ms.
+    """
+
+    def __init__(self, manager: ClientManager, audience: Audience, samples: IntArray, declared_ms: FloatArray) -> None:
+        self._manager, self._audience = manager, audience
+        self._samples, self._declared = samples, declared_ms
+        self._has_data = samples > 0
+        self._all_have_data = bool(self._has_data.all())
+        self._seen = np.zeros(len(samples), np.bool_)
+
+    def at_start(self, clients: IntArray) -> None:
+        """Devices that are online at virtual time 0."""
+        self._audience.happened("checked_in", np.zeros(len(clients), np.int64), clients)
+        clients = clients[self._has_data[clients]]
+        self._register(clients, np.zeros(len(clients), np.int64))
+
+    def hear(self, edges: SessionEdges) -> None:
+        """Check-ins and check-outs, in order."""
+        at, clients, check_in = edges
+        self._tell(at, clients, check_in)
+        if not self._all_have_data:
+            keep = self._has_data[clients]
+            at, clients, check_in = at[keep], clients[keep], check_in[keep]
+        if len(at) == 1:
+            if check_in[0]:
+                self._register(clients, at)
+            else:
+                self._manager.deregister_client(clients, at)
+        elif len(at):
+            new = np.flatnonzero(check_in & ~self._seen[clients])
+            if len(new):
+                self._register(clients[new], at[new])
+            self._manager.observe(clients, check_in, at)
+
+    def _register(self, clients: IntArray, at: IntArray) -> None:
+        """Devices check in, and declare their data size and their class."""
+        self._seen[clients] = True
+        self._manager.register_client(clients, at, self._samples[clients], self._declared[clients])
+
+    def _tell(self, at: IntArray, clients: IntArray, check_in: BoolArray) -> None:
+        for fact, mask in (("checked_out", ~check_in), ("checked_in", check_in)):
+            if self._audience.hears(fact):
+                self._audience.happened(fact, at[mask], clients[mask])

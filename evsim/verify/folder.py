@@ -1,0 +1,124 @@
+"""Reads a run folder as it is on the disk: Parquet, JSON and TOML, nothing of what wrote it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from evsim.base.errors import PolicyError, RunFolderError
+from evsim.base.units import parse_duration
+from evsim.verify.table import NULL, OF, Column, Table
+
+_LABELS = {
+    "tasks": lambda c, i: f"task {c['task'][i]} (client {c['client'][i]}, dispatched at {c['dispatched_at'][i]} ms)",
+    "server_steps": lambda c, i: f"round {c['round'][i]} (closed at {c['closed_at'][i]} ms)",
+    "evaluations": lambda c, i: f"evaluation of version {c['version'][i]} at {c['at'][i]} ms",
+    "clients": lambda c, i: f"client {c['client'][i]}",
+    "availability": lambda c, i: f"instant {c['at'][i]} ms",
+    "sessions": lambda c, i: f"session of client {c['client'][i]} from {c['check_in_at'][i]} ms",
+}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Folder:
+    """A run as it was written.
+
+    Attributes:
+        manifest: of the run.
+        scenario: resolved, as TOML has it.
+        tasks, server_steps, evaluations, clients, availability, sessions: the tables.
+    """
+
+    manifest: Mapping[str, Any]
+    scenario: Mapping[str, Any]
+    tasks: Table
+    server_steps: Table
+    evaluations: Table
+    clients: Table
+    availability: Table
+    sessions: Table
+
+    @property
+    def end(self) -> int:
+        """The last instant of the run, ms."""
+        return int(self.manifest["end"]["at"])
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether the run was ended from outside, between any two events."""
+        return str(self.manifest["end"]["reason"]).startswith(("interrupted", "error"))
+
+    def setting(self, *path: str, default: Any = None) -> Any:
+        """A key of the scenario."""
+        table: Any = self.scenario
+        for name in path:
+            if not isinstance(table, Mapping) or name not in table:
+                return default
+            table = table[name]
+        return table
+
+    def duration(self, *path: str) -> int | None:
+        """A duration of the scenario, ms; None if it is not set."""
+        value = self.setting(*path)
+        try:
+            return None if value is None else parse_duration(value)
+        except PolicyError as error:
+            raise RunFolderError(f"scenario.toml: {'.'.join(path)}: {error}") from error
+
+    def kind(self, slot: str) -> str:
+        """The kind of a policy."""
+        return str(self.setting(slot, "kind", default=""))
+
+
+def read(folder: Path) -> Folder:
+    """Read a run folder.
+
+    Raises:
+        RunFolderError: if it is none, or a file of it cannot be read.
+    """
+    for name in ("manifest.json", "scenario.toml", "tasks.parquet"):
+        if not (folder / name).is_file():
+            raise RunFolderError(f"{folder}: not a run folder, it has no {name}; expected what `evsim run` wrote")
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        scenario = tomllib.loads((folder / "scenario.toml").read_text(encoding="utf-8"))
+        tables = {name: _table(folder / f"{name}.parquet", name) for name in _LABELS}
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise RunFolderError(f"{folder}: cannot be read as a run folder ({error})") from error
+    if not isinstance(manifest, dict) or "at" not in manifest.get("end", {}):
+        raise RunFolderError(f"{folder}: manifest.json does not say when the run ended (end.at)")
+    return Folder(manifest, scenario, **tables)
+
+
+def _table(path: Path, name: str) -> Table:
+    found = pq.read_table(path)
+    columns = {field.name: _column(field.name, found.column(field.name)) for field in found.schema}
+    return Table(name, columns, _LABELS[name])
+
+
+def _column(name: str, cells: pa.ChunkedArray) -> Column:
+    if name == "outcome":
+        return _codes(cells)
+    if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
+        return np.asarray(cells.to_pandas().to_numpy(dtype=object))
+    if pa.types.is_integer(cells.type):
+        return np.asarray(cells.fill_null(NULL).to_numpy(), np.int64)
+    return np.asarray(cells.to_numpy())
+
+
+def _codes(cells: pa.ChunkedArray) -> Column:
+    encoded = cells.combine_chunks().dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    names = encoded.dictionary.to_pylist()
+    known = np.array([OF.get(name, -1) for name in names], np.int64)
+    return known[np.asarray(encoded.indices)] if names else np.empty(0, np.int64)

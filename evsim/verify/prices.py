@@ -1,0 +1,132 @@
+"""What a task takes: local steps, samples, bytes, and the three phases from its client's rates and its jitter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from evsim.verify.folder import Folder
+from evsim.verify.table import NULL, Check, Flags, Ints, Table
+
+_PLAIN = ("sgd", "adam", "fedprox", "fednova")  # client rules that do their steps and nothing else
+_KNOWN = (*_PLAIN, "qfedavg", "scaffold")
+_PHASES = ("download", "compute", "upload")
+
+
+def samples(run: Folder) -> Iterator[Check]:
+    """A task works on its client's own samples, a query on at most so many of them."""
+    own = run.clients["samples"][run.tasks["client"]]
+    most = run.setting("selection", "max_samples")
+    asked = own if most is None else np.minimum(own, most)
+    is_query = run.tasks["kind"] == "query"
+    sure = ~is_query if ":" in run.kind("selection") else None  # a query of a plug-in may ask for fewer
+    yield run.tasks.equal("samples of a task", "samples", np.where(is_query, asked, own), sure)
+
+
+def steps(run: Folder) -> Iterator[Check]:
+    """The mini-batches of a task follow from the client rule, and from the deadline where work may be partial."""
+    tasks, train = run.tasks, run.tasks["kind"] == "train"
+    yield tasks.equal("queries take no step", "steps", 0, ~train)
+    most = tasks["max_steps"]
+    if not run.setting("client_rule", "partial_work", default=False):
+        yield tasks.equal("no partial work", "max_steps", NULL)
+    if run.kind("client_rule") not in _KNOWN:
+        yield Check("local steps", skipped="the client rule is not one of evsim's own")
+        return
+    scheduled = _scheduled(run)
+    good = (most == NULL) | (train & (most > 0) & (most < scheduled))
+    yield tasks.holds("partial work is less than all", good, "max_steps", scheduled)
+    yield tasks.equal("local steps", "steps", np.where(most > 0, most, scheduled), train)
+
+
+def prices(run: Folder) -> Iterator[Check]:
+    """Each phase is bytes over a rate, or samples times a rate, times the jitter's factor, in whole ms."""
+    tasks, cost = run.tasks, run.manifest["cost"]
+    for part, jitter in (("compute", "compute_jitter"), ("link", "network_jitter")):
+        if jitter not in cost:
+            yield Check(f"{part} factors", skipped=f"the manifest lacks cost.{jitter}")
+        else:
+            factor = tasks[f"{part}_factor"]
+            good = factor == 1.0 if cost[jitter] == 0 else (factor > 0) & np.isfinite(factor)
+            yield tasks.holds(f"{part} factors", good, f"{part}_factor", 1.0)
+    down, up = whole_bytes(run)
+    for phase, sizes in (("download", down), ("upload", up)):
+        exact = sizes * 8 / run.clients[f"{phase}_kbps"][tasks["client"]] * tasks["link_factor"]
+        yield tasks.near(f"{phase} prices", f"planned_{phase}_ms", exact)
+    yield from _computation(run)
+
+
+def _computation(run: Folder) -> Iterator[Check]:
+    tasks, scale = run.tasks, run.manifest["cost"]["sample_scale"]
+    factor = run.manifest["cost"]["training_factor"]
+    rate = run.clients["compute_ms_per_sample"][tasks["client"]] * tasks["compute_factor"]
+    instant = tasks["planned_download_ms"] + tasks["planned_upload_ms"] == 0
+    least = np.where(instant, 1, 0)  # a task takes at least 1 ms
+    query = tasks["kind"] == "query"
+    if run.kind("client_rule") in _KNOWN:
+        trained, forward = _work(run, tasks["steps"])
+        yield tasks.near("planned samples", "planned_samples", (trained + forward) * scale)
+        exact = rate * (trained * factor + forward) * scale
+        yield tasks.near("compute prices", "planned_compute_ms", np.maximum(np.rint(exact), least))
+        return
+    exact = rate * tasks["planned_samples"]
+    yield tasks.near("compute prices of queries", "planned_compute_ms", np.maximum(np.rint(exact), least), query)
+    dear = np.rint(exact * max(factor, 1)) + 1
+    good = (tasks["planned_compute_ms"] >= np.floor(exact * min(factor, 1)) - 1) & (tasks["planned_compute_ms"] <= dear)
+    yield tasks.holds("compute prices within bounds", good, "planned_compute_ms", dear, ~query)
+
+
+def _work(run: Folder, done: Ints) -> tuple[Ints, Ints]:
+    """Samples trained on and samples only looked at, per task, in so many steps."""
+    own, query = run.tasks["samples"], run.tasks["kind"] == "query"
+    size = int(run.setting("client_rule", "batch_size", default=1))
+    whole, rest = np.divmod(done, np.maximum(-(-own // size), 1))
+    trained = whole * own + np.minimum(rest * size, own)
+    if run.kind("client_rule") == "scaffold" and run.setting("client_rule", "option") == 1:
+        trained = trained + own  # the gradient at the received model
+    forward = own if run.kind("client_rule") == "qfedavg" else np.zeros_like(own)  # the loss of the received model
+    return np.where(query, 0, trained), np.where(query, own, forward)
+
+
+def _scheduled(run: Folder) -> Ints:
+    """Local steps of each task, were it not cut to fit a deadline."""
+    own, rule = run.tasks["samples"], run.scenario["client_rule"]
+    if "steps" in rule:
+        return np.where(own > 0, np.int64(rule["steps"]), 0)
+    return np.asarray(-(-own // rule["batch_size"]) * rule.get("epochs", 1))
+
+
+def whole_bytes(run: Folder) -> tuple[Ints, Ints]:
+    """Bytes down and up of each task, were it not cut short."""
+    cost, query = run.manifest["cost"], run.tasks["kind"] == "query"
+    return np.full(len(query), cost["bytes_down"]), np.where(query, cost.get("answer_bytes", 8), cost["bytes_up"])
+
+
+def phases(run: Folder) -> Iterator[Check]:
+    """A task that was cut short has spent, received, computed and sent what it had time for, phase after phase."""
+    tasks, left = run.tasks, lasted(run)
+    planned = {phase: tasks[f"planned_{phase}_ms"] for phase in _PHASES}
+    done = left >= sum(planned.values())
+    down, up = whole_bytes(run)
+    sizes = {"download": ("bytes_down", down), "compute": ("charged_samples", tasks["planned_samples"])}
+    sizes["upload"] = "bytes_up", up
+    for phase, (column, size) in sizes.items():
+        spent = np.clip(left, 0, planned[phase])
+        yield tasks.equal(f"{phase} time", f"{phase}_ms", spent)
+        begun_next: Flags = done | (left > planned[phase])
+        part = size * spent // np.maximum(planned[phase], 1)
+        yield tasks.equal(column.replace("_", " "), column, np.where(begun_next, size, part))
+        left = left - spent
+
+
+def lasted(run: Folder) -> Ints:
+    """From dispatch to a task's end, or to the run's, ms."""
+    ended = run.tasks["ended_at"]
+    return np.where(ended == NULL, run.end, ended) - run.tasks["dispatched_at"]
+
+
+def planned_end(tasks: Table) -> Ints:
+    """When each task's report would arrive if nothing went wrong, ms."""
+    total = sum(tasks[f"planned_{phase}_ms"] for phase in _PHASES)
+    return np.asarray(tasks["dispatched_at"] + total, np.int64)

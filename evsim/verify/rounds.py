@@ -1,0 +1,157 @@
+"""Synchronous rounds: when each closes and why, and which reports it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import ceil
+
+import numpy as np
+
+from evsim.verify.fates import Fates
+from evsim.verify.folder import Folder
+from evsim.verify.story import PUT, Story, base_versions, in_order, staleness_of, without_server
+from evsim.verify.table import NEVER, NULL, OF, Check, Column, Flags, Ints, counted
+
+
+def story(run: Folder, fate: Fates) -> Story:
+    """What each round did with its tasks."""
+    steps, count = run.server_steps, len(run.server_steps)
+    train = run.tasks["kind"] == "train"
+    row = np.where(train, fate.round_row, -1)
+    closed_at, reason = _closes(run, fate, row)
+    close = np.where(row >= 0, closed_at[row] if count else NEVER, NEVER)
+    arrives = train & fate.would_arrive
+    before = arrives & (fate.would_be_known <= close) & (fate.known <= run.end)
+    position = _positions(run, fate, row, before)
+    goal = np.where(row >= 0, steps["goal"][row] if count else 0, NEVER)
+    reports = counted(row, count, before & (row >= 0))
+    dropped = counted(row, count, train & fate.lost & (fate.would_be_known <= close) & (row >= 0))
+    enough = np.minimum(reports, steps["goal"]) >= run.setting("aggregation", "minimum_reports", default=1)
+    fresh = before & (row >= 0) & (position < goal)
+    used = fresh & (enough[row] if count else False)
+
+    outcome = without_server(run, fate)
+    settle = outcome == PUT
+    outcome[settle & before & (row < 0)] = OF["in_flight"]  # its round never closed
+    outcome[settle & before & (row >= 0)] = OF["surplus"]
+    outcome[settle & fresh & ~used] = OF["round_failed"]
+    outcome[settle & used] = PUT
+    after = settle & train & ~before & (row >= 0)
+    by_goal = (reason == "goal")[row] if count else np.zeros(len(row), np.bool_)
+    outcome[after] = np.where(by_goal, OF["surplus"], OF["late"])[after]
+    step = np.where(settle & used, row, -1)
+    if run.setting("aggregation", "late_reports") == "keep":
+        _keep(run, fate, after, enough, outcome, step)
+    late = counted(row, count, train & (row >= 0)) - reports - dropped
+    stale = outcome == OF["stale"]
+    staleness = np.where(stale, staleness_of(run, step), NULL)
+    step = np.where(stale, -1, step)
+    staleness = np.where(step >= 0, staleness_of(run, step), staleness)
+    return Story(outcome, fate.sure, step, staleness, closed_at, reason, reports, dropped, late)
+
+
+def _closes(run: Folder, fate: Fates, row: Ints) -> tuple[Ints, Column]:
+    """The instant and the reason of each round's close: the goal-th report, the deadline or the last known end."""
+    steps, count = run.server_steps, len(run.server_steps)
+    mine = np.flatnonzero(row >= 0)
+    known = fate.would_be_known
+    at_end = np.full(count, -1, np.int64)
+    np.maximum.at(at_end, row[mine], known[mine])
+    ordered = mine[np.lexsort((known[mine], row[mine]))]
+    ordered = ordered[fate.would_arrive[ordered]]
+    first = np.searchsorted(row[ordered], np.arange(count))
+    wanted = first + np.maximum(steps["goal"], 1) - 1
+    there = wanted < np.searchsorted(row[ordered], np.arange(count), side="right")
+    at_goal = np.full(count, NEVER, np.int64)
+    at_goal[there] = known[ordered[wanted[there]]]
+    deadline = np.where(steps["deadline_at"] == NULL, NEVER, steps["deadline_at"])
+    by_goal = at_goal <= np.minimum(deadline, at_end)
+    by_deadline = ~by_goal & (deadline <= at_end)
+    closed_at = np.where(by_goal, at_goal, np.where(by_deadline, deadline, at_end))
+    reason = np.where(by_goal, "goal", np.where(by_deadline, "deadline", "exhausted")).astype(object)
+    return closed_at, reason
+
+
+def _positions(run: Folder, fate: Fates, row: Ints, arrived: Flags) -> Ints:
+    """The place of each report among those of its round, from 0."""
+    order = in_order(run, fate.would_be_known, arrived)
+    order = order[np.argsort(row[order], kind="stable")]
+    position = np.full(len(row), NEVER, np.int64)
+    first = np.searchsorted(row[order], row[order])
+    position[order] = np.arange(len(order)) - first
+    return position
+
+
+def _keep(run: Folder, fate: Fates, late: Flags, enough: Flags, outcome: Ints, step: Ints) -> None:
+    """Kept late reports join the next round that has enough of its own, unless they are too stale by then."""
+    rows = np.flatnonzero(enough)
+    kept = np.flatnonzero(late & fate.arrives & (fate.known <= run.end))
+    place = np.searchsorted(run.server_steps["closed_at"][rows], fate.known[kept])
+    taken = place < len(rows)
+    outcome[kept] = np.where(taken, PUT, OF["in_flight"])
+    step[kept[taken]] = rows[place[taken]]
+    most = run.setting("aggregation", "max_staleness")
+    if most is not None:
+        mine = kept[taken]
+        staleness = base_versions(run)[step[mine]] - run.tasks["version"][mine]
+        outcome[mine[staleness > most]] = OF["stale"]
+
+
+def checks(run: Folder, fate: Fates) -> Iterator[Check]:
+    """Whom a round invites, what it waits for, and until when."""
+    steps, tasks, count = run.server_steps, run.tasks, len(run.server_steps)
+    wanted, over = run.setting("aggregation", "cohort_goal"), run.setting("aggregation", "over_commitment", default=1.0)
+    row = np.where(tasks["kind"] == "train", fate.round_row, -1)
+    begin = np.full(count, NEVER, np.int64)
+    np.minimum.at(begin, row[row >= 0], tasks["dispatched_at"][row >= 0])
+    yield steps.equal("starts of rounds", "started_at", begin)
+    mine = row >= 0
+    started = steps["started_at"][row] if count else begin
+    yield tasks.equal("a round's tasks begin together", "dispatched_at", started, mine)
+    yield from _goals(run, wanted)
+    asked = steps["invited"] == np.minimum(ceil(round(wanted * over, 9)), np.where(steps["idle"] < 0, 0, steps["idle"]))
+    yield steps.holds("as many are invited as are idle and wanted", asked, "invited", "min(idle, wanted)")
+    yield from _deadlines(run)
+    yield _unclosed(run, fate)
+
+
+def _goals(run: Folder, wanted: int) -> Iterator[Check]:
+    """The goal of a round, also where an option makes it follow the number invited."""
+    steps = run.server_steps
+    over = run.setting("aggregation", "over_commitment", default=1.0)
+    least = np.minimum(wanted, steps["invited"])
+    if run.setting("aggregation", "goal", default="cohort") in ("invited", "share"):
+        least = np.minimum(least, np.ceil(np.round(steps["invited"] / over, 9)).astype(np.int64))
+    yield steps.equal("goals of rounds", "goal", least)
+
+
+def _deadlines(run: Folder) -> Iterator[Check]:
+    steps, pace = run.server_steps, run.setting("aggregation", "pacing")
+    fixed = run.duration("aggregation", "reporting_deadline")
+    if pace is None:
+        expected = np.full(len(steps), NULL) if fixed is None else steps["started_at"] + fixed
+        yield steps.equal("deadlines of rounds", "deadline_at", expected)
+        return
+    if not {"shortest", "longest"} <= set(pace):
+        yield Check("deadlines of rounds", skipped="the pacing is not one of evsim's own")
+        return
+    shortest, longest = (run.duration("aggregation", "pacing", name) for name in ("shortest", "longest"))
+    lasts = steps["deadline_at"] - steps["started_at"]
+    good = (lasts >= (shortest or 0)) & (lasts <= (longest or NEVER))
+    yield steps.holds("deadlines within the pacing's bounds", good, "deadline_at", "one within its bounds")
+
+
+def _unclosed(run: Folder, fate: Fates) -> Check:
+    """A round without a row cannot have been over before the run's end."""
+    name = "no round stays open"
+    open_tasks = np.flatnonzero((run.tasks["kind"] == "train") & (fate.round_row < 0))
+    if not len(open_tasks) or run.was_cut:
+        return Check(name, len(run.server_steps))
+    known, arrives = fate.known[open_tasks], fate.arrives[open_tasks]
+    goal = min(run.setting("aggregation", "cohort_goal"), len(open_tasks))
+    fixed, begin = run.duration("aggregation", "reporting_deadline"), int(run.tasks["dispatched_at"][open_tasks[0]])
+    over = int(known.max()) <= run.end or int(np.count_nonzero(arrives & (known <= run.end))) >= goal
+    over = over or (fixed is not None and begin + fixed <= run.end)
+    if not over:
+        return Check(name, len(run.server_steps) + 1)
+    return Check(name, 1, f"round {run.tasks['round'][open_tasks[0]]}: no row, though it was over by {run.end} ms")
