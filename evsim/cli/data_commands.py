@@ -34,7 +34,7 @@ def import_(
         options = merge(options, override(each).tables)
     limits = Limits(min_samples=min_samples, max_samples=max_samples)
     import_data(kind, source, out, options=options, limits=limits)
-    _show(str(out))
+    show(str(out))
     partition = '{ kind = "dirichlet", alpha = 0.5 }' if open_store(out).offsets is None else '"natural"'
     say("\nIn a scenario beside it:\n\n[data]")
     say(f'dataset = {{ kind = "store", path = "{out}" }}')
@@ -68,7 +68,7 @@ def describe(
         from evsim.training.data.store import verify as check
 
         check(Path(name))
-    _show(name)
+    show(name)
     if verify:
         say("all checksums are right")
 
@@ -82,7 +82,8 @@ def plot(name: Found, out: Annotated[Path, typer.Argument(help="The PNG to write
     say(str(out))
 
 
-def _show(name: str) -> None:
+def show(name: str) -> None:
+    """A store or a data set in words and numbers."""
     from evsim.training.data.looks import describe_data, look_at
 
     say_table(list(describe_data(look_at(name)).items()))

@@ -30,6 +30,7 @@ def test_import_describe_list_and_plot(here):
     told = call("import", "numpy", "a.npz", "--out", "mine", "--min-samples", "2")
     assert "clients 2 (ann, bob)" in told
     assert 'dataset = { kind = "store", path = "mine" } partition = "natural"' in told
+    assert "clients 2 (ann, bob)" in " ".join(runner.invoke(app, ["describe", "mine"]).output.split())
     assert "all checksums are right" in call("describe", "mine", "--verify")
     assert "mine 5 samples, 2 clients, 3 labels" in call("list")
     assert "shakespeare" in call("list")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _HOST = torch.device("cpu")
 _SHARE = 0.5  # of the free memory of a GPU that a data set may take
 
+_READ = 1 << 30  # bytes of rows that are read when they are asked for, up to which they are read at once for a GPU
+
 Batch = tuple[torch.Tensor, torch.Tensor]  # x and y on the device
 
 
@@ -194,5 +196,7 @@ def fits(device: torch.device, *tensors: torch.Tensor | Inputs) -> bool:
     """Whether tensors may lie on a device beside what training needs: in host memory always."""
     if device.type != "cuda":
         return True
+    if any(isinstance(each, Inputs) and isinstance(each.raw, Gathered) and each.nbytes > _READ for each in tensors):
+        return False  # to bring them over, host memory would have to hold them
     free, _ = torch.cuda.mem_get_info(device)
     return sum(tensor.nbytes for tensor in tensors) <= _SHARE * free
