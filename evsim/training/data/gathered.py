@@ -1,12 +1,12 @@
 """Rows of an array that is too large to be copied: one that lies in a file, or windows that overlap.
 
-What is asked for is read, nothing else. Worker processes and ranks share the pages of a file through the operating
-system.
+What is asked for is read, nothing else. Worker processes and ranks share what the operating system has read of a file.
 """
 
 from __future__ import annotations
 
-import mmap
+import os
+import weakref
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,34 +15,54 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from evsim.base.errors import DataError
 from evsim.base.vocabulary import IntArray
-
-_KEPT = 128 << 20  # bytes of a file that may count as this process's memory
-_AROUND = 64 << 10  # bytes that the kernel maps around a page that is read
 
 
 @final
 class Pages:
-    """An ``.npy`` file, mapped into memory; pages that were read are given back now and then, which bounds memory.
+    """An ``.npy`` file whose rows are read by calls.
+
+    They are not read through the map: its pages would count as this process's memory, hundreds of kB for each row.
 
     Attributes:
-        array: its content, read-only.
+        array: its content, mapped, read-only.
     """
 
     def __init__(self, path: Path) -> None:
-        """Map a file that `numpy.load` can map."""
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        """Open a file that `numpy.load` can map."""
+        mapped: np.memmap[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         self.array: NDArray[Any] = mapped.view(np.ndarray)
-        found = getattr(mapped, "_mmap", None)
-        self._map: mmap.mmap | None = found if isinstance(found, mmap.mmap) else None
-        self._read = 0
+        self._offset = int(mapped.offset)
+        self._path, self._file = (
+            path,
+            os.open(path, os.O_RDONLY),
+        )  # every call says where it reads: processes may share it
+        weakref.finalize(self, os.close, self._file)
 
-    def count(self, n_bytes: int, places: int) -> None:
-        """Note that so many bytes were read in so many places; gives pages back if they were many."""
-        self._read += n_bytes + places * _AROUND
-        if self._read > _KEPT and self._map is not None and hasattr(self._map, "madvise"):
-            self._map.madvise(mmap.MADV_DONTNEED)  # they stay in the cache of the operating system
-            self._read = 0
+    def read(self, rows: IntArray) -> NDArray[Any]:
+        """A copy of some rows, of any shape; neighbors are read by one call."""
+        if not hasattr(os, "preadv"):  # not a POSIX system
+            return np.array(self.array[rows])
+        found = np.empty((rows.size, *self.array.shape[1:]), self.array.dtype)
+        size = found.nbytes // max(1, rows.size)
+        if found.nbytes:
+            flat = rows.reshape(-1)
+            starts = np.concatenate([[0], np.flatnonzero(np.diff(flat) != 1) + 1, [len(flat)]])
+            content = found.reshape(-1).view(np.uint8).data
+            for start, stop, row in zip(
+                starts[:-1].tolist(), starts[1:].tolist(), flat[starts[:-1]].tolist(), strict=True
+            ):
+                self._fill(content[start * size : stop * size], self._offset + row * size)
+        return found.reshape(*rows.shape, *self.array.shape[1:])
+
+    def _fill(self, content: memoryview, at: int) -> None:
+        """Read into all of it; one call may give less."""
+        while len(content):
+            count = os.preadv(self._file, [content], at)
+            if not count:
+                raise DataError(f"{self._path}: ends at byte {at}; expected more; import it again")
+            content, at = content[count:], at + count
 
 
 @final
@@ -60,7 +80,7 @@ class Gathered:
     Attributes:
         base: (M, ...) where the values are.
         rows: (N,) rows of `base`; None: all.
-        pages: the file that `base` is a view of.
+        pages: the file that `base` maps, if it is one.
     """
 
     base: NDArray[Any]
@@ -86,10 +106,12 @@ class Gathered:
         return len(self.base) if self.rows is None else len(self.rows)
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        found = np.array(self.base[key if self.rows is None else self.rows[key]])
-        if self.pages is not None:
-            self.pages.count(found.nbytes, 1 if isinstance(key, slice) else len(found))
-        return found
+        if self.pages is None:
+            return np.array(self.base[key if self.rows is None else self.rows[key]])
+        if self.rows is not None:
+            return self.pages.read(self.rows[key])
+        rows = np.arange(len(self.base))[key] if isinstance(key, slice) else np.asarray(key)
+        return self.pages.read(rows % len(self.base))
 
     def select(self, rows: IntArray) -> Gathered:
         """Some of these rows, still not read."""

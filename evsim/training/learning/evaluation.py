@@ -25,13 +25,15 @@ def evaluate(
     device = next((leaf.device for leaf in model.parameters()), x.device)
     model.eval()
     try:
-        losses, hits = [], []
+        losses = torch.empty(len(y), dtype=torch.float64, device=device)  # not lists: what is kept between
+        hits = torch.empty(len(y), dtype=torch.bool, device=device)  # batches would scatter the heap
         for start in range(0, len(y), batch_size):
-            logits = functional_call(model, state, (x[start : start + batch_size].to(device),))
-            labels = y[start : start + batch_size].to(device)
-            losses.append(torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none"))
-            hits.append(logits.argmax(-1) == labels)
-        return torch.cat(losses), torch.cat(hits)
+            part = slice(start, start + batch_size)
+            logits = functional_call(model, state, (x[part].to(device),))
+            labels = y[part].to(device)
+            losses[part] = torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none")
+            hits[part] = logits.argmax(-1) == labels
+        return losses, hits
     finally:
         model.train()
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from evsim.base.errors import DataError
 from evsim.training.data.base import FederatedData
 from evsim.training.data.gathered import Gathered, Pages, select
 from evsim.training.data.label_flip import LabelFlip
@@ -60,15 +61,27 @@ def test_rows_that_are_read_later_are_those_of_the_array():
     np.testing.assert_array_equal(select(base, np.array([3])), base[[3]])
 
 
-def test_pages_of_a_file_are_given_back_and_can_be_read_again(tmp_path, monkeypatch):
-    content = np.arange(4096 * 4, dtype=np.int64).reshape(-1, 64)
+@pytest.mark.parametrize("posix", [True, False])
+def test_rows_of_a_file_are_read_in_any_order_and_shape(tmp_path, monkeypatch, posix):
+    if not posix:
+        monkeypatch.delattr("os.preadv")
+    content = np.arange(300 * 6, dtype=np.int32).reshape(300, 2, 3)
     np.save(tmp_path / "x.npy", content)
-    monkeypatch.setattr("evsim.training.data.gathered._KEPT", 4096)
     pages = Pages(tmp_path / "x.npy")
     rows = Gathered(pages.array, pages=pages)
-    for _ in range(3):
-        np.testing.assert_array_equal(rows[np.array([200, 3, 255])], content[[200, 3, 255]])
-        np.testing.assert_array_equal(rows[10:20], content[10:20])
+    lists = [np.array(each, np.int64) for each in ([200, 3, 4, 5, 299, 0], [[1, 2], [2, 1]], [], [-1])]
+    for key in (*lists, slice(10, 20), slice(None), slice(5, 5)):
+        np.testing.assert_array_equal(rows[key], content[key])
+        np.testing.assert_array_equal(rows.select(np.arange(300)[::-1])[key], content[::-1][key])
+
+
+def test_a_file_that_was_cut_after_it_was_opened_is_said(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((100, 100)))
+    pages = Pages(tmp_path / "x.npy")
+    with (tmp_path / "x.npy").open("r+b") as file:
+        file.truncate(4096)
+    with pytest.raises(DataError, match=r"x\.npy: ends at byte .*import it again"):
+        pages.read(np.array([3, 50]))
 
 
 def test_flipped_labels_copy_no_rows_that_are_read_later():

@@ -217,14 +217,14 @@ def trained(folder, tasks):
     return tuple(map(float, done.stdout.split()))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="gives pages back with madvise")
+@pytest.mark.skipif(sys.platform != "linux", reason="measures as Linux does")
 def test_a_store_of_400_mb_is_read_with_little_memory(tmp_path):
     _, before, peak = trained(sparse(tmp_path / "big", 130_000, 100), tasks=100)
     assert peak - before < 250  # of 320 MB that are read
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="gives pages back with madvise")
+@pytest.mark.skipif(sys.platform != "linux", reason="measures as Linux does")
 def test_a_store_of_10_gb_is_opened_in_two_seconds_and_read_below_a_gibibyte(tmp_path):
     opened, _, peak = trained(sparse(tmp_path / "huge", 3_400_000, 10_000), tasks=2_000)
     assert opened < 2
