@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, final
@@ -10,7 +10,7 @@ from typing import Any, final
 import numpy as np
 import pandas as pd
 
-from evsim.aggregation.base import Aggregator
+from evsim.aggregation.base import Aggregator, Process
 from evsim.algorithms.base import Schedule
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import IntArray, Outcome, Rank
@@ -75,6 +75,7 @@ class TinyWorld:
         every_instant: settle at every single edge and ending instead of in bulk; the log must be the same.
         by_events: each thing that happens by itself is an event of its own; the log must be the same.
         listeners: who is told what happens.
+        actors: processes beside the aggregator that change what is going to happen.
     """
 
     trace: AvailabilityTrace
@@ -88,6 +89,7 @@ class TinyWorld:
     every_instant: bool = False
     by_events: bool = False
     listeners: Sequence[object] = ()
+    actors: Sequence[Callable[[LiveServer], Process[None]]] = ()
 
     def run(self, aggregator: Aggregator, *, until: int = FOREVER, server_steps: int | None = None) -> Log:
         """Run to the horizon `until` (ms) or for so many server steps."""
@@ -103,6 +105,8 @@ class TinyWorld:
         if self.every_instant:
             clock.process(_settle_always(server, clock, self.trace, until))
         server.start(aggregator)
+        for actor in self.actors:
+            clock.process(actor(server))
         clock.run()
         server.finish()
         return Log(rows.table("tasks"), rows.table("server_steps"), clock.now, server.end_reason, server.timeline_hash)

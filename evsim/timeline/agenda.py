@@ -110,6 +110,8 @@ class Agenda:
     def until(self, when: Question, rank: Rank = Rank.SERVER) -> Wait:
         """Sleep until the instant that the question names, FOREVER for never; then the world is settled.
 
+        The answer may change in the very instant of waking: look again, and sleep again.
+
         Raises:
             PolicyError: if the question names an instant in the past.
         """
@@ -144,9 +146,11 @@ class _Sleeper:
         self.event = clock.forever() if self.at >= FOREVER else clock.at(self.at, rank)
 
     def ask(self) -> None:
-        """Ask again, and move the alarm if the answer is another one."""
+        """Ask again, and move the alarm if the answer is another one; what is due at this instant stays due."""
+        if self.at <= self._clock.now:  # what it wakes for may have been taken in by somebody else already
+            return
         at = self._when()
-        if at != self.at and self.event.callbacks is not None:  # None: it has just happened
+        if at != self.at:
             self.at = at
             self.event = self._clock.move(self.event, None if at >= FOREVER else at, self.rank)
 

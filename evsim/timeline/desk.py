@@ -87,7 +87,7 @@ class Desk:
         self._agenda.settle()
         mine = self._mine if among is None else self._flags(among)
         while manager.n_idle_among(mine) < minimum:
-            if self._next_chance(mine, minimum) >= FOREVER:
+            if self._next_chance(mine, minimum) >= FOREVER and not self._may_return():
                 server.in_vain()
             yield from self._agenda.until(lambda: self._next_chance(mine, minimum))
         self._feedback.before_selection()
@@ -113,8 +113,9 @@ class Desk:
         with self._ledger.holding(cohort.tasks):
             if cohort.deadline < FOREVER:
                 self._clock.call(cohort.deadline, Rank.DEADLINE, lambda: self._deadline(cohort))
-            yield from self._agenda.until(lambda: self._close_of(cohort).at)
-        return self._close_of(cohort).reason
+            while (close := self._close_of(cohort)).at > self.now:
+                yield from self._agenda.until(lambda: self._close_of(cohort).at)
+        return close.reason
 
     def close(self, cohort: Cohort, reason: str, *, keep_late: bool) -> None:
         """What arrives from now on is surplus or late."""
@@ -235,10 +236,14 @@ class Desk:
         tasks = self._give(number, query.clients, errand, stop_at, stop_at)
         self._server.changed(tasks)
         with self._ledger.holding(tasks):
-            yield from self._agenda.until(lambda: int(self._ledger.column("known_at", tasks).max()))
+            while self._last_known(tasks) > self.now:
+                yield from self._agenda.until(lambda: self._last_known(tasks))
         answered = query.clients[self._ledger.column("fate", tasks) == ARRIVES]
         losses = self._world.learning.losses(answered, query.max_samples)
         self._manager.register_answers(Answers(answered, losses))
+
+    def _last_known(self, tasks: IntArray) -> int:
+        return int(self._ledger.column("known_at", tasks).max())
 
     def _close_of(self, cohort: Cohort) -> Close:
         known, fate = (self._ledger.column(name, cohort.tasks) for name in ("known_at", "fate"))
@@ -256,6 +261,10 @@ class Desk:
             return self.now
         chances = sorted(self._sessions.next_check_ins(missing, horizon).tolist() + self._endings.coming(missing))
         return int(chances[min(missing, len(chances)) - 1]) if chances else FOREVER
+
+    def _may_return(self) -> bool:
+        """Whether devices may come back, be it after the end of the run."""
+        return self._world.horizon < FOREVER and self._sessions.returns()
 
     def _next_event(self, or_check_in: bool, until: int) -> int:  # noqa: FBT001
         instant = min(self._endings.next(), until)
@@ -296,5 +305,5 @@ class Desk:
 
     def _flags(self, clients: IntArray) -> BoolArray:
         flags = np.zeros(self._manager.n_clients, np.bool_)
-        flags[clients] = True
+        flags[np.asarray(clients, np.int64)] = True
         return flags

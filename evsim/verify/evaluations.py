@@ -68,7 +68,9 @@ def ending(run: Folder) -> Iterator[Check]:
     limits = {
         "virtual_time": run.duration("stop", "virtual_time"),
         "target_accuracy": reached,
-        "server_steps": _instant(run, run.server_steps["version"] >= run.setting("stop", "server_steps", default=2**60)),
+        "server_steps": _instant(
+            run, run.server_steps["version"] >= run.setting("stop", "server_steps", default=2**60)
+        ),
         "rounds": _instant(run, run.server_steps["round"] + 1 >= run.setting("stop", "rounds", default=2**60)),
     }
     for cause, at in limits.items():

@@ -41,7 +41,7 @@ class Fates:
 
 
 def style(run: Folder) -> str:
-    """"rounds", "buffers", or nothing for an aggregator from elsewhere."""
+    """ "rounds", "buffers", or nothing for an aggregator from elsewhere."""
     return {"synchronous": "rounds", "buffered": "buffers"}.get(run.kind("aggregation"), "")
 
 

@@ -104,13 +104,17 @@ def used(run: Folder) -> Iterator[Check]:
     """The least that holds whoever aggregates: a merged report names an applied step, and no other one does."""
     tasks, steps = run.tasks, run.server_steps
     merged = tasks["outcome"] == OF["aggregated"]
-    yield tasks.holds("merged reports name a step", (tasks["server_step"] > 0) == merged, "server_step", "one if merged")
+    yield tasks.holds(
+        "merged reports name a step", (tasks["server_step"] > 0) == merged, "server_step", "one if merged"
+    )
     applied = steps["applied"].astype(np.bool_)
     made = np.zeros(int(base_versions(run)[-1]) + 1, np.int64)
     made[steps["version"][applied]] = steps["closed_at"][applied]
     exists = tasks["server_step"] < len(made)
     at = made[np.clip(tasks["server_step"], 0, len(made) - 1)]
-    yield tasks.holds("reports are used when their step is made", exists & (tasks["used_at"] == at), "used_at", at, merged)
+    yield tasks.holds(
+        "reports are used when their step is made", exists & (tasks["used_at"] == at), "used_at", at, merged
+    )
     count = counted(tasks["server_step"], len(made), merged)
     yield steps.holds("an applied step merged something", ~applied | (count[steps["version"]] > 0), "applied", False)
 

@@ -138,7 +138,7 @@ def test_waiting_shifts_the_log_and_nothing_else(world: TinyWorld, policy: Synch
     if moved.trace.is_online(np.arange(trace.n_devices), np.arange(0, first + delay)[:, None]).any():
         return  # the periodic repetition put somebody before the shifted start
     here, there = world.run(policy, until=HORIZON), moved.run(policy, until=HORIZON + delay)
-    instants = ["dispatched_at", "ended_at", "known_at"]
+    instants = ["dispatched_at", "ended_at", "known_at", "used_at"]
     shifted = here.tasks.copy()
     shifted[instants] = shifted[instants].where(shifted[instants] < 0, shifted[instants] + delay)
     pd.testing.assert_frame_equal(shifted, there.tasks)

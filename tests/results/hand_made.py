@@ -123,6 +123,7 @@ def _steps():
         "closed_at": [200, 400, 600],
         "reason": ["goal", "goal", "deadline"],
         "applied": [True, True, False],
+        "by": ["", "", ""],
         "idle": [6, 4, 1],
         "invited": [4, 2, 1],
         "goal": [2, 1, 2],

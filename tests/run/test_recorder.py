@@ -29,6 +29,7 @@ STEP = {
     "closed_at": [10, 20],
     "reason": ["goal", "deadline"],
     "applied": [True, False],
+    "by": ["", ""],
     "idle": [5, 2],
     "invited": [2, 2],
     "goal": [2, 2],

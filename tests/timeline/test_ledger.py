@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evsim.timeline.ledger import NO_WEIGHT, Fate, TaskBook
+from evsim.timeline.fates import Fate
+from evsim.timeline.ledger import NO_WEIGHT, Ledger
 
 
 def _charged(phases, lasted, fate=Fate.LOST):
     """(download, compute, upload) spent, and 1000 bytes down, 100 samples, 1000 bytes up as far as they came."""
-    book = TaskBook(0)
+    book = Ledger(0)
     download, compute, upload = phases
     book.add(
         {"client": [0], "outcome": 5, "fate": fate, "ended_at": lasted, "known_at": lasted, "weight": NO_WEIGHT}
