@@ -73,7 +73,7 @@ def ready(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if x.dtype == dtype:
         return x
     made = x.to(dtype)
-    return made.div_(255) if dtype.is_floating_point and not x.dtype.is_floating_point else made
+    return made.div_(255) if x.dtype == torch.uint8 and dtype.is_floating_point else made
 
 
 @final
@@ -183,10 +183,10 @@ def on_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:
 
 def inputs(x: Values, dtype: torch.dtype, *, tokens: bool) -> torch.Tensor | Inputs:
     """Inputs in host memory: floats as a tensor of the given precision; images in uint8 and token ids as they are."""
-    wanted = torch.int64 if tokens else dtype
     if isinstance(x, Gathered):
-        return Inputs(x, wanted)
+        return Inputs(x, torch.int64 if tokens or (x.dtype.kind in "iu" and x.dtype.itemsize > 1) else dtype)
     tensor = torch.as_tensor(x)
+    wanted = dtype if tensor.dtype == torch.uint8 and not tokens else torch.int64  # whole numbers stay whole
     if tensor.is_floating_point():
         return tensor.to(dtype)
     return tensor if tensor.dtype == wanted else Inputs(tensor, wanted)

@@ -276,6 +276,11 @@ def test_a_csv_file_says_whose_an_image_is(tmp_path):
         import_data("image_folder", str(tmp_path / "f"), tmp_path / "o2", options={"clients": str(mapping)})
 
 
+def test_an_image_of_16_bits_is_not_cut_to_8(tmp_path):
+    write_png(tmp_path / "f/a/1.png", PIXELS[0].astype(np.uint16) * 256)
+    refused("image_folder", tmp_path / "f", tmp_path, r"1\.png: has more than 8 bits per pixel")
+
+
 def test_what_is_no_image_is_named(tmp_path):
     (tmp_path / "f/a").mkdir(parents=True)
     (tmp_path / "f/a/1.png").write_bytes(b"no image")
@@ -355,6 +360,8 @@ def test_parquet_files_of_a_folder_are_joined_and_one_may_be_the_test_set(tmp_pa
         ({"a": [1.0], "label": [0]}, {"client": "who"}, "has no column 'who'"),
         ({"a": [1.0], "label": pa.array([None], pa.int64())}, {}, "column label is empty in 1 of 1 rows"),
         ({"x": [[1.0], [1.0, 2.0]], "label": [0, 1]}, {}, "lists of unequal length"),
+        ({"": [0, 1, 2], "a": [1, 2, 4], "label": [0, 1, 1]}, {}, "column '' counts the rows; .*-o x=a"),
+        ({"image": [{"bytes": None, "path": "gone.png"}], "label": [0]}, {}, "gone.png: no such file"),
         ({"text": ["abc", "ab"], "label": [0, 1]}, {}, "sample 1 has 2 characters.*-o length=N"),
         ({"a": [1.0], "label": [0]}, {"test": "b.parquet"}, "-o test: no file 'b.parquet'; expected one of"),
     ],

@@ -47,6 +47,13 @@ def test_token_ids_of_any_integer_type_are_int64_for_the_model_and_never_divided
         assert data.x[:1].tolist() == [[0, 200]]
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint16])
+def test_whole_numbers_that_are_no_bytes_are_never_divided(kind):
+    x = np.array([[1, 300]], kind)
+    for values in (x, Gathered(x)):
+        assert TrainingData.of(federated(values), torch.float32, CPU).x[:].tolist() == [[1, 300]]
+
+
 def test_floats_in_memory_are_a_plain_tensor():
     data = TrainingData.of(federated(np.zeros((4, 2), np.float32)), torch.float32, CPU)
     assert isinstance(data.x, torch.Tensor)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evsim.base.errors import DataError, suggest
-from evsim.training.data.importers._files import open_image
+from evsim.training.data.importers._files import existing, open_image
 from evsim.training.data.importers.text import PAD, characters, encode
 from evsim.training.data.table import Decoded, Table
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _LABELS = ("label", "y", "fine_label", "character", "labels", "target", "class")
 _CLIENTS = ("client", "client_id", "clients", "writer_id", "character_id", "user", "user_id", "speaker_id", "device")
+_FEWEST = 3  # rows in which a column that counts them is no chance
 _INPUTS = ("image", "img", "x", "pixels", "text", "features")
 
 
@@ -56,6 +57,7 @@ def as_table(found: pa.Table, columns: Columns, where: str, is_test: NDArray[np.
     inputs = columns.x.split(",") if columns.x else [next((each for each in _INPUTS if each in names), "")]
     if not columns.x and not inputs[0]:
         inputs = [name for name in names if name not in taken]
+        _check_no_counter(found, inputs, where)
     if not inputs:
         raise DataError(f"{where}: no column is left for the inputs; there is: {', '.join(names)}")
     for name in [*inputs, label, *([client] if client else [])]:
@@ -94,7 +96,7 @@ def _image(column: pa.ChunkedArray, at: int) -> NDArray[np.uint8]:
     """The image of a row: its bytes, else the file that its path names."""
     held = column[int(at)].as_py()
     if held["bytes"] is None:
-        return open_image(Path(held["path"]))
+        return open_image(existing(Path(held["path"] or ""), f"the image of row {at}"))
     return open_image(io.BytesIO(held["bytes"]))
 
 
@@ -140,6 +142,20 @@ def _plain(found: pa.Table, name: str) -> NDArray[Any]:
         return np.array(column.to_pylist(), dtype=np.str_)
     values: NDArray[Any] = column.to_numpy()
     return values
+
+
+def _check_no_counter(found: pa.Table, names: Sequence[str], where: str) -> None:
+    """A column that counts rows, as programs write before the others, is no input unless it is named."""
+    import pyarrow as pa
+
+    for name in names:
+        column = found.column(name)
+        if not pa.types.is_integer(column.type) or column.null_count or len(column) < _FEWEST:
+            continue
+        values = column.to_numpy()
+        if values[0] in (0, 1) and bool((np.diff(values) == 1).all()):
+            others = ",".join(each for each in names if each != name)
+            raise DataError(f"{where}: column {name!r} counts the rows; say what the inputs are: -o x={others or name}")
 
 
 def _check(found: pa.Table, name: str, where: str) -> None:

@@ -50,7 +50,9 @@ def open_image(source: Any, *, size: int | None = None, colours: str | None = No
         raise missing_extra("pillow", "images", "reading image files") from error
     try:
         with Image.open(source) as opened:
-            image = opened.convert(colours or ("L" if opened.mode in ("1", "L", "I", "I;16", "F") else "RGB"))
+            if opened.mode.startswith(("I", "F")):
+                raise DataError(f"{source}: has more than 8 bits per pixel (mode {opened.mode}); expected 8")
+            image = opened.convert(colours or ("L" if opened.mode in ("1", "L") else "RGB"))
             scaled = image if size is None else image.resize((size, size), Image.Resampling.BILINEAR)
             pixels: NDArray[np.uint8] = channels_first(np.asarray(scaled, np.uint8)[None])[0]
             return pixels
