@@ -63,3 +63,40 @@ def test_a_damaged_store_is_listed_and_described_as_such(here):
     (here / "mine" / "y.npy").unlink()
     assert "mine cannot be used" in call("list")
     assert "y.npy: missing" in call("describe", "mine", code=2)
+
+
+SCENARIO = """
+extends = "quickstart"
+unset = ["population.clients"]
+stop = { server_steps = 1 }
+data = { dataset = { kind = "KIND", path = "d" }, partition = "natural" }
+"""
+GOOD = {"x": np.zeros((6, 2)), "y": np.arange(6) % 2, "client": np.arange(6) % 3}
+
+
+@pytest.mark.parametrize(
+    ("kind", "arrays", "said"),
+    [
+        ("arrays", {"y": np.arange(6) - 1}, "label -1 of sample 0; expected labels 0, 1, 2"),
+        ("arrays", {"y": np.arange(6) * 1e5}, "label 500000 among 6 samples"),
+        ("arrays", {"y": np.arange(6) / 2}, "y holds 0.5 at sample 1; expected whole numbers"),
+        ("arrays", {"client": np.arange(5)}, "arrays differ in length (x: 6, y: 6, client: 5)"),
+        ("arrays", {"x": np.array(["to be", "or not", "", "", "", ""])}, "x holds <U6"),
+        ("arrays", {"X": np.zeros((6, 2)), "x": None}, "has no array 'x'; expected x, y and optionally client"),
+        ("arrays", None, "'d' is no folder"),
+        ("store", None, "no such folder; expected a store, made by: evsim data import"),
+        ("store", {}, "is no store (no manifest.json)"),
+        ("fashion_mnist", None, "sudo apt install dataset-fashion-mnist"),
+        ("fashion_mnist", {}, "no file train-images-idx3-ubyte (plain or .gz); there is: a.npz"),
+    ],
+)
+def test_data_that_cannot_be_run_are_sentences_with_exit_code_2(here, kind, arrays, said):
+    (here / "s.toml").write_text(SCENARIO.replace("KIND", kind), encoding="utf-8")
+    if arrays is not None:
+        (here / "d").mkdir()
+        held = {name: array for name, array in {**GOOD, **arrays}.items() if array is not None}
+        np.savez(here / "d" / "a.npz", **held)
+    result = runner.invoke(app, ["run", "s.toml", "--out", "out"])
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
+    assert "Traceback" not in result.output

@@ -50,7 +50,7 @@ class Arrays(DataSet):
         files = self._files(folder)
         parts = [_read(file) for file in files]
         try:
-            x = np.concatenate([part["x"] for part in parts])
+            x = parts[0]["x"] if len(parts) == 1 else np.concatenate([part["x"] for part in parts])
         except ValueError as error:
             raise DataError(f"{self.path}: the arrays of its files do not fit together: {error}") from error
         x, tokens = read_inputs(x, self.inputs, self.path)
@@ -123,6 +123,6 @@ def _checked(name: str, arrays: _Part, found: list[str]) -> _Part:
         if key != "x" and array.dtype.kind != "U":
             arrays[key] = whole(array, f"{name}: {key}")
     if len({len(array) for array in arrays.values()}) > 1:
-        sizes = ", ".join(f"{key}: {len(array)}" for key, array in arrays.items())
+        sizes = ", ".join(f"{key}: {len(arrays[key])}" for key in _WANTED if key in arrays)
         raise DataError(f"{name}: arrays differ in length ({sizes})")
     return arrays
