@@ -53,13 +53,15 @@ def count_labels(y: IntArray, where: str) -> int:
 def read_inputs(x: NDArray[Any], reading: Reading, where: str) -> tuple[NDArray[Any], int | None]:
     """Inputs in the form in which they are kept, and the size of the vocabulary if they are token ids.
 
-    Floats become float32. Bytes with two or three axes per sample are images: they stay bytes, and get the axes
-    (channels, height, width). Other integers are token ids, in int64.
+    Floats and truth values become float32. Bytes with two or three axes per sample are images: they stay bytes, and get
+    the axes (channels, height, width). Other integers are token ids, in int64.
 
     Raises:
         DataError: if they can be neither, or might be both.
     """
-    if x.dtype.kind == "f":
+    if x.dtype.kind not in "fiub" or not x.ndim:
+        raise DataError(f"{where}: x holds {x.dtype} of shape {x.shape}; expected numbers, (samples, ...)")
+    if x.dtype.kind in "fb":
         if reading == "tokens":
             return _tokens(whole(x, f"{where}: x"), where)
         with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which Samples refuses

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from evsim.base import registry
-from evsim.base.errors import DataError, EvsimError, Problem, report, suggest
+from evsim.base.errors import DataError, EvsimError, Problem, TraceError, report, suggest
 from evsim.training.data.table import Table
 from evsim.training.data.writing import Limits, write_store
 
@@ -31,14 +31,15 @@ def import_data(
     options = dict(options or {})
     read = reader(kind)
     check_options(kind, read, options)
-    try:
-        table = read(source, **options)
-    except EvsimError as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(str(error)) from error
     about = {"source": {"format": kind, "name": Path(source).name, "options": {k: str(v) for k, v in options.items()}}}
-    write_store(out, table, about=about, limits=limits)
+    try:
+        write_store(out, read(source, **options), about=about, limits=limits)
+    except TraceError as error:  # of the unpickler
+        raise DataError(str(error)) from error
+    except EvsimError:
+        raise
+    except Exception as error:  # a broken file fails in any operation at all, and a torch data set is a user's code
+        raise DataError(f"{source}: cannot be read as {kind}: {type(error).__name__}: {error}") from error
 
 
 def reader(kind: str) -> Callable[..., Table]:

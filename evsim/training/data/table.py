@@ -54,6 +54,10 @@ class Table:
         if len(set(lengths.values())) > 1 or not lengths["x"]:
             said = ", ".join(f"{name}: {length}" for name, length in lengths.items())
             raise DataError(f"the columns hold {said}; expected as many of each, at least one")
+        for name, column, kinds in (("label", self.y, "fiubUS"), ("client", self.client, "fiuUS")):
+            if column is not None and (column.ndim != 1 or column.dtype.kind not in kinds):
+                what = f"{column.dtype} of shape {column.shape}"
+                raise DataError(f"the {name} column holds {what}; expected a number or a text per sample")
 
 
 @final

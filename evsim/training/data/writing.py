@@ -89,8 +89,6 @@ def _labels(table: Table, where: str) -> tuple[IntArray, tuple[str, ...] | None]
     if table.y.dtype.kind in "US":
         y, names = numbered(table.y)
         return y, tuple(map(str, names))
-    if table.y.dtype.kind not in "fiub" or table.y.ndim != 1:
-        raise DataError(f"labels of type {table.y.dtype} and shape {table.y.shape}; expected numbers or texts, (n,)")
     y = whole(table.y, "the label column")
     n_classes = count_labels(y, where)
     if table.label_names is not None and n_classes > len(table.label_names):
@@ -110,7 +108,8 @@ def _arranged(table: Table, limits: Limits) -> tuple[IntArray, IntArray | None, 
         raise DataError("all samples are in the test set; expected some to learn from")
     if table.client is None:
         return np.concatenate([train, test]), None, None
-    owner, names = numbered(table.client[train])
+    ids = table.client[train]
+    owner, names = numbered(whole(ids, "the client column") if ids.dtype.kind == "f" else ids)
     order = np.argsort(owner, kind="stable")
     sizes = np.bincount(owner, minlength=len(names))
     rank = np.arange(len(train)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -145,7 +144,8 @@ def _n_tokens(table: Table, rows: IntArray) -> int:
         return len(table.vocabulary)
     most = 0
     for start in range(0, len(rows), 1 << 16):
-        most = max(most, int(np.max(table.x[rows[start : start + (1 << 16)]], initial=-1)) + 1)
+        ids = np.asarray(table.x[rows[start : start + (1 << 16)]])
+        most = max(most, int(ids.max()) + 1 if ids.size else 0)
     return most
 
 

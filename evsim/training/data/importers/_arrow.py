@@ -51,6 +51,9 @@ def as_table(found: pa.Table, columns: Columns, where: str, is_test: NDArray[np.
         DataError: if a column is missing, empty in places, or holds what cannot be used.
     """
     names = found.column_names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"{where}: has several columns {', '.join(twice)}; expected one of each name")
     label = _named(columns.y, _LABELS, names, where, "-o y=NAME says which column is the label")
     client = _client(columns.client, names, where)
     taken = {label, client}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import zlib
 from pathlib import Path
@@ -26,6 +27,39 @@ def existing(path: Path, what: str) -> Path:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; expected {what}")
     return path
+
+
+def existing_folder(path: Path, what: str) -> Path:
+    """The path, if it is a folder.
+
+    Raises:
+        DataError: if not; says what was expected there.
+    """
+    if not existing(path, what).is_dir():
+        raise DataError(f"{path}: is a file; expected {what}")
+    return path
+
+
+def read_rows(path: Path, needed: set[str]) -> list[dict[str, str]]:
+    """Rows of a CSV file, by the names of their columns.
+
+    Raises:
+        DataError: if it is no text, lacks a column, or a row lacks a value.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            rows = csv.DictReader(lines, skipinitialspace=True)
+            names = list(rows.fieldnames or ())
+            if not needed <= set(names):
+                raise DataError(f"{path}: columns {', '.join(names) or 'none'}; expected {', '.join(sorted(needed))}")
+            found = list(rows)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as CSV: {error}") from error
+    for number, row in enumerate(found, start=2):
+        empty = [name for name in sorted(needed) if not row[name]]
+        if empty:
+            raise DataError(f"{path}: line {number} has no {', '.join(empty)}; expected a value in each row")
+    return found
 
 
 def read_bytes(path: Path) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 
 from evsim.base.errors import DataError
 from evsim.traces.formats.unpickle import load_plain
-from evsim.training.data.importers._files import existing
+from evsim.training.data.importers._files import existing, existing_folder
 from evsim.training.data.table import Table, stacked
 
 _SIDE = 32
@@ -24,7 +24,7 @@ def read(source: str, *, labels: Literal["fine", "coarse"] = "fine", by: Literal
         labels: of CIFAR-100.
         by: "coarse": the natural clients of CIFAR-100 are its coarse labels.
     """
-    root = existing(Path(source), "CIFAR's Python pickles")
+    root = existing_folder(Path(source), "CIFAR's Python pickles")
     root = next((root / name for name in _FOLDERS if (root / name).is_dir()), root)
     is_100 = (root / "train").is_file()
     train = [root / "train"] if is_100 else sorted(root.glob("data_batch_*"))

@@ -5,7 +5,6 @@ Rows are read by their path, not by their position: FedScale's own reader counts
 
 from __future__ import annotations
 
-import csv
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evsim.base.errors import DataError
-from evsim.training.data.importers._files import existing, open_image
+from evsim.training.data.importers._files import existing, existing_folder, open_image, read_rows
 from evsim.training.data.table import Decoded, Table
 
 _MAPPING = "client_data_mapping"
@@ -32,7 +31,7 @@ def read(
         size: side in pixels to which images are scaled; default: they must have one size.
         colours: "RGB", as FedScale reads images, or "L" (grey).
     """
-    root = existing(Path(source), f"a folder that holds {_MAPPING}")
+    root = existing_folder(Path(source), f"a folder that holds {_MAPPING}")
     existing(root / _MAPPING, "FedScale's mapping of samples to clients")
     rows: list[tuple[str, str, str]] = []
     counts = []
@@ -55,15 +54,11 @@ def read(
 
 def _rows(root: Path, file: Path, split: str) -> list[tuple[str, str, str]]:
     """Client, file and label of every sample."""
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        rows = csv.DictReader(lines, skipinitialspace=True)
-        names = rows.fieldnames or ()
-        if not {"client_id", "sample_path"} <= set(names) or not {"label_id", "label_name"} & set(names):
-            raise DataError(
-                f"{file}: columns {', '.join(names)}; expected client_id, sample_path, label_name, label_id"
-            )
-        label = "label_id" if "label_id" in names else "label_name"
-        found = [(row["client_id"], row["sample_path"], row[label]) for row in rows]
+    rows = read_rows(file, {"client_id", "sample_path"})
+    label = next((name for name in ("label_id", "label_name") if rows and rows[0].get(name) is not None), None)
+    if rows and label is None:
+        raise DataError(f"{file}: columns {', '.join(rows[0])}; expected label_id or label_name beside the others")
+    found = [(row["client_id"], row["sample_path"], row[label or ""] or "") for row in rows]
     if not found:
         raise DataError(f"{file}: holds no sample")
     base = next((each for each in (root, root / split) if (each / found[0][1]).is_file()), None)

@@ -13,7 +13,7 @@ import numpy as np
 
 from evsim.base.errors import DataError, suggest
 from evsim.training.data.importers._arrow import Columns, as_table
-from evsim.training.data.importers._files import existing, read_bytes
+from evsim.training.data.importers._files import existing, existing_folder, read_bytes
 from evsim.training.data.importers.table import read_file
 from evsim.training.data.table import Table
 
@@ -44,7 +44,7 @@ def read(  # noqa: PLR0913  each is an option of the command line
     """
     import pyarrow as pa
 
-    root = existing(Path(source), "a folder from save_to_disk, or of Parquet files")
+    root = existing_folder(Path(source), "a folder from save_to_disk, or of Parquet files")
     splits = _saved(root) or _parquet(root)
     if train not in splits:
         raise DataError(f"{root}: has no split {train!r}; {suggest(train, splits)}")
@@ -73,7 +73,9 @@ def _saved(root: Path) -> dict[str, list[Path]]:
         return {"train": _arrow_files(root)}
     if not (root / "dataset_dict.json").is_file():
         return {}
-    names = _json(root / "dataset_dict.json").get("splits", [])
+    names = _json(root / "dataset_dict.json").get("splits")
+    if not isinstance(names, list):
+        raise DataError(f"{root / 'dataset_dict.json'}: names no splits; expected a list of them")
     return {str(name): _arrow_files(root / str(name)) for name in names}
 
 

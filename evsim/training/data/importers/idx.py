@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evsim.base.errors import DataError
-from evsim.training.data.importers._files import existing, read_bytes
+from evsim.training.data.importers._files import existing_folder, read_bytes
 from evsim.training.data.table import Table, stacked
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -24,7 +24,7 @@ def read(source: str, *, prefix: str = "", transposed: bool = False) -> Table:
         prefix: what names begin with before train and test, such as "emnist-byclass-".
         transposed: swap rows and columns: EMNIST's images lie on their side.
     """
-    root = existing(Path(source), "a folder of idx files")
+    root = existing_folder(Path(source), "a folder of idx files")
     train, test = _part(root, f"{prefix}train"), _part(root, f"{prefix}t10k", f"{prefix}test")
     tables = []
     for (x, y), is_test in ((train, False), (test, True)):

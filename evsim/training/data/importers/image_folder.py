@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from evsim.base.errors import DataError
-from evsim.training.data.importers._files import existing, open_image
+from evsim.training.data.importers._files import existing, existing_folder, open_image, read_rows
 from evsim.training.data.table import Decoded, Table
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
@@ -24,7 +23,7 @@ def read(source: str, *, size: int | None = None, colours: str | None = None, cl
         colours: "L" (grey) or "RGB"; default: as the files are.
         clients: a CSV file with columns path (below the folder) and client.
     """
-    root = existing(Path(source), "a folder of folders of images")
+    root = existing_folder(Path(source), "a folder of folders of images")
     has_parts = (root / "train").is_dir()
     parts = [(root / "train", False), (root / "test", True)] if has_parts else [(root, False)]
     found = [(file, folder, is_test) for folder, is_test in parts if folder.is_dir() for file in _images(folder)]
@@ -46,11 +45,8 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _clients(file: Path, root: Path, images: list[Path]) -> np.ndarray[tuple[int], np.dtype[np.str_]]:
-    with existing(file, "a CSV file with columns path and client").open(encoding="utf-8-sig", newline="") as lines:
-        rows = csv.DictReader(lines)
-        if not {"path", "client"} <= set(rows.fieldnames or ()):
-            raise DataError(f"{file}: columns {', '.join(rows.fieldnames or ())}; expected path and client")
-        owner = {row["path"]: row["client"] for row in rows}
+    rows = read_rows(existing(file, "a CSV file with columns path and client"), {"path", "client"})
+    owner = {row["path"]: row["client"] for row in rows}
     names = [image.relative_to(root).as_posix() for image in images]
     missing = [name for name in names if name not in owner]
     if missing:

@@ -34,7 +34,10 @@ def read(source: str, *, shape: str | None = None, length: int | None = None, dr
     train = _files(root / "train" if (root / "train").is_dir() else root)
     test = _files(root / "test") if (root / "test").is_dir() else []
     parts = [_part(file, drop_empty=drop_empty or test_part) for file, test_part in _marked(train, test)]
-    is_text = isinstance(parts[0][0][0], str)
+    kinds = {isinstance(each, str) for x, _, _ in parts for each in x}
+    if len(kinds) > 1:
+        raise DataError(f"{root}: some inputs are texts and others are not; expected one kind")
+    is_text = True in kinds
     vocabulary = _vocabulary(parts, length) if is_text else None
     tables = []
     for (x, y, client), (file, test_part) in zip(parts, _marked(train, test), strict=True):

@@ -10,7 +10,7 @@ import numpy as np
 
 from evsim.base.errors import DataError
 from evsim.base.vocabulary import FloatArray
-from evsim.training.data.importers._files import existing
+from evsim.training.data.importers._files import existing_folder
 from evsim.training.data.table import Decoded, Table
 
 _RATE = 16_000  # samples per second
@@ -27,7 +27,7 @@ def read(source: str, *, mels: int = 32, words: str | None = None) -> Table:
         mels: frequency bands.
         words: the words to keep, divided by commas; default: all.
     """
-    root = existing(Path(source), "Speech Commands: a folder per word")
+    root = existing_folder(Path(source), "Speech Commands: a folder per word")
     wanted = set(words.split(",")) if words else None
     folders = [each for each in sorted(root.iterdir()) if each.is_dir() and not each.name.startswith("_")]
     if wanted is not None and (strange := wanted - {each.name for each in folders}):

@@ -61,5 +61,5 @@ def read_file(file: Path) -> pa.Table:
 
     try:
         return pq.read_table(file) if file.suffix == ".parquet" else pc.read_csv(file)
-    except (pa.ArrowInvalid, OSError, pa.ArrowKeyError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise DataError(f"{file}: cannot be read: {error}") from error

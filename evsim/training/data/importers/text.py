@@ -25,6 +25,8 @@ def encode(texts: Sequence[str], vocabulary: tuple[str, ...], where: str, length
     """
     sizes = np.array([len(text) for text in texts])
     wanted = length or int(sizes[0])
+    if wanted < 1:
+        raise DataError(f"{where}: sample 0 is an empty text; expected characters, or say -o length=N")
     ragged = np.flatnonzero(sizes != wanted)
     if length is None and len(ragged):
         raise DataError(
