@@ -22,6 +22,7 @@ from pathlib import Path
 
 from evsim.results import plots
 from evsim.results.arms import load_arms
+from evsim.results.caveats import comparison_caveats
 from evsim.results.comparison import compare
 from evsim.study import Study, sweep
 
@@ -37,12 +38,15 @@ folder = sweep(study, Path(tempfile.mkdtemp()) / "deadlines")
 
 # %% [markdown]
 # A run that has not arrived when it ends is *censored*: its time is only known to be longer. `reached` counts those
-# that arrived; the mean is restricted to the horizon up to which every run was watched; where a ratio cannot be known,
-# `bound` says on which side it lies.
+# that arrived; the (geometric) mean is restricted to the horizon up to which every run was watched; where a ratio can't
+# be known, `bound` says on which side it lies. Three seeds are few, and the comparison says so.
 
 # %%
 arms = load_arms([folder])
 compare(arms).T
+
+# %%
+[str(each) for each in comparison_caveats(arms)]
 
 # %%
 plots.study_figure(arms)

@@ -34,6 +34,8 @@ class Adam(ClientRule):
         batch_size: samples per step.
         epochs: passes over the client's samples; 1 if neither is given.
         steps: number of steps instead of passes.
+        drop_last: leave out the last batch of a pass if it is not full, as BatchNorm may need; a client with less than
+            one batch trains on one batch of all it has.
         beta1: decay of the first moment.
         beta2: decay of the second moment.
         epsilon: added to the root of the second moment.
@@ -45,6 +47,7 @@ class Adam(ClientRule):
     batch_size: int = 20
     epochs: int | None = None
     steps: int | None = None
+    drop_last: bool = False
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
@@ -62,7 +65,7 @@ class Adam(ClientRule):
     @override
     def schedule(self) -> Schedule:
         epochs = 1 if self.epochs is None and self.steps is None else self.epochs
-        return Schedule(self.batch_size, epochs, self.steps)
+        return Schedule(self.batch_size, epochs, self.steps, self.drop_last)
 
     @override
     def work(self, n_samples: IntArray) -> Work:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
+import numpy as np
 import torch
 from typing_extensions import override
 
 from evsim.algorithms import tree
-from evsim.algorithms.base import Merge, ReportMeta, State, StepInfo, SummingMerge
+from evsim.algorithms.base import Merge, ReportMeta, Reports, State, StepInfo, SummingMerge
+from evsim.algorithms.company import name_of
 from evsim.algorithms.sums import WeightedSums
-from evsim.base.errors import require
+from evsim.base.errors import Problem, require
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from evsim.algorithms.tree import Payload
 
 
@@ -23,7 +27,7 @@ class BufferMean(SummingMerge):
     """sum_k s_k u_k / K with K the buffer size, whatever the weights: FedBuff as printed (Nguyen et al. 2022, alg. 1).
 
     Stale buffers therefore make smaller steps; `mean` divides by the sum of weights instead. Model buffers, which are
-    averages and no updates, are divided by their own weights here too.
+    averages and no updates, are divided by their own weights here too; where all of those are 0 they stay as they are.
     """
 
     style: ClassVar[Literal["mean", "coordinate", "whole", "model"]] = "mean"
@@ -36,10 +40,8 @@ class BufferMean(SummingMerge):
     @override
     def finish(self, acc: WeightedSums, server: State, info: StepInfo) -> Payload:
         size = info.cohort_goal or info.n_reports
-        return {
-            name: tree.scale(total, 1.0 / (acc.weights[name] if name == "buffers" else size))
-            for name, total in acc.totals.items()
-        }
+        divisors = {**dict.fromkeys(acc.totals, float(size)), "buffers": acc.weights.get("buffers", 0.0)}
+        return {name: tree.scale(total, 1 / divisors[name]) for name, total in acc.totals.items() if divisors[name] > 0}
 
 
 @final
@@ -60,6 +62,19 @@ class Mixing(Merge["Payload"]):
 
     def __post_init__(self) -> None:
         require(0 < self.alpha <= 1, "0 < alpha <= 1 must hold", alpha=self.alpha)
+
+    @override
+    def problems(self, scenario: Any) -> Iterator[Problem]:
+        """A share of the client's model: a weight that counts samples would throw the server's model far away."""
+        large_and_fresh = Reports(np.array([0]), np.array([1000]), np.array([0]))
+        weight = float(scenario.weighting.weights(large_and_fresh)[""][0])
+        if weight > 1:
+            yield Problem(
+                "weighting",
+                f"{name_of(scenario.weighting)} gives a fresh report of 1000 samples the weight {weight:g}",
+                "weights of at most 1, which merge kind = 'mixing' multiplies by alpha",
+                "use weighting kind = 'uniform', or a staleness weighting with base = 'uniform'",
+            )
 
     @property
     @override

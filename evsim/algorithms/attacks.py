@@ -23,7 +23,7 @@ class SignFlip(Upload):
     """Malicious clients send minus `scale` times their update of the model (and of a control); 1x.
 
     Attributes:
-        share: of the clients that are malicious, in [0, 1].
+        share: of the clients with data that are malicious, in [0, 1].
         scale: > 1 also blows the update up.
     """
 
@@ -44,7 +44,8 @@ class SignFlip(Upload):
 
     @override
     def encode(self, update: Payload, state: State, meta: ReportMeta, key: int) -> tuple[Payload, State]:
-        if meta.client not in malicious_clients(meta.seed, meta.n_clients, self.share):
+        place = meta.client if meta.place is None else meta.place
+        if place not in malicious_clients(meta.seed, meta.n_clients, self.share):
             return update, state
         attacked = {"model", "control"}
         return {n: tree.scale(leaves, -self.scale) if n in attacked else leaves for n, leaves in update.items()}, state

@@ -21,6 +21,7 @@ from evsim.algorithms.schedule import Schedule
 from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload, Tree
 from evsim.algorithms.wires import Wire, Wires, total_bytes
+from evsim.base.policy import Policy
 from evsim.base.vocabulary import FloatArray, IntArray
 from evsim.cost.work import Work
 
@@ -64,7 +65,7 @@ Apply = Callable[[Tree, Tree, torch.Tensor], tuple[torch.Tensor, Tree]]
 # -- broadcast ---------------------------------------------------------------------------------------------------------
 
 
-class Broadcast(ABC):
+class Broadcast(Policy, ABC):
     """What the server sends to a client.
 
     Attributes:
@@ -101,7 +102,7 @@ class Update:
     metrics: Tree
 
 
-class ClientRule(ABC):
+class ClientRule(Policy, ABC):
     """The local update. Methods are leafwise: they serve one client or clients stacked along a leading dimension.
 
     One task: ``begin``, then for each mini-batch the gradient of the mean of ``loss`` and ``step``, then ``finish``.
@@ -207,7 +208,7 @@ def _half(logits: torch.Tensor) -> bool:
 # -- upload ------------------------------------------------------------------------------------------------------------
 
 
-class Upload(ABC):
+class Upload(Policy, ABC):
     """One transform of the update on its way to the server; a chain of them is applied in order."""
 
     @abstractmethod
@@ -231,6 +232,7 @@ class Upload(ABC):
 class ReportMeta:
     """What the server knows about a report besides its update; `seed` and `n_clients` are the run's.
 
+    `n_clients` is N of `StepInfo`. `place` numbers the clients with data from 0, by ascending id; None: as the ids do.
     `base` is the message the client started from: an update adds to *its* model, not to the current one.
     """
 
@@ -243,6 +245,7 @@ class ReportMeta:
     seed: int = 0
     n_clients: int = 0
     base: Payload = field(default_factory=dict, repr=False, compare=False)
+    place: int | None = None
 
 
 @final
@@ -251,7 +254,7 @@ class StepInfo:
     """What the server knows about a step."""
 
     version: int  # before the step
-    n_clients: int  # N, the declared population
+    n_clients: int  # N, the clients that can be drawn: those with data
     cohort_goal: int  # reports the aggregator asked for; 0 if it has no such number
     n_reports: int
     seed: int
@@ -270,7 +273,7 @@ class Reports:
         return len(self.client)
 
 
-class Weighting(ABC):
+class Weighting(Policy, ABC):
     """How much each report counts."""
 
     @abstractmethod
@@ -278,7 +281,7 @@ class Weighting(ABC):
         """Non-negative weights of the reports by payload; the entry "" serves payloads not named."""
 
 
-class Merge(ABC, Generic[A]):
+class Merge(Policy, ABC, Generic[A]):
     """Merges updates into one, in float64, in the order given (client, then task).
 
     Attributes:
@@ -335,7 +338,7 @@ class SummingMerge(Merge[WeightedSums]):
         return acc
 
 
-class ServerOptimizer(ABC):
+class ServerOptimizer(Policy, ABC):
     """The rule that applies the merged update to the model.
 
     Attributes:

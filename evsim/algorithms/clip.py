@@ -32,6 +32,9 @@ def clipped(update: Tree, max_norm: float) -> Tree:
 class Clip(Upload):
     """Scales the model's update down to `max_norm` if it is longer; 1x.
 
+    A promise about each report: several reports of a client in one step may be longer together. `norm_clip` and `dp`
+    bound what a client adds to a step.
+
     Attributes:
         max_norm: Euclidean norm over the whole update.
     """

@@ -16,7 +16,8 @@ from evsim.base.errors import require
 class Decay:
     """How a learning rate falls with the model version v.
 
-    - "step": rate x factor^floor(v / every); FedScale is factor 0.98, every 10, floor 5e-5.
+    - "step": rate x factor^floor(v / every); FedScale is factor 0.98, every 10, floor 5e-5 (its code counts rounds from
+      1 and decays one version earlier: at v = 9, 19, ...).
     - "exponential": rate x factor^(v / every).
     - "inverse_sqrt": rate / sqrt(1 + v / every).
     - "cosine": from rate to 0 in `every` versions, along half a cosine, then 0; wants a floor.

@@ -1,46 +1,73 @@
-"""Central differential privacy: DP-FedAvg, with adaptive clipping if wanted.
+"""Central differential privacy of clients: DP-FedAvg, with adaptive clipping if wanted.
 
 McMahan et al., Learning Differentially Private Recurrent Language Models, ICLR 2018, algorithm 1 (FedAvg with the fixed
 denominator); Andrew et al., Differentially Private Learning with Adaptive Clipping, NeurIPS 2021, algorithm 1.
 
     D = (sum_k u_k min(1, S / ||u_k||) + N(0, (z_D S)^2)) / m
 
-m is the *expected* cohort, never the number of arrivals, and every report weighs the same. With adaptive clipping
-S <- S exp(-eta_S (b - gamma)), where b = (sum_k ([||u_k|| <= S] - 1/2) + N(0, sigma_b^2)) / m + 1/2 is a noised share.
-Both sums together keep the promise of z when z_D = (z^-2 - (2 sigma_b)^-2)^(-1/2).
+k runs over *clients*: u_k is the sum of all that client k reported in the step. A buffer, or a round with late reports
+of earlier ones, may hold several reports of a client; clipped one by one they could add more than S together.
+
+m is the *expected* number of reports, never the number of arrivals, and every report weighs the same. With adaptive
+clipping S <- S exp(-eta_S (b - gamma)), where b = (sum_k ([||u_k|| <= S] - 1/2) + N(0, sigma_b^2)) / m + 1/2 is a
+noised share. Both sums together keep the promise of z when z_D = (z^-2 - (2 sigma_b)^-2)^(-1/2).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, isfinite
-from typing import final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from typing_extensions import override
 
 from evsim.algorithms import tree
 from evsim.algorithms.base import ReportMeta, State, StatefulMerge, StepInfo
+from evsim.algorithms.client_sums import ClientSum
 from evsim.algorithms.clip import clipped
+from evsim.algorithms.company import name_of
 from evsim.algorithms.local_dp import gaussian_noise
 from evsim.algorithms.tree import Payload, Tree
+from evsim.algorithms.weighting import EqualWeights
 from evsim.base import rng
-from evsim.base.errors import PolicyError, TrainingError, require
+from evsim.base.caveat import Caveat
+from evsim.base.errors import PolicyError, Problem, TrainingError, require
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
+@final
 @dataclass(frozen=True)
 class DpSum:
-    """What a step has so far: S, the sum of the clipped updates, and sum_k ([||u_k|| <= S] - 1/2)."""
+    """What a step has so far, and the client whose reports are coming in.
+
+    Attributes:
+        bound: S.
+        total: the sum of the clipped updates of the clients before.
+        within: sum_k ([||u_k|| <= S] - 1/2) over the clients before.
+        own: what the client that reports now adds up to; None before the first.
+    """
 
     bound: float
-    total: Payload
+    total: Tree
     within: float = 0.0
+    own: ClientSum | None = None
+
+    def closed(self) -> DpSum:
+        """With the last client's part."""
+        if self.own is None:
+            return self
+        short = clipped(self.own.update, self.bound)
+        inside = 0.5 if short is self.own.update else -0.5
+        return DpSum(self.bound, tree.add(self.total, short), self.within + inside)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class DpMean(StatefulMerge[DpSum]):
-    """Clips each update, sums, adds noise, divides by the expected cohort. Any server optimizer may follow.
+    """Clips what each client adds, sums, adds noise, divides by the expected cohort. Any server optimizer may follow.
 
     `evsim.algorithms.privacy` says what epsilon that gives. Buffers of the model are refused: their averages would
     leave without noise.
@@ -48,9 +75,9 @@ class DpMean(StatefulMerge[DpSum]):
     Attributes:
         max_norm: S, or where S starts with adaptive clipping.
         noise_multiplier: z.
-        cohort: m; None takes the aggregator's goal.
+        cohort: m; None takes the aggregator's goal (a buffer's size).
         adaptive: let S follow the gamma-quantile of the norms.
-        target_quantile: gamma.
+        target_quantile: gamma; of the norms of clients, however many reports each had.
         clip_rate: eta_S.
         count_noise: sigma_b; None takes m / 20.
         delta: of the (epsilon, delta) that a run reports; below 1 / N.
@@ -81,6 +108,34 @@ class DpMean(StatefulMerge[DpSum]):
     @override
     def minimum_updates(self) -> int:
         return 1
+
+    @override
+    def problems(self, scenario: Any) -> Iterator[Problem]:
+        if not isinstance(scenario.weighting, EqualWeights):
+            yield Problem("weighting", name_of(scenario.weighting), "'uniform': the noise is scaled for equal weights")
+        try:
+            self.sum_multiplier(self.divisor(scenario.aggregation.reports_per_step))
+        except PolicyError as error:
+            yield Problem("merge", str(error), "")
+
+    @override
+    def caveats(self, scenario: Any) -> Iterator[Caveat]:
+        if scenario.selection.needs_training:
+            yield Caveat(
+                "selection_without_privacy",
+                "the selection learns from losses that carry no noise, so what it chooses, and with it the model, "
+                "leaks more than epsilon says",
+                f"selection {name_of(scenario.selection)}",
+                "use a selection that does not, such as uniform",
+            )
+        clients = scenario.population.clients
+        if clients and self.delta * clients >= 1:
+            yield Caveat(
+                "delta_of_a_client",
+                "with a delta of 1 / N or more, giving one client's data away in full counts as private",
+                f"delta = {self.delta:g}, 1 / N = {1 / clients:g}",
+                "set merge.delta well below 1 / N",
+            )
 
     def divisor(self, cohort_goal: int) -> int:
         """m, the expected cohort.
@@ -118,21 +173,21 @@ class DpMean(StatefulMerge[DpSum]):
                 "leave without noise; use a model without BatchNorm, such as norm = 'group'"
             )
         bound = float(server["dp"]["max_norm"])
-        return DpSum(bound, {"model": tree.zeros(server["model"]), "buffers": {}})
+        return DpSum(bound, tree.zeros(server["model"]))
 
     @override
     def add(self, acc: DpSum, update: Payload, weight: dict[str, float], meta: ReportMeta) -> DpSum:
-        short = clipped(update["model"], acc.bound)
-        total = {**acc.total, "model": tree.add(acc.total["model"], short)}
-        return DpSum(acc.bound, total, acc.within + (0.5 if short is update["model"] else -0.5))
+        if acc.own is not None and acc.own.is_of(meta):
+            return replace(acc, own=acc.own.plus(update["model"], 1.0))
+        return replace(acc.closed(), own=ClientSum.first(meta, update["model"], 1.0))
 
     @override
     def finish(self, acc: DpSum, server: State, info: StepInfo) -> Payload:
-        cohort = self.divisor(info.cohort_goal)
+        cohort, total = self.divisor(info.cohort_goal), acc.closed().total
         scale = self.sum_multiplier(cohort) * acc.bound
-        noise = gaussian_noise(acc.total["model"], scale, rng.stream(info.seed, "dp", info.version))
-        noisy = {name: leaf + noise[name].to(leaf) for name, leaf in acc.total["model"].items()}
-        return {**acc.total, "model": tree.scale(noisy, 1 / cohort)}
+        noise = gaussian_noise(total, scale, rng.stream(info.seed, "dp", info.version))
+        noisy = {name: leaf + noise[name].to(leaf) for name, leaf in total.items()}
+        return {"model": tree.scale(noisy, 1 / cohort), "buffers": {}}
 
     @override
     def next_state(self, acc: DpSum, server: State, info: StepInfo) -> State:
@@ -140,7 +195,7 @@ class DpMean(StatefulMerge[DpSum]):
             return {}
         cohort = self.divisor(info.cohort_goal)
         draw = rng.stream(info.seed, "dp-count", info.version).standard_normal()
-        share = (acc.within + self._count_noise(cohort) * draw) / cohort + 0.5
+        share = (acc.closed().within + self._count_noise(cohort) * draw) / cohort + 0.5
         bound = acc.bound * exp(-self.clip_rate * (share - self.target_quantile))
         return {"dp": {"max_norm": torch.tensor(bound, dtype=torch.float64)}}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
@@ -12,9 +12,11 @@ from typing_extensions import override
 
 from evsim.algorithms.base import ReportMeta, State, Upload, Wires
 from evsim.algorithms.clip import clipped
-from evsim.base.errors import require
+from evsim.base.errors import Problem, require
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from evsim.algorithms.tree import Payload, Tree
 
 
@@ -28,7 +30,8 @@ def gaussian_noise(like: Tree, scale: float, stream: np.random.Generator) -> Tre
 class LocalDpNoise(Upload):
     """u min(1, S/||u||) + N(0, (z S)^2) on the model's update; buffers and other payloads are not protected.
 
-    `evsim.algorithms.privacy.epsilon_of_release` gives the epsilon of one report; a client's reports add up.
+    A promise about each report: `evsim.algorithms.privacy.epsilon_of_release` gives the epsilon of one, and that of a
+    client is what all of its reports give together, whether one step uses them or several do.
 
     Attributes:
         max_norm: S.
@@ -42,6 +45,13 @@ class LocalDpNoise(Upload):
         require(isfinite(self.max_norm) and self.max_norm > 0, "max_norm must be > 0", max_norm=self.max_norm)
         z = self.noise_multiplier
         require(isfinite(z) and z >= 0, "noise_multiplier must be >= 0", noise_multiplier=z)
+
+    @override
+    def problems(self, scenario: Any) -> Iterator[Problem]:
+        extra = scenario.client_rule.sends - {"model", "buffers"}
+        if extra:
+            given = f"local_dp_noise does not protect {' and '.join(repr(name) for name in sorted(extra))}"
+            yield Problem("upload", given, "a client rule that sends the model")
 
     @override
     def wires(self, update: Wires) -> Wires:

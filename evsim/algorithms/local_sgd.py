@@ -49,6 +49,8 @@ class LocalSgd(ClientRule, PartialWork):
         batch_size: samples per step; the last batch of a pass may be smaller.
         epochs: passes over the client's samples, each in a fresh order; 1 if neither is given.
         steps: number of steps instead of passes.
+        drop_last: leave out the last batch of a pass if it is not full, as BatchNorm may need; a client with less than
+            one batch trains on one batch of all it has.
         momentum: heavy ball, from zero in every task.
         weight_decay: adds this times the parameters to the gradient; not in the reported loss.
         decay: how the learning rate falls over server steps; None keeps it.
@@ -59,6 +61,7 @@ class LocalSgd(ClientRule, PartialWork):
     batch_size: int = 20
     epochs: int | None = None
     steps: int | None = None
+    drop_last: bool = False
     momentum: float = 0.0
     weight_decay: float = 0.0
     decay: Decay | None = None
@@ -97,7 +100,7 @@ class LocalSgd(ClientRule, PartialWork):
     @override
     def schedule(self) -> Schedule:
         epochs = 1 if self.epochs is None and self.steps is None else self.epochs
-        return Schedule(self.batch_size, epochs, self.steps)
+        return Schedule(self.batch_size, epochs, self.steps, self.drop_last)
 
     @override
     def work(self, n_samples: IntArray) -> Work:

@@ -1,7 +1,7 @@
 """What differential privacy a run gave: epsilon from the library dp-accounting (extra `privacy`).
 
 Amplification by sampling is claimed only where it holds: every client can be reached at any time, the cohort is a
-uniform sample of the declared population, and whose report is used does not depend on anything else. On real traces
+uniform sample of the clients with data, and whose report is used does not depend on anything else. On real traces
 none of that is true; then every step counts in full (q = 1), and the reasons are given.
 
 A uniform cohort of fixed size is no Poisson sample. Its epsilon is computed for what it is: sampling without
@@ -29,7 +29,7 @@ class Sampling:
     """How a scenario's cohorts come about.
 
     Attributes:
-        n_clients: N, the declared population.
+        n_clients: N, the clients that can be drawn: those with data. Others never register.
         cohort: clients asked per step.
         always_available: every client is online all the time.
         uniform: the selector takes every client with the same probability.
@@ -45,6 +45,11 @@ class Sampling:
     synchronous: bool
     over_commitment: float = 1.0
     deadline: bool = False
+
+    @property
+    def rate(self) -> float:
+        """q, the share of the clients that is asked per step."""
+        return min(self.cohort / max(self.n_clients, 1), 1.0)
 
     @property
     def reasons_against_amplification(self) -> tuple[str, ...]:
@@ -92,7 +97,7 @@ def account(merge: DpMean, sampling: Sampling, steps: int) -> Privacy:
         MissingExtraError: if dp-accounting is not installed.
     """
     reasons = sampling.reasons_against_amplification
-    rate = 1.0 if reasons else sampling.cohort / sampling.n_clients
+    rate = 1.0 if reasons else sampling.rate
     z, delta = merge.noise_multiplier, merge.delta
     amplified = rate < 1
     if z == 0.0 or steps == 0:

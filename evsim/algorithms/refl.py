@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import exp
-from typing import TYPE_CHECKING, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from typing_extensions import override
 
 from evsim.algorithms import tree
 from evsim.algorithms.base import Merge, ReportMeta, State, StepInfo
-from evsim.base.errors import TrainingError, require
+from evsim.algorithms.company import in_rounds
+from evsim.base.errors import Problem, require
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from evsim.algorithms.tree import Payload, Tree
 
 Updates = list[tuple["Payload", int]]  # update and its staleness
@@ -30,6 +33,9 @@ class Refl(Merge[Updates]):
     L = ||u - (u_s + n u) / (n + 1)||^2 / ||u||^2 with u the mean of the n fresh updates and u_s the stale one; L_max is
     the largest L of the step. Keeps all updates of a step in memory. The scenario's weighting is not used.
 
+    L says how far a stale update is from the fresh ones, so it needs some. In a step whose fresh updates were all
+    invalid there is nothing to differ from, and the stale ones count by their age alone: 1 / (tau + 1), normalized.
+
     Attributes:
         beta: b, the weight of the deviation; the paper uses 0.35.
     """
@@ -39,6 +45,12 @@ class Refl(Merge[Updates]):
 
     def __post_init__(self) -> None:
         require(0 <= self.beta <= 1, "0 <= beta <= 1 must hold", beta=self.beta)
+
+    @override
+    def problems(self, scenario: Any) -> Iterator[Problem]:
+        if not in_rounds(scenario.aggregation):
+            given, hint = "refl without rounds", "a buffer may hold stale updates only, which refl weighs by fresh ones"
+            yield Problem("merge.kind", given, 'refl with aggregation.kind = "synchronous", or buffer_mean', hint)
 
     @property
     @override
@@ -66,12 +78,11 @@ class Refl(Merge[Updates]):
     def _weights(self, acc: Updates) -> list[float]:
         fresh = [update["model"] for update, staleness in acc if staleness == 0]
         if not fresh:
-            raise TrainingError("merge refl needs at least 1 fresh update; this step has stale ones only")
+            return [1.0 / (staleness + 1) for _, staleness in acc]
         mean = _weighted(fresh, [1.0 / len(fresh)] * len(fresh))
-        size = float(tree.norm(mean)) ** 2
+        known = float(tree.norm(mean)) > 0  # ||u||^2 divides every L, and cancels in L / L_max
         deviations = [
-            _deviation(update["model"], mean, len(fresh)) / size if staleness and size > 0 else 0.0
-            for update, staleness in acc
+            _deviation(update["model"], mean, len(fresh)) if staleness and known else 0.0 for update, staleness in acc
         ]
         largest = max(deviations)
         return [

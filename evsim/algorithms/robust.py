@@ -1,19 +1,25 @@
 """Merges that withstand a few bad updates: they keep all updates of a step in memory, one float64 model per report.
 
 Weights are not used, since an attacker may lie about its samples, except that reports of weight 0 are left out.
+
+These rules count *reports*. Where a client may have several in one step (a buffer, or late reports kept beside fresh
+ones), `attackers` and `share` bound the bad reports and not the bad clients; `caveats` says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from typing_extensions import override
 
 from evsim.algorithms import tree
 from evsim.algorithms.base import Merge, ReportMeta, State, StepInfo
+from evsim.algorithms.company import may_report_twice, name_of
+from evsim.base.caveat import Caveat
+from evsim.base.counts import floor_count
 from evsim.base.errors import TrainingError, require
 
 if TYPE_CHECKING:
@@ -22,12 +28,8 @@ if TYPE_CHECKING:
 Updates = list["Payload"]
 
 
-@final
-@dataclass(frozen=True, kw_only=True)
-class Median(Merge[Updates]):
-    """The median of each coordinate (Yin et al., ICML 2018); of an even number, the mean of the two in the middle."""
-
-    style = "coordinate"
+class Robust(Merge[Updates]):
+    """A merge that looks at all updates of a step at once; those of weight 0 are left out."""
 
     @property
     @override
@@ -40,7 +42,28 @@ class Median(Merge[Updates]):
 
     @override
     def add(self, acc: Updates, update: Payload, weight: dict[str, float], meta: ReportMeta) -> Updates:
-        return _keep(acc, update, weight)
+        if weight.get("model", weight[""]) > 0:
+            acc.append(update)
+        return acc
+
+    @override
+    def caveats(self, scenario: Any) -> Iterator[Caveat]:
+        if may_report_twice(scenario.aggregation):
+            yield Caveat(
+                "robust_merge_counts_reports",
+                f"merge {name_of(self)} withstands a number of bad reports, and a client may have several in a step: "
+                "one bad client can be more than one of them",
+                f"{scenario.aggregation.reports_per_step} reports per step",
+                'use rounds with late_reports = "discard", or merge kind = "norm_clip", which bounds each client',
+            )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Median(Robust):
+    """The median of each coordinate (Yin et al., ICML 2018); of an even number, the mean of the two in the middle."""
+
+    style = "coordinate"
 
     @override
     def finish(self, acc: Updates, server: State, info: StepInfo) -> Payload:
@@ -50,8 +73,8 @@ class Median(Merge[Updates]):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class TrimmedMean(Merge[Updates]):
-    """The mean of each coordinate without its int(share n) largest and smallest values (Yin et al., ICML 2018).
+class TrimmedMean(Robust):
+    """The mean of each coordinate without its floor(share n) largest and smallest values (Yin et al., ICML 2018).
 
     Attributes:
         share: cut at each side, below 0.5.
@@ -64,29 +87,16 @@ class TrimmedMean(Merge[Updates]):
     def __post_init__(self) -> None:
         require(0 <= 2 * self.share < 1, "0 <= share < 0.5 must hold", share=self.share)
 
-    @property
-    @override
-    def minimum_updates(self) -> int:
-        return 1
-
-    @override
-    def init(self, server: State, info: StepInfo) -> Updates:
-        return []
-
-    @override
-    def add(self, acc: Updates, update: Payload, weight: dict[str, float], meta: ReportMeta) -> Updates:
-        return _keep(acc, update, weight)
-
     @override
     def finish(self, acc: Updates, server: State, info: StepInfo) -> Payload:
         n = len(acc)
-        cut = int(self.share * n)
+        cut = min(floor_count(self.share, n), (n - 1) // 2)
         return _by_coordinate(acc, lambda rows: rows[cut : n - cut].mean(0))
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Krum(Merge[Updates]):
+class Krum(Robust):
     """The update nearest to its neighbours (Blanchard et al., NeurIPS 2017); needs n >= 2f + 3 arrived updates.
 
     The score of an update is the sum of its n - f - 2 smallest squared distances to others; the lowest score wins.
@@ -108,21 +118,13 @@ class Krum(Merge[Updates]):
         return 2 * self.attackers + 3
 
     @override
-    def init(self, server: State, info: StepInfo) -> Updates:
-        return []
-
-    @override
-    def add(self, acc: Updates, update: Payload, weight: dict[str, float], meta: ReportMeta) -> Updates:
-        return _keep(acc, update, weight)
-
-    @override
     def finish(self, acc: Updates, server: State, info: StepInfo) -> Payload:
         return _krum(acc, self.attackers, keep=1)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class MultiKrum(Merge[Updates]):
+class MultiKrum(Robust):
     """The mean, each with the same weight, of the updates of the lowest Krum scores; needs n >= 2f + 3 arrived updates.
 
     Attributes:
@@ -145,14 +147,6 @@ class MultiKrum(Merge[Updates]):
         return max(2 * self.attackers + 3, self.keep or 0)
 
     @override
-    def init(self, server: State, info: StepInfo) -> Updates:
-        return []
-
-    @override
-    def add(self, acc: Updates, update: Payload, weight: dict[str, float], meta: ReportMeta) -> Updates:
-        return _keep(acc, update, weight)
-
-    @override
     def finish(self, acc: Updates, server: State, info: StepInfo) -> Payload:
         return _krum(acc, self.attackers, self.keep or len(acc) - self.attackers)
 
@@ -166,12 +160,6 @@ def krum_scores(vectors: torch.Tensor, attackers: int) -> torch.Tensor:
     squares = torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist").square()
     squares.fill_diagonal_(torch.inf)
     return squares.sort(1).values[:, : n - attackers - 2].sum(1)
-
-
-def _keep(acc: Updates, update: Payload, weight: dict[str, float]) -> Updates:
-    if weight.get("model", weight[""]) > 0:
-        acc.append(update)
-    return acc
 
 
 def _by_coordinate(acc: Updates, middle: Callable[[torch.Tensor], torch.Tensor]) -> Payload:

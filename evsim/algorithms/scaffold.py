@@ -7,8 +7,9 @@ steps along g - c_k + c; after its K_k steps it takes
     option 2: c_k+ = c_k - c + (w - y_k) / (K_k eta_l),
 
 and sends Delta y and Delta c = c_k+ - c_k. The server adds eta_g times the mean of Delta y, and |S|/N times the
-*uniform* mean of Delta c. All controls start at 0, so the first round is FedAvg. K_k are the steps really executed;
-with local momentum it is norm1(a), the effective number of steps.
+*uniform* mean of Delta c; N counts the clients with data, the others have no control. All controls start at 0, so the
+first round is FedAvg. K_k are the steps really executed; with local momentum it is norm1(a), the effective number of
+steps.
 """
 
 from __future__ import annotations

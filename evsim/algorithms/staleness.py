@@ -1,6 +1,7 @@
 """Weightings that discount stale reports, for buffered aggregation and for late reports kept as stale updates.
 
-tau counts server steps between a report's model version and the version it is merged into; 0 is fresh.
+tau counts server steps between a report's model version and the version it is merged into; 0 is fresh. A discount stops
+at 1e-150: far below anything that counts beside a fresher report, but reports that are all as stale still have a mean.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from evsim.base.vocabulary import FloatArray, IntArray
 
 Base = Literal["uniform", "samples"]
+_LEAST = 1e-150  # whose products with updates and sums are still far from underflow
 
 
 @final
@@ -88,4 +90,4 @@ class ExponentialStaleness(Weighting):
 
 def _weights(base: Base, samples: IntArray, discount: FloatArray) -> dict[str, FloatArray]:
     fresh = samples.astype(np.float64) if base == "samples" else np.ones(len(samples))
-    return {"": fresh * discount}
+    return {"": fresh * np.maximum(discount, _LEAST)}

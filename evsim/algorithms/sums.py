@@ -11,6 +11,8 @@ import torch
 from evsim.algorithms import tree
 from evsim.algorithms.tree import Payload, Tree
 
+_NOTHING = 1e-300  # a weight so small has lost its digits, and 1 over it may be infinite
+
 #: Weight of one report by payload; the entry "" serves payloads not named.
 Weight = Mapping[str, float]
 
@@ -48,11 +50,11 @@ class WeightedSums:
             self.weights[name] = self.weights.get(name, 0.0) + other.weights[name]
 
     def means(self) -> Payload:
-        """Each sum over the sum of its weights; payloads that weigh nothing are left out."""
+        """Each sum over the sum of its weights; payloads that weigh nothing, or next to it, are left out."""
         return {
             name: tree.scale(leaves, 1 / self.weights[name])
             for name, leaves in self.totals.items()
-            if self.weights[name] > 0
+            if self.weights[name] > _NOTHING
         }
 
 

@@ -7,7 +7,6 @@ absolute value; e <- p - sent.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -15,6 +14,7 @@ from typing_extensions import override
 
 from evsim.algorithms import tree
 from evsim.algorithms.base import ReportMeta, State, Upload, Wires
+from evsim.base.counts import ceil_count
 from evsim.base.errors import require
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class TopK(Upload):
         return self.reset_after is None or version - float(state["since"]["version"]) <= self.reset_after
 
     def _count(self, size: int) -> int:
-        return min(size, ceil(round(self.share * size, 9)))  # 0.1 of 30 is 3, not 4
+        return min(size, ceil_count(self.share, size))
 
     def _sparse(self, leaves: dict[str, Wire]) -> dict[str, Wire]:
         """Which leaf the entries come from is not known before: they are shared out by size, the total is exact."""

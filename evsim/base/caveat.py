@@ -41,3 +41,8 @@ class Caveat:
     def from_json(cls, given: Any) -> Caveat:
         """From a manifest; older ones hold plain sentences."""
         return cls(**given) if isinstance(given, dict) else cls("", str(given))
+
+
+def as_caveat(given: Any) -> Caveat:
+    """A caveat as it is, or from a manifest."""
+    return given if isinstance(given, Caveat) else Caveat.from_json(given)

@@ -148,16 +148,22 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "grouped": ("evsim.training.data.grouped:Grouped", "natural clients put together, whole, to fewer"),
     },
     "join": {
-        "modulo": ("evsim.traces.population:Modulo", "client i gets device i modulo their number (FedScale's)"),
-        "sample": ("evsim.traces.population:Sample", "devices at random, without replacement until exhausted"),
+        "paired": (
+            "evsim.traces.joins.paired:Paired",
+            "a device keeps its own speed, by name: the default where both files name their devices",
+        ),
+        "listed": ("evsim.traces.joins.listed:Listed", "a list of yours: the device of each client"),
+        "modulo": ("evsim.traces.joins.modulo:Modulo", "client i gets device i modulo their number (FedScale's)"),
+        "sample": ("evsim.traces.joins.sample:Sample", "devices at random, without replacement until exhausted"),
         "rank": (
-            "evsim.traces.population:RankJoin",
+            "evsim.traces.joins.rank:RankJoin",
             "a chosen rank correlation of data size with speed or availability",
         ),
     },
     "trace_format": {
         "evsim": ("evsim.traces.formats.columnar", "evsim's own folder: Parquet and a manifest"),
-        "csv": ("evsim.traces.formats.csv", "one row per interval, or one row per device"),
+        "matrix": ("evsim.traces.formats.matrix", "0 and 1 per device and slot of time: .npy or CSV"),
+        "csv": ("evsim.traces.formats.csv", "one row per interval, per event, or per device"),
         "fedscale": ("evsim.traces.formats.fedscale", "FedScale's client_behave_trace and client_device_capacity"),
         "flash": ("evsim.traces.formats.flash", "FLASH's state_traces.json and cached_timers.json"),
     },

@@ -80,6 +80,21 @@ def hash64(base: int, *columns: ArrayLike) -> NDArray[np.uint64]:
     return state
 
 
+def hashes(base: int, start: int, stop: int) -> NDArray[np.uint64]:
+    """`hash64` of the numbers from start to stop, for a key in [0, 2^64); they are kept, not made again each time."""
+    return _mix(_numbers(-(-stop // _KEPT) * _KEPT)[start:stop] ^ np.uint64(base))
+
+
+_KEPT = 4096
+
+
+@lru_cache(maxsize=4)
+def _numbers(stop: int) -> NDArray[np.uint64]:
+    numbers = np.arange(stop, dtype=np.uint64)
+    numbers.flags.writeable = False
+    return numbers
+
+
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
     z = z + np.uint64(_GAMMA)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(_M1)

@@ -5,7 +5,6 @@ Inside evsim virtual time is an integer number of milliseconds since the scenari
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Annotated
@@ -16,6 +15,12 @@ MS_PER_SECOND = 1_000
 MS_PER_MINUTE = 60_000
 MS_PER_HOUR = 3_600_000
 MS_PER_DAY = 86_400_000
+
+#: The longest duration anybody can write: a thousand years.
+LONGEST = 365_250 * MS_PER_DAY
+
+#: The longest a download, a computation or an upload may take; beyond it something was typed wrong.
+LONGEST_PHASE = 3_652 * MS_PER_DAY
 
 #: "never": later than any instant of any scenario, and safe to add a week to.
 FOREVER = 2**62
@@ -28,7 +33,10 @@ _UNITS = {
     "d": MS_PER_DAY,
     "w": 7 * MS_PER_DAY,
 }
-_DURATION = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|h|d|w)\s*")
+_DURATION = re.compile(
+    r"\s*([-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?inf|nan)\s*(ms|s|min|h|d|w)\s*"
+)
+_SHOWN = 60  # characters of what was given
 _TIME_OF_DAY = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])(?::([0-5][0-9]))?")
 
 
@@ -50,20 +58,40 @@ def parse_duration(value: object) -> int:
 
     >>> parse_duration("10min"), parse_duration(1.5)
     (600000, 1500)
+    >>> parse_duration("1e300d")
+    Traceback (most recent call last):
+    evsim.base.errors.PolicyError: '1e300d' is longer than 1000 years
 
     Raises:
-        PolicyError: if it is not a duration, or negative, or not finite.
+        PolicyError: if it is not a duration, or negative, or not finite, or longer than a thousand years.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise PolicyError(f"{value!r} is not a duration")
-    if isinstance(value, str):
-        match = _DURATION.fullmatch(value)
-        if match is None:
-            raise PolicyError(f"{value!r} is not a duration")
-        return round(float(match[1]) * _UNITS[match[2]])
-    if not math.isfinite(value) or value < 0:
-        raise PolicyError(f"{value!r} is not a duration: it must be finite and not negative")
-    return round(value * MS_PER_SECOND)
+    number, unit = _duration(value)
+    if not (number < 0 or number >= 0):
+        raise PolicyError(f"{_short(value)} is not a duration: it is not a number")
+    if number < 0:
+        raise PolicyError(f"{_short(value)} is not a duration: it is negative")
+    if number * unit > LONGEST:
+        raise PolicyError(f"{_short(value)} is longer than 1000 years")
+    return round(number * unit)
+
+
+def _duration(value: object) -> tuple[float, int]:
+    """A number and the ms of its unit."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value, MS_PER_SECOND
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise PolicyError(f"{_short(value)} is not a duration")
+    return float(match[1]), _UNITS[match[2]]
+
+
+def _short(value: object) -> str:
+    """What was given, for a message; a whole number of thousands of digits has no text."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def parse_time_of_day(value: object) -> int:

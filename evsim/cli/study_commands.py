@@ -13,12 +13,16 @@ from evsim.cli.base import complain, console, say, say_table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from evsim.study import Progress
+    from evsim.base.metrics import Target
+    from evsim.study import Progress, Study
 
 
 _CSV, _PNG, _HTML = "comparison.csv", "comparison.png", "report.html"
 
-Target = Annotated[float | None, typer.Option(help="Accuracy asked for; default: the study's, or the runs'.")]
+Value = Annotated[float | None, typer.Option(help="Value to reach; default: the study's, or the runs'.")]
+Metric = Annotated[str | None, typer.Option(help="Of the test set; default: the study's, else accuracy.")]
+AtLeast = Annotated[float | None, typer.Option(help="A target of a metric whose direction is not known.")]
+AtMost = Annotated[float | None, typer.Option(help="Likewise, reached from above.")]
 Baseline = Annotated[str | None, typer.Option(help="The arm speed-ups refer to; default: the first.")]
 RunningMean = Annotated[int, typer.Option(help="Evaluations that a crossing averages; 1: the first crossing.")]
 
@@ -34,34 +38,44 @@ def sweep(
 
     found = Study.load(study)
     folder = Path("runs") / found.name if out is None else out
+    _caution(found)
     with _progress() as show:
         run_study(found, folder, processes=processes, on_progress=show)
     if found.target() is None:
-        say(f"study       {folder}")
+        _say_runs(folder)
         return
     compare([folder], out=folder)
     report(folder)
 
 
-def compare(
+def compare(  # noqa: PLR0913, PLR0917  a command has the options that it has
     runs: Annotated[list[Path], typer.Argument(help="The folder of a study, or run folders.")],
-    target: Target = None,
+    target: Value = None,
     baseline: Baseline = None,
     running_mean: RunningMean = 5,
     out: Annotated[Path | None, typer.Option(help="Also write comparison.csv and comparison.png there.")] = None,
+    metric: Metric = None,
+    at_least: AtLeast = None,
+    at_most: AtMost = None,
 ) -> None:
-    """Compare arms: time to accuracy with intervals over seeds, paired speed-ups, runs that never arrive."""
+    """Compare arms: time to a target with intervals over seeds, paired speed-ups, runs that never arrive."""
     from evsim.results.arms import load_arms
+    from evsim.results.caveats import comparison_caveats
     from evsim.results.comparison import compare as compare_arms
-    from evsim.results.comparison import in_words
+    from evsim.results.comparison import executors_in_words, in_words
     from evsim.results.study_figures import study_figure
     from evsim.results.writing import write_csv, write_figure
 
-    arms = load_arms(runs, target=target, baseline=baseline, running_mean=running_mean)
+    goal = _goal(target, metric, at_least, at_most)
+    arms = load_arms(runs, target=goal, baseline=baseline, running_mean=running_mean, metric=metric)
     table = compare_arms(arms)
     head, *rows = in_words(arms, table)
-    say(f"{arms.name}: time to {arms.metric} {arms.target:g}, crossed by the mean of {arms.running_mean} evaluations")
+    say(f"{arms.name}: time to {arms.goal}, crossed by the mean of {arms.running_mean} evaluations")
     say_table(rows, headers=head)
+    for line in executors_in_words(arms.executors):
+        say(f"trained by  {line}")
+    for caveat in comparison_caveats(arms):
+        say(f"caveat: {caveat}")
     if out is not None:
         say(f"table       {write_csv(table, out / _CSV)}")
         say(f"plot        {write_figure(study_figure(arms), out / _PNG)}")
@@ -75,6 +89,56 @@ def report(
     from evsim.results.report import write_report
 
     say(f"report      {write_report(path, path / _HTML if out is None else out)}")
+
+
+def _goal(
+    target: float | None, metric: str | None, at_least: float | None, at_most: float | None
+) -> float | Target | None:
+    """A target with its direction if one was given."""
+    from evsim.base.errors import require
+    from evsim.base.metrics import Target
+
+    if at_least is None and at_most is None:
+        return target
+    require(target is None, "give one of --target, --at-least, --at-most", target=target)
+    return Target(metric=metric or "accuracy", at_least=at_least, at_most=at_most)
+
+
+def _caution(study: Study) -> None:
+    """What the scenarios of a study have against themselves, once each, before hours are spent."""
+    from evsim.base.caveat import as_caveat
+    from evsim.scenario.caveats import caveats
+
+    arms: dict[str, list[str]] = {}
+    for (arm, seed), scenario in study.scenarios().items():
+        if seed == study.seeds[0]:
+            for each in caveats(scenario):
+                arms.setdefault(str(as_caveat(each)), []).append(arm)
+    if len(study.arms) > 1 and study.target() is not None:
+        for text in _step_grids(study):
+            arms[text] = list(study.arms)
+    for text, which in arms.items():
+        concerned = "all arms" if len(which) == len(study.arms) else ", ".join(which)
+        complain(f"caveat: {text} [{concerned}]")
+
+
+def _step_grids(study: Study) -> Iterator[str]:
+    """Whether steps come at different rates shows when the runs are over: say it before."""
+    if any(scenario.evaluation.every_steps is not None for scenario in study.scenarios().values()):
+        yield (
+            "evaluations every n server steps are compared only if the steps of all arms come at one rate; a grid "
+            'of virtual time always is: evaluation.every = "10min"'
+        )
+
+
+def _say_runs(folder: Path) -> None:
+    """A study without a target has nothing to compare, but its runs have something to say."""
+    from evsim.results import load_runs
+    from evsim.results.caveats import counted
+
+    for caveat in counted(load_runs(folder / "*" / "seed-*")):
+        say(f"caveat: {caveat}")
+    say(f"study       {folder}")
 
 
 @contextmanager

@@ -42,4 +42,4 @@ class IndependentLinks(Network):
 
     @override
     def transfer_ms(self, sizes: IntArray, kbps: FloatArray, begin: IntArray) -> FloatArray:
-        return np.asarray(sizes * _BITS / kbps)  # bytes x 8 / (kbit/s) = ms
+        return np.asarray(sizes.astype(np.float64) * _BITS / kbps)  # bytes x 8 / (kbit/s) = ms; in int64 x 8 may wrap

@@ -12,11 +12,17 @@ from typing import Literal, final
 import numpy as np
 
 from evsim.base import rng
-from evsim.base.errors import require
+from evsim.base.casts import EXACT, whole
+from evsim.base.errors import TraceError, require
+from evsim.base.units import LONGEST_PHASE
 from evsim.base.vocabulary import FloatArray, IntArray
+from evsim.cost import bounds
 from evsim.cost.network import IndependentLinks, Network
 from evsim.cost.work import Work
 from evsim.traces.speed import DeviceSpeed
+
+_MOST_SAMPLES = 10**12
+_MOST_BYTES = 10**15  # a petabyte; sums over a million tasks still fit into 64 bits
 
 
 @final
@@ -40,8 +46,9 @@ class Price:
 class CostModel:
     """The `[cost]` table of a scenario.
 
-    transfer = bytes / rate; compute = ms per sample x samples x `training_factor` (3: a backward pass costs two forward
-    passes, FedScale's convention; phones measured 3 to 17). Jitter is a log-normal factor of median 1 per task.
+    transfer = bytes / rate x jitter + latency; compute = ms per sample x samples x `training_factor` (3: a backward
+    pass costs two forward passes, FedScale's convention; phones measured 3 to 17) x jitter. Jitter is a log-normal
+    factor of median 1 per task. A phase that lasts longer than ten years is an error that names client, phase and key.
 
     Attributes:
         model_bytes: charged size of the dense model; None charges the real one.
@@ -59,15 +66,16 @@ class CostModel:
     availability_check: Literal["throughout", "at_completion"] = "throughout"
 
     def __post_init__(self) -> None:
-        require(
-            self.model_bytes is None or self.model_bytes > 0, "model_bytes must be > 0", model_bytes=self.model_bytes
-        )
+        size = self.model_bytes
+        require(size is None or size > 0, "model_bytes must be > 0", model_bytes=size)
+        require(size is None or size <= _MOST_BYTES, f"model_bytes must be <= {_MOST_BYTES}", model_bytes=size)
         require(0 < self.sample_scale < np.inf, "sample_scale must be > 0", sample_scale=self.sample_scale)
         require(0 < self.training_factor < np.inf, "training_factor must be > 0", training_factor=self.training_factor)
+        samples = self.samples_per_client
         require(
-            self.samples_per_client is None or self.samples_per_client > 0,
-            "samples_per_client must be > 0",
-            samples_per_client=self.samples_per_client,
+            samples is None or 0 < samples <= _MOST_SAMPLES,
+            f"samples_per_client must be > 0 and <= {_MOST_SAMPLES}",
+            samples_per_client=samples,
         )
 
     def wire_bytes(self, payload_bytes: int, true_model_bytes: int) -> int:
@@ -102,23 +110,28 @@ class Pricing:
             sizes: charged bytes down and up, per client.
             now: instant of dispatch, ms.
         """
-        charged = (work.samples + work.forward_samples) * self.cost.sample_scale
-        passes = (work.samples * self.cost.training_factor + work.forward_samples) * self.cost.sample_scale
-        speed = self.speed
-        compute = speed.compute_ms_per_sample[clients] * passes * self._jitter("compute", clients, tasks)
-        link = self._jitter("network", clients, tasks)
-        begin = np.full(len(clients), now, np.int64)
-        download = self.network.transfer_ms(sizes[0], speed.download_kbps[clients], begin) * link
-        begin = begin + _ms(download) + _ms(compute)
-        upload = self.network.transfer_ms(sizes[1], speed.upload_kbps[clients], begin) * link
-        nothing = _ms(download) + _ms(compute) + _ms(upload) == 0  # a task lasts at least 1 ms
-        return Price(_ms(download), _ms(compute) + nothing, _ms(upload), np.rint(charged).astype(np.int64))
+        speed, n = self.speed, len(clients)
+        jitter, link = self._jitter("compute", clients, tasks), self._jitter("network", clients, tasks)
+        refuse = _Refusal(self, clients, work, sizes, jitter, link)
+        latency = speed.latency_ms[clients]
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
+            begin = np.full(n, now, np.int64)
+            down = self.network.transfer_ms(sizes[0], speed.download_kbps[clients], begin) * link + latency
+            ahead = np.concatenate([down, self._computing(clients, work) * jitter])
+            first = whole(ahead, refuse, most=LONGEST_PHASE)
+            download_ms, compute_ms = first[:n], first[n:]
+            up = self.network.transfer_ms(sizes[1], speed.upload_kbps[clients], begin + download_ms + compute_ms)
+            upload_ms = whole(up * link + latency, refuse.upload, most=LONGEST_PHASE)
+        nothing = download_ms + compute_ms + upload_ms == 0  # a task lasts at least 1 ms
+        return Price(download_ms, compute_ms + nothing, upload_ms, self.charged(work))
 
     def samples_within(self, price: Price, work: Work, budget_ms: IntArray) -> IntArray:
         """Training samples that fit in a budget of compute time, given what the full work costs."""
         factor = self.cost.training_factor
-        passes = (work.samples * factor + work.forward_samples) * budget_ms / np.maximum(price.compute_ms, 1)
-        return np.asarray(np.maximum(np.floor((passes - work.forward_samples) / factor), 0).astype(np.int64))
+        with np.errstate(over="ignore"):
+            passes = (work.samples * factor + work.forward_samples) * budget_ms / np.maximum(price.compute_ms, 1)
+            fit = np.floor((passes - work.forward_samples) / factor)
+        return whole(np.clip(fit, 0, EXACT), _no_budget)
 
     def declared_ms(self, work: Work, sizes: tuple[int, int]) -> FloatArray:
         """Task duration that each client's device class promises, ms, without jitter; one entry per client."""
@@ -127,13 +140,29 @@ class Pricing:
 
     def promised_ms(self, work: Work, sizes: tuple[int, int]) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Download, compute and upload of each client's device class, ms, without jitter; one entry per client."""
+        download, compute, upload = self.bare_ms(work, sizes)
+        latency = self.speed.latency_ms
+        return download + latency, compute, upload + latency
+
+    def bare_ms(self, work: Work, sizes: tuple[int, int]) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """`promised_ms` without the latency: what jitter multiplies."""
         speed = self.speed
-        begin = np.zeros(len(speed.download_kbps), np.int64)
+        everyone, begin = np.arange(speed.n_devices), np.zeros(speed.n_devices, np.int64)
         down, up = (np.full_like(begin, size) for size in sizes)
-        passes = (work.samples * self.cost.training_factor + work.forward_samples) * self.cost.sample_scale
-        download = self.network.transfer_ms(down, speed.download_kbps, begin)
-        upload = self.network.transfer_ms(up, speed.upload_kbps, begin)
-        return download, speed.compute_ms_per_sample * passes, upload
+        with np.errstate(over="ignore", invalid="ignore"):
+            download = self.network.transfer_ms(down, speed.download_kbps, begin)
+            upload = self.network.transfer_ms(up, speed.upload_kbps, begin)
+            return download, self._computing(everyone, work), upload
+
+    def check(self, work: Work, sizes: tuple[int, int]) -> None:
+        """Raise `TraceError` unless every phase of every client lies within its bounds, jitter left out."""
+        n = self.speed.n_devices
+        download, compute, upload = self.promised_ms(work, sizes)
+        per_client = tuple(np.full(n, size, np.int64) for size in sizes)
+        refuse = _Refusal(self, np.arange(n), work, (per_client[0], per_client[1]), np.ones(n), np.ones(n))
+        whole(np.concatenate([download, compute]), refuse, most=LONGEST_PHASE)
+        whole(upload, refuse.upload, most=LONGEST_PHASE)
+        self.charged(work)
 
     def factors(self, clients: IntArray, tasks: IntArray) -> tuple[FloatArray, FloatArray]:
         """What jitter multiplies the computation and the transfers of each task by: a client's so-many-eth, from 0."""
@@ -143,6 +172,21 @@ class Pricing:
         """Names the draws of jitter of "compute" or of "network"."""
         return rng.key(self.seed, "jitter", name)
 
+    def _computing(self, clients: IntArray, work: Work) -> FloatArray:
+        """Ms of computing without jitter."""
+        cost = self.cost
+        passes = (work.samples * cost.training_factor + work.forward_samples) * cost.sample_scale
+        return np.asarray(self.speed.compute_ms_per_sample[clients] * passes)
+
+    def charged(self, work: Work) -> IntArray:
+        """Samples on the clock."""
+        samples, scale = work.samples + work.forward_samples, self.cost.sample_scale
+        return samples if scale == 1 else whole(samples * scale, self._refuse_scale)
+
+    def _refuse_scale(self, row: int) -> TraceError:
+        scale = self.cost.sample_scale
+        return TraceError(f"cost.sample_scale: {scale:g} makes more than {EXACT} samples of a client's; lower it")
+
     def _jitter(self, name: str, clients: IntArray, tasks: IntArray) -> FloatArray:
         sigma = self.speed.compute_jitter if name == "compute" else self.speed.network_jitter
         if sigma == 0.0:
@@ -151,33 +195,91 @@ class Pricing:
 
 
 @final
+@dataclass(eq=False, slots=True)  # not frozen: one is made for each dispatch, and frozen ones cost three times as much
+class _Refusal:
+    """The error for a row of a dispatch whose phase is out of bounds."""
+
+    pricing: Pricing
+    clients: IntArray
+    work: Work
+    sizes: tuple[IntArray, IntArray]
+    jitter: FloatArray
+    link: FloatArray
+
+    def __call__(self, row: int) -> TraceError:
+        """For all downloads, then all computations."""
+        n = len(self.clients)
+        return self._transfer("download", row, self.sizes[0]) if row < n else self._computation(row - n)
+
+    def upload(self, row: int) -> TraceError:
+        """For uploads."""
+        return self._transfer("upload", row, self.sizes[1])
+
+    def _computation(self, row: int) -> TraceError:
+        pricing, client, jitter = self.pricing, int(self.clients[row]), float(self.jitter[row])
+        samples = float(self.work.samples[row] + self.work.forward_samples[row])
+        factors = bounds.of_computing(pricing.cost, pricing.speed, client, samples, jitter)
+        return bounds.too_long("computation", client, factors)
+
+    def _transfer(self, phase: str, row: int, sizes: IntArray) -> TraceError:
+        client = int(self.clients[row])
+        factors = bounds.of_transfer(
+            f"{phase}_kbps", self.pricing.speed, client, float(sizes[row]), float(self.link[row])
+        )
+        return bounds.too_long(phase, client, factors)
+
+
+@final
 class SinglePrices:
     """Prices of single tasks of clients whose work is always the same, without array overhead for each.
 
-    All but the jitter is priced once, for everybody. The prices are those of `Pricing.price`, which holds as long as
-    the network is constant.
+    All but the jitter is priced and checked once, for everybody. The prices are those of `Pricing.price`, which holds
+    as long as the network is constant.
+
+    Raises:
+        TraceError: if a phase of any client is out of bounds.
     """
 
     def __init__(self, pricing: Pricing, work: Work, sizes: tuple[int, int]) -> None:
         from scipy.special import ndtri
 
-        download, compute, upload = pricing.promised_ms(work, sizes)
+        pricing.check(work, sizes)
+        self._pricing, self._work, self._sizes = pricing, work, sizes
+        download, compute, upload = pricing.bare_ms(work, sizes)
         self._download, self._compute, self._upload = download.data, compute.data, upload.data
-        charged = (work.samples + work.forward_samples) * pricing.cost.sample_scale
-        self._charged = memoryview(np.rint(charged).astype(np.int64))
+        self._latency = pricing.speed.latency_ms.data
+        self._charged = pricing.charged(work).data
         everyone, keys = np.arange(len(work.samples)), (pricing.jitter_key(name) for name in ("compute", "network"))
         self._compute_base, self._network_base = (rng.hash64(key, everyone).data for key in keys)
         self._sigmas = np.array([pricing.speed.compute_jitter, pricing.speed.network_jitter])
         self._ndtri = ndtri
 
     def of(self, client: int, nth: int) -> tuple[int, int, int, int]:
-        """Download, compute, upload in ms, and charged samples of a client's nth task."""
+        """Download, compute, upload in ms, and charged samples of a client's nth task.
+
+        Raises:
+            TraceError: if jitter makes a phase too long.
+        """
         draws = rng.uniform_one(self._compute_base[client], nth), rng.uniform_one(self._network_base[client], nth)
         jitter, link = np.exp(self._sigmas * self._ndtri(draws)).tolist()  # of NumPy as in bulk: the last bit counts
-        download, upload = round(self._download[client] * link), round(self._upload[client] * link)
-        compute = round(self._compute[client] * jitter)
+        latency = self._latency[client]
+        down, up, computing = (
+            self._download[client] * link + latency,
+            self._upload[client] * link + latency,
+            self._compute[client] * jitter,
+        )
+        if not down + computing + up <= LONGEST_PHASE:  # each alone may still be within its bound
+            self._price_in_bulk(client, nth)
+        download, upload, compute = round(down), round(up), round(computing)
         return download, compute or int(download + upload == 0), upload, self._charged[client]
 
+    def _price_in_bulk(self, client: int, nth: int) -> None:
+        """Raises what `Pricing.price` raises, in its words."""
+        clients, work = np.array([client]), self._work
+        sizes = np.array([self._sizes[0]]), np.array([self._sizes[1]])
+        alone = Work(work.samples[clients], work.forward_samples[clients])
+        self._pricing.price(clients, np.array([nth]), alone, sizes, 0)
 
-def _ms(duration: FloatArray) -> IntArray:
-    return np.rint(duration).astype(np.int64)
+
+def _no_budget(row: int) -> TraceError:
+    return TraceError(f"row {row}: the samples that fit into the time left are not a number")

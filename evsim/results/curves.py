@@ -8,6 +8,7 @@ from typing import final
 import numpy as np
 
 from evsim.base.errors import require
+from evsim.base.metrics import Target
 from evsim.base.vocabulary import FloatArray, IntArray
 
 
@@ -45,30 +46,60 @@ class Curve:
         return float(self.value[index]) if index >= 0 else float("nan")
 
 
-def first_crossing(curve: Curve, target: float, *, interpolate: bool = False) -> float | None:
-    """When a curve first is at least the target, ms since virtual time 0; None when it never is.
+@final
+@dataclass(frozen=True, kw_only=True)
+class Crossing:
+    """When a running mean first was at its target, as far as evaluations can tell.
+
+    Attributes:
+        at: of the evaluation, ms.
+        after: of the evaluation before, ms: it was not reached then. 0 if there was none.
+        window_ms: from the first to the last evaluation that the running mean holds, and one spacing more, ms.
+        version: server steps applied.
+    """
+
+    at: int
+    after: int
+    window_ms: int
+    version: int
+
+
+def crossing(curve: Curve, target: Target, window: int = 1) -> Crossing | None:
+    """The first crossing by the mean of the newest `window` evaluations; None if there is none."""
+    smooth = curve.smooth(window)
+    index = _first_index(smooth, target)
+    if index is None:
+        return None
+    opened = max(index - 1, 0)  # of `curve`: the evaluation before those that the mean holds
+    at = int(smooth.at[index])
+    after = int(curve.at[index + window - 2]) if index + window > 1 else 0
+    return Crossing(at=at, after=after, window_ms=at - int(curve.at[opened]), version=int(smooth.version[index]))
+
+
+def first_crossing(curve: Curve, target: Target, *, interpolate: bool = False) -> float | None:
+    """When a curve first is at its target or better, ms since virtual time 0; None when it never is.
 
     Args:
         curve: the metric.
-        target: reached from below; a first value at or above it crosses at its own instant.
+        target: a first value at it or better crosses at its own instant.
         interpolate: on the line between the value before the crossing and the crossing.
     """
     index = _first_index(curve, target)
     if index is None:
         return None
-    if not interpolate or index == 0:
+    if not interpolate or index == 0 or not np.isfinite(curve.value[index - 1 : index + 1]).all():
         return float(curve.at[index])
-    below, above = curve.value[index - 1], curve.value[index]
-    share = (target - below) / (above - below)
+    before, reached = curve.value[index - 1], curve.value[index]
+    share = (target.value - before) / (reached - before)
     return float(curve.at[index - 1] + share * (curve.at[index] - curve.at[index - 1]))
 
 
-def version_at_crossing(curve: Curve, target: float) -> int | None:
-    """The number of server steps after which a curve first is at least the target; None when it never is."""
+def version_at_crossing(curve: Curve, target: Target) -> int | None:
+    """The number of server steps after which a curve first is at its target; None when it never is."""
     index = _first_index(curve, target)
     return None if index is None else int(curve.version[index])
 
 
-def _first_index(curve: Curve, target: float) -> int | None:
-    reached = np.flatnonzero(curve.value >= target)
+def _first_index(curve: Curve, target: Target) -> int | None:
+    reached = np.flatnonzero(target.reached(curve.value))
     return int(reached[0]) if len(reached) else None

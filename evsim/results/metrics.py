@@ -6,12 +6,15 @@ end for a task still running. Frames are functions of a `Run`; nothing is cached
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 
 from evsim.base.errors import Problem, RunFolderError, report, require
+from evsim.base.metrics import Target
 from evsim.base.vocabulary import FloatArray, IntArray
-from evsim.results.curves import first_crossing, version_at_crossing
+from evsim.results.curves import Crossing, crossing, version_at_crossing
 from evsim.results.run import Run
 
 #: The headline crosses with the mean of so many evaluations: single ones and their spacing shift it.
@@ -23,23 +26,42 @@ OPEN = ("in_flight",)
 _PHASES = ["download_ms", "compute_ms", "upload_ms"]
 
 
-def time_to_accuracy(run: Run, target: float, *, metric: str = "accuracy") -> dict[str, pd.Timedelta | None]:
+def time_to(
+    run: Run, metric: str = "accuracy", *, at_least: float | None = None, at_most: float | None = None
+) -> dict[str, pd.Timedelta | None]:
     """Virtual time to a target, in the three ways people report it; None where it is never reached.
 
-    ``first``: the first evaluation at or above the target (MLPerf, DAWNBench). ``interpolated``: on the line between
+    ``first``: the first evaluation at the target or better (MLPerf, DAWNBench). ``interpolated``: on the line between
     it and the evaluation before; never later than ``first``. ``running_mean``: the first instant at which the mean of
-    the newest five evaluations is at or above the target, which one lucky evaluation cannot fake (the headline).
+    the newest five evaluations is at the target or better, which one lucky evaluation cannot fake (the headline).
+
+    Raises:
+        PolicyError: if the target is impossible, or is the worse way of a known metric.
     """
+    found = partial(run.time_to, metric, at_least=at_least, at_most=at_most)
     return {
-        "first": run.time_to_accuracy(target, metric=metric),
-        "interpolated": run.time_to_accuracy(target, metric=metric, interpolate=True),
-        "running_mean": run.time_to_accuracy(target, metric=metric, running_mean=RUNNING_MEAN),
+        "first": found(),
+        "interpolated": found(interpolate=True),
+        "running_mean": found(running_mean=RUNNING_MEAN),
     }
 
 
+def time_to_accuracy(run: Run, target: float, *, metric: str = "accuracy") -> dict[str, pd.Timedelta | None]:
+    """`time_to` in the metric's own direction."""
+    run.curve(metric)  # a metric that is not there is told before its direction is asked for
+    goal = Target.of(metric, target)
+    return time_to(run, metric, at_least=goal.at_least, at_most=goal.at_most)
+
+
+def headline(run: Run, target: Target, *, running_mean: int = RUNNING_MEAN) -> Crossing | None:
+    """The crossing by the running mean; None: not reached, the run is censored at its end."""
+    return crossing(run.curve(target.metric), target, running_mean)
+
+
 def headline_ms(run: Run, target: float, *, metric: str = "accuracy", running_mean: int = RUNNING_MEAN) -> float | None:
-    """Time to a target by the running mean, ms; None: not reached, the run is censored at its end."""
-    return first_crossing(run.curve(metric).smooth(running_mean), target)
+    """Time to a target by the running mean, ms, in the metric's own direction; None: not reached."""
+    found = headline(run, Target.of(metric, target), running_mean=running_mean)
+    return None if found is None else float(found.at)
 
 
 def accuracy_at(run: Run, at_ms: int, *, metric: str = "accuracy") -> float:
@@ -49,7 +71,7 @@ def accuracy_at(run: Run, at_ms: int, *, metric: str = "accuracy") -> float:
 
 def rounds_to_accuracy(run: Run, target: float, *, metric: str = "accuracy", running_mean: int = 1) -> int | None:
     """Server steps applied when a metric first reaches a target: McMahan et al. 2017, table 2; None if never."""
-    return version_at_crossing(run.curve(metric).smooth(running_mean), target)
+    return version_at_crossing(run.curve(metric).smooth(running_mean), Target.of(metric, target))
 
 
 def device_time(run: Run) -> pd.Series:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from typing_extensions import override
 
 from evsim.base.errors import Problem, RunFolderError, report
 from evsim.base.vocabulary import Outcome
@@ -18,15 +20,63 @@ from evsim.run.schema import TABLES
 _OUTCOMES = pd.Index([outcome.label for outcome in Outcome])
 
 
+class MissingColumnError(RunFolderError, KeyError):
+    """A column that an older run folder does not hold."""
+
+    @override
+    def __str__(self) -> str:  # a KeyError would show its quotes
+        return str(self.args[0])
+
+
+class LackingTable(pd.DataFrame):
+    """A table of an older run folder: asking for a column that it lacks is answered in a sentence."""
+
+    _metadata: ClassVar[list[str]] = ["_lacks", "_place"]  # what is made from it keeps them
+    _lacks: frozenset[str] = frozenset()
+    _place: str = ""
+
+    @property
+    def _constructor(self) -> type[pd.DataFrame]:
+        return LackingTable
+
+    @override
+    def __getitem__(self, key: Any) -> Any:
+        asked = [key] if isinstance(key, str) else key if isinstance(key, list) else []
+        lacking = [name for name in asked if isinstance(name, str) and name in self._lacks and name not in self.columns]
+        if lacking:
+            given = f"no column {', '.join(lacking)}: the run was written before there was one"
+            hint = "run its scenario again to have it; Run.missing lists what a run lacks"
+            raise MissingColumnError(report([Problem(self._place, given, "a newer run folder", hint)]))
+        return super().__getitem__(key)
+
+
 def read_table(folder: Path, name: str, *, partial: bool = False) -> pd.DataFrame:
-    """One table of a run folder.
+    """One table of a run folder: the columns that there are, in the order of its layout, others after them.
 
     Raises:
-        RunFolderError: if the file is missing, damaged, or lacks a column.
+        RunFolderError: if the file is missing or damaged.
     """
     table = read_journal(folder, name) if partial else _read_parquet(folder / f"{name}.parquet", name)
-    columns = {field.name: _series(field, table.column(field.name)) for field in schema(name)}
-    return pd.DataFrame(columns, copy=False)  # a copy into blocks takes longer than reading the file
+    columns = {field.name: _series(field, table.column(field.name)) for field in table.schema}
+    lacks = [column for column in schema(name).names if column not in columns]
+    if not lacks:
+        return pd.DataFrame(columns, copy=False)  # a copy into blocks takes longer than reading the file
+    frame = LackingTable(columns, copy=False)
+    object.__setattr__(frame, "_lacks", frozenset(lacks))
+    object.__setattr__(frame, "_place", f"{folder}: {name}")
+    return frame
+
+
+def missing_columns(folder: Path) -> dict[str, tuple[str, ...]]:
+    """By table, what the layout of today has and the folder lacks; a table without a file lacks all of it."""
+    found = {}
+    for name in TABLES:
+        path = folder / f"{name}.parquet"
+        held = _names(path) if path.is_file() else []
+        lacking = tuple(column for column in schema(name).names if column not in held)
+        if lacking:
+            found[name] = lacking
+    return found
 
 
 def journal_rows(folder: Path) -> dict[str, int]:
@@ -35,12 +85,24 @@ def journal_rows(folder: Path) -> dict[str, int]:
 
 
 def _read_parquet(path: Path, name: str) -> pa.Table:
-    layout = schema(name)
     try:
-        return pq.read_table(path, columns=layout.names, schema=layout, memory_map=True)
+        held = _names(path)
+        layout = schema(name)
+        known = [field for field in layout if field.name in held]
+        other = [field for field in pq.read_schema(path) if field.name not in layout.names]
+        whole = pa.schema([*known, *other])
+        return pq.read_table(path, columns=whole.names, schema=whole, memory_map=True)
+    except FileNotFoundError as error:
+        given = "no such table: the run was written before there was one, or did not record it"
+        raise RunFolderError(report([Problem(str(path), given, "a table of a run folder")])) from error
     except (OSError, ValueError, pa.ArrowException) as error:
         problem = Problem(str(path), f"cannot be read ({error})", "a table of a run folder")
         raise RunFolderError(report([problem])) from error
+
+
+def _names(path: Path) -> list[str]:
+    names: list[str] = pq.read_schema(path).names
+    return names
 
 
 def _series(field: pa.Field, column: pa.ChunkedArray) -> pd.Series:

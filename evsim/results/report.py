@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evsim.results.arms import STUDY_FILE, Arms, load_arms
-from evsim.results.comparison import compare, in_words
+from evsim.results.caveats import comparison_caveats
+from evsim.results.comparison import compare, executors_in_words, in_words
 from evsim.results.detail_figures import day_figure, participation_figure, rounds_figure, tasks_figure, waste_figure
 from evsim.results.run import Run, load_run
 from evsim.results.run_figure import run_figure
@@ -66,7 +67,7 @@ def run_page(run: Run) -> str:
         ),
         ("Device time", waste_figure(run), "What became of the time that devices spent."),
     ]
-    body = [_table(summary_table(run)), *(_plot(*plot) for plot in plots)]
+    body = [_table(summary_table(run, caveats=False)), _caveats(run.caveats), *(_plot(*plot) for plot in plots)]
     body += [_folded("Scenario", run.scenario_toml), _folded("Manifest", json.dumps(run.manifest, indent=2))]
     return _page(title, body)
 
@@ -76,14 +77,17 @@ def study_page(arms: Arms) -> str:
     table = compare(arms)
     head, *rows = in_words(arms, table)
     note = (
-        f"Time until the mean of {arms.running_mean} evaluations is at {arms.metric} {arms.target:g}. Intervals are "
-        "Student's t over seeds; speed-ups are geometric means over pairs of one seed. Runs that never arrive count "
-        "up to the common horizon; where they make a ratio unknowable there is a bound instead."
+        f"Time until the mean of {arms.running_mean} evaluations is at {arms.goal}. Means of times and speed-ups (over "
+        "pairs of one seed) are geometric, their intervals Student's t on the logarithms over seeds. Runs that never "
+        "arrive count up to the common horizon; where they make a ratio unknowable there is a bound instead."
     )
-    caption = "Mean accuracy over seeds with 95 % intervals; time to the target with every run as a dot."
+    caption = f"Mean {arms.metric} over seeds with 95 % intervals; time to the target with every run as a dot."
+    trained = "; ".join(executors_in_words(arms.executors))
     body = [
         _table(rows, head),
         f'<p class="note">{html.escape(note)}</p>',
+        f'<p class="note">Trained by {html.escape(trained)}</p>' if trained else "",
+        _caveats(comparison_caveats(arms)),
         _plot("Curves", study_figure(arms), caption),
     ]
     for arm, runs in arms.runs.items():
@@ -102,6 +106,12 @@ def _page(title: str, body: Sequence[str]) -> str:
         + "\n".join(body)
         + "\n</body></html>\n"
     )
+
+
+def _caveats(caveats: Sequence[object]) -> str:
+    if not caveats:
+        return ""
+    return f"<h2>Caveats</h2><ul>{''.join(f'<li>{html.escape(str(each))}</li>' for each in caveats)}</ul>"
 
 
 def _plot(title: str, figure: Figure, caption: str) -> str:

@@ -14,14 +14,18 @@ from typing import Any, final
 import pandas as pd
 from typing_extensions import override
 
+from evsim.base.caveat import Caveat
 from evsim.base.errors import Problem, RunFolderError, report, suggest
+from evsim.base.metrics import Target
 from evsim.base.units import parse_time_of_day
 from evsim.results.curves import Curve, first_crossing
-from evsim.results.reading import journal_rows, read_table
+from evsim.results.reading import journal_rows, missing_columns, read_table
+from evsim.run.caveats import lost_slots, measured
 from evsim.run.recorder import is_unfinished
-from evsim.run.schema import TABLES
+from evsim.run.schema import FORMAT, TABLES
 
-_OPTIONAL = ("availability", "sessions")
+_NEEDED = ("tasks", "server_steps", "evaluations", "clients")
+_MEASURED_ON = ("tasks", "server_steps", "evaluations", "availability")
 
 
 @final
@@ -79,6 +83,43 @@ class Run:
     def end_ms(self) -> int:
         """Virtual time at which the run ended, ms."""
         return int(self.manifest["end"]["at"])
+
+    @property
+    def format(self) -> int:
+        """The format of the folder; 1 where it says none, as the first ones do."""
+        return int(self.manifest.get("format", 1))
+
+    @cached_property
+    def missing(self) -> dict[str, tuple[str, ...]]:
+        """Columns of today's tables that this folder lacks, by table; asking for one raises `RunFolderError`."""
+        return {} if self.partial else missing_columns(self.folder)
+
+    @cached_property
+    def caveats(self) -> list[Caveat]:
+        """What speaks against the run: what its manifest says, and what its tables show, once each."""
+        told = [Caveat.from_json(each) for each in self.manifest.get("caveats", [])]
+        known = {caveat.key for caveat in told if caveat.key}
+        return [*told, *(caveat for caveat in self._measured() if caveat.key not in known)]
+
+    def lost_slots(self) -> tuple[float, int] | None:
+        """Slots of a buffered run held by lost devices, time average, of how many; None for rounds."""
+        return lost_slots(*self._facts())
+
+    def _measured(self) -> list[Caveat]:
+        return measured(*self._facts())
+
+    def _facts(self) -> tuple[dict[str, pd.DataFrame], dict[str, Any], dict[str, Any]]:
+        """What caveats are measured on; a folder without a table of who is online has an empty one."""
+        nobody = pd.DataFrame({"at": [], "online": []})
+        tables = {
+            name: nobody if name in self.missing and name not in _NEEDED else self._by_name(name)
+            for name in _MEASURED_ON
+        }
+        return tables, self.manifest, tomllib.loads(self.scenario_toml)
+
+    def _by_name(self, name: str) -> pd.DataFrame:
+        found: pd.DataFrame = getattr(self, name)
+        return found
 
     @cached_property
     def tasks(self) -> pd.DataFrame:
@@ -145,24 +186,53 @@ class Run:
         problem = Problem(f"{self.folder}: evaluations", f"no metric {metric!r} of split {split!r}", "", why)
         return RunFolderError(report([problem]))
 
-    def time_to_accuracy(
-        self, target: float, *, metric: str = "accuracy", interpolate: bool = False, running_mean: int = 1
+    def time_to(
+        self,
+        metric: str = "accuracy",
+        *,
+        at_least: float | None = None,
+        at_most: float | None = None,
+        interpolate: bool = False,
+        running_mean: int = 1,
     ) -> pd.Timedelta | None:
-        """Virtual time until a metric first reaches a target; None when it never does.
+        """Virtual time until a metric first is at least, or at most, a value; None when it never is.
 
         The evaluation at the run's end does not count: it is off the grid, so it would favor runs that end early.
 
         Args:
-            target: reached when the value is at least this.
-            metric: of the test split; larger must be better.
+            metric: of the test split, such as "accuracy" or "loss".
+            at_least: the target, where larger is better.
+            at_most: the target, where smaller is better; one of both is given.
             interpolate: linearly between the evaluation before the crossing and the crossing; never later than it.
             running_mean: average this many evaluations, the newest included; a crossing needs that many.
 
         Raises:
             RunFolderError: if the run has no such metric.
+            PolicyError: if the target is impossible, or is the worse way of a known metric.
         """
-        found = first_crossing(self.curve(metric).smooth(running_mean), target, interpolate=interpolate)
+        curve = self.curve(metric)
+        target = Target(metric=metric, at_least=at_least, at_most=at_most)
+        found = first_crossing(curve.smooth(running_mean), target, interpolate=interpolate)
         return None if found is None else pd.Timedelta(milliseconds=found)
+
+    def time_to_accuracy(
+        self, target: float, *, metric: str = "accuracy", interpolate: bool = False, running_mean: int = 1
+    ) -> pd.Timedelta | None:
+        """`time_to` in the metric's own direction: accuracy at least, loss at most.
+
+        Raises:
+            RunFolderError: if the run has no such metric.
+            PolicyError: if the direction of the metric is not known, or the target is impossible.
+        """
+        self.curve(metric)  # a metric that is not there is told before its direction is asked for
+        goal = Target.of(metric, target)
+        return self.time_to(
+            metric,
+            at_least=goal.at_least,
+            at_most=goal.at_most,
+            interpolate=interpolate,
+            running_mean=running_mean,
+        )
 
 
 def load_run(path: str | Path, *, partial: bool = False) -> Run:
@@ -222,7 +292,7 @@ def stack(runs: Sequence[Run], table: str) -> pd.DataFrame:
 
 
 def _files() -> list[str]:
-    return ["manifest.json", *(f"{name}.parquet" for name in TABLES if name not in _OPTIONAL)]
+    return ["manifest.json", *(f"{name}.parquet" for name in _NEEDED)]
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -232,6 +302,10 @@ def _manifest(path: Path) -> dict[str, Any]:
         raise _refused(path, str(error), "the manifest of a run") from error
     if not isinstance(found, dict) or not {"name", "seed", "start_ms", "end"} <= set(found):
         raise _refused(path, "keys are missing", "the manifest of a run")
+    given = found.get("format", 1)
+    if not isinstance(given, int) or given > FORMAT:
+        told = f"format {given!r}, written by evsim {found.get('evsim', '?')}"
+        raise _refused(path, told, f"format {FORMAT} or older", "read it with that evsim, or a newer one")
     return found
 
 

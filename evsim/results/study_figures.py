@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
 
+from evsim.base.metrics import metric_of
 from evsim.base.units import MS_PER_HOUR
 from evsim.base.vocabulary import FloatArray, IntArray
 from evsim.results.arms import Arms
 from evsim.results.canvas import ARM_COLORS, ARM_LINES, BLACK, GRAY, new_figure, shade_nights, tidy, time_axis
 from evsim.results.comparison import compare
+from evsim.results.intervals import mean_interval
 from evsim.results.run import Run
 
 if TYPE_CHECKING:
@@ -24,45 +25,55 @@ _POINTS = 400
 
 
 def study_figure(arms: Arms) -> Figure:
-    """Accuracy over virtual time with bands above, time to the target below."""
+    """The metric over virtual time with bands above, time to the target below."""
     figure = new_figure(10, 5.6 + 0.5 * len(arms.runs))
     top, bottom = figure.subplots(2, 1, height_ratios=(4.0, 0.6 + 0.5 * len(arms.runs)))
-    accuracy_bands(top, arms)
+    metric_bands(top, arms)
     time_bars(bottom, arms)
-    figure.suptitle(f"{arms.name}: time to {arms.metric} {arms.target:g}", x=0.01, ha="left", fontsize=12)
+    figure.suptitle(f"{arms.name}: time to {arms.goal}", x=0.01, ha="left", fontsize=12)
     return figure
 
 
-def accuracy_bands(axes: Axes, arms: Arms) -> None:
-    """The mean over seeds of each arm and its 95 % interval (Student's t), up to where all its runs go."""
+def metric_bands(axes: Axes, arms: Arms) -> None:
+    """The mean over seeds of each arm and its 95 % interval, up to where all its runs go."""
     tidy(axes)
     runs = [run for group in arms.runs.values() for run in group]
     end, start = max(run.end_ms for run in runs), runs[0].start_ms
     shade_nights(axes, 0, end, start)
     for place, (arm, group) in enumerate(arms.runs.items()):
-        at, mean, half = band(group, arms.metric)
+        at, mean, low, high = band(group, arms.metric)
         color, line = ARM_COLORS[place % len(ARM_COLORS)], ARM_LINES[place % len(ARM_LINES)]
         axes.plot(at, mean, color=color, linestyle=line, linewidth=1.8, label=f"{arm} ({len(group)} runs)")
-        axes.fill_between(at, mean - half, mean + half, color=color, alpha=0.18, linewidth=0)
+        axes.fill_between(at, low, high, color=color, alpha=0.18, linewidth=0)
+    _limits(axes, arms)
     axes.axhline(arms.target, color=BLACK, linewidth=1, linestyle=(0, (1, 3)), label=f"target {arms.target:g}")
     axes.set_ylabel(f"test {arms.metric}\n(mean, 95 % interval)")
     time_axis(axes, 0, end, start)
     axes.legend(frameon=False, loc="lower right", fontsize=9)
 
 
-def band(runs: Sequence[Run], metric: str) -> tuple[IntArray, FloatArray, FloatArray]:
-    """Instants, mean and half width of the 95 % interval over runs (0 for one run)."""
+def band(runs: Sequence[Run], metric: str) -> tuple[IntArray, FloatArray, FloatArray, FloatArray]:
+    """Instants, mean, and the ends of its 95 % interval over runs, which stay within the metric's bounds."""
     curves = [run.curve(metric, final=True) for run in runs]
     at = np.linspace(0, min(run.end_ms for run in runs), _POINTS).astype(np.int64)
     values = np.array([[curve.value_at(int(instant)) for instant in at] for curve in curves])
-    if len(runs) == 1:
-        return at, values[0], np.zeros(len(at))
-    factor = stats.t.ppf(0.975, len(runs) - 1) / np.sqrt(len(runs))
-    return at, values.mean(axis=0), factor * values.std(axis=0, ddof=1)
+    return at, *mean_interval(values, metric_of(metric))
+
+
+def _limits(axes: Axes, arms: Arms) -> None:
+    """The metric's bounds; without them what the runs saw, since a band of few runs may be of any width."""
+    known = metric_of(arms.metric)
+    if known is not None and np.isfinite([known.low, known.high]).all():
+        axes.set_ylim(known.low, known.high)
+        return
+    values = np.concatenate([run.curve(arms.metric, final=True).value for runs in arms.runs.values() for run in runs])
+    finite = np.append(values[np.isfinite(values)], arms.target)
+    margin = 0.05 * float(np.ptp(finite)) or 1.0
+    axes.set_ylim(finite.min() - margin, finite.max() + margin)
 
 
 def time_bars(axes: Axes, arms: Arms) -> None:
-    """Restricted mean time of each arm with its interval; each run a dot, censored ones as arrows at the horizon."""
+    """Restricted geometric mean time of each arm, its interval, each run a dot, censored ones arrows at the horizon."""
     tidy(axes, grid="x")
     table, times, horizon = compare(arms), arms.times(), arms.horizon_ms() / MS_PER_HOUR
     for place, arm in enumerate(arms.runs):
@@ -82,5 +93,7 @@ def time_bars(axes: Axes, arms: Arms) -> None:
         axes.annotate(share, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=GRAY)
     axes.set_yticks(range(len(arms.runs)), list(arms.runs))
     axes.invert_yaxis()
-    axes.set_xlim(left=0)
-    axes.set_xlabel("virtual time to the target, hours: mean with 95 % interval, runs as dots, arrows never arrived")
+    axes.set_xlim(0, 1.1 * horizon)  # an interval of few runs may be of any width: it then leaves the plot
+    axes.set_xlabel(
+        "virtual time to the target, hours: geometric mean with 95 % interval, runs as dots, arrows never arrived"
+    )

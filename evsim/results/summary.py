@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from evsim.base.units import format_bytes, format_clock, format_duration
 from evsim.base.vocabulary import Outcome
 from evsim.results.run import Run
@@ -9,9 +11,10 @@ from evsim.results.run import Run
 _SMOOTH = 3
 
 
-def summary_table(run: Run) -> list[tuple[str, str]]:
-    """What came out of a run: rows of a label and a text."""
-    return [*_head(run), *_learning(run), *_tasks(run)]
+def summary_table(run: Run, *, caveats: bool = True) -> list[tuple[str, str]]:
+    """What came out of a run: rows of a label and a text, and what speaks against it."""
+    said = [("caveat", str(each)) for each in run.caveats] if caveats else []
+    return [*_head(run), *_learning(run), *_tasks(run), *said]
 
 
 def _head(run: Run) -> list[tuple[str, str]]:
@@ -32,7 +35,8 @@ def _learning(run: Run) -> list[tuple[str, str]]:
     if not (run.evaluations["metric"] == "accuracy").any():
         return []
     accuracy = run.curve(final=True).value
-    rows = [("accuracy", f"{accuracy[-1]:.3f} at the end, {accuracy.max():.3f} at best")]
+    best = np.max(accuracy[np.isfinite(accuracy)], initial=0.0)
+    rows = [("accuracy", f"{accuracy[-1]:.3f} at the end, {best:.3f} at best")]
     target = run.manifest.get("target_accuracy")
     return rows if target is None else [*rows, ("time to accuracy", _time_to(run, float(target)))]
 
@@ -57,8 +61,11 @@ def _tasks(run: Run) -> list[tuple[str, str]]:
     words = ", ".join(f"{count:,} {label.replace('_', ' ')}" for label, count in listed)
     spent = tasks[["download_ms", "compute_ms", "upload_ms"]].sum(axis=1)
     used = spent[tasks["outcome"] == "aggregated"].sum() / max(spent.sum(), 1)
+    lost = run.lost_slots()
+    held = [] if lost is None else [("slots held by lost devices", f"{lost[0]:.1f} of {lost[1]} on average")]
     return [
         ("tasks", f"{len(tasks):,}: {words}"),
+        *held,
         ("clients asked", f"{tasks['client'].nunique():,} of {len(run.clients):,}"),
         ("device time", f"{format_duration(spent.sum())}, {used:.0%} of it in merged updates"),
         ("bytes down, up", f"{format_bytes(tasks['bytes_down'].sum())}, {format_bytes(tasks['bytes_up'].sum())}"),

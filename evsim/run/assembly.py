@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import numpy as np
 
 from evsim.algorithms.base import Wire, Wires, total_bytes
-from evsim.base.errors import ModelError, Problem, ScenarioError, report
+from evsim.base.errors import Problem, ScenarioError, report
 from evsim.base.profiling import part
 from evsim.base.vocabulary import IntArray
 from evsim.scenario import Scenario
@@ -19,6 +19,7 @@ from evsim.traces.sources import load_availability, load_speed
 from evsim.training.data.base import FederatedData, federate
 from evsim.training.learning.learning import Learning, Method, Setting
 from evsim.training.models.base import check_model
+from evsim.training.models.leaves import wires as model_wires
 
 
 @final
@@ -118,6 +119,7 @@ def _load_population(scenario: Scenario, samples: IntArray) -> Population:
         sizes=samples,
         seed=scenario.seed,
         start_ms=scenario.start,
+        folder=folder,
     )
 
 
@@ -152,14 +154,5 @@ def _load_learning(scenario: Scenario, data: FederatedData | None, device: str) 
     )
     goal = scenario.aggregation.reports_per_step
     setting = Setting(seed=scenario.seed, precision=scenario.precision, device=device, cohort_goal=goal)
-    wires = _model_wires(model, scenario.precision)
+    wires = model_wires(model, bits=64 if scenario.precision == "float64" else 32)
     return Learning(method, model, data, scenario.executor, setting), wires
-
-
-def _model_wires(model: Any, precision: str) -> Wires:
-    bits = {"float64": 64, "float32": 32, "bfloat16": 32}[precision]
-    params = {name: Wire(leaf.numel(), leaf.numel(), bits) for name, leaf in model.named_parameters()}
-    if not params:
-        raise ModelError("the model has no parameters: there is nothing to train")
-    buffers = {name: Wire(leaf.numel(), leaf.numel(), bits) for name, leaf in model.named_buffers()}
-    return {"model": params, "buffers": buffers}

@@ -43,6 +43,7 @@ class Evaluations:
         self._on_accuracy = on_accuracy
         self._known: tuple[int, dict[str, float]] = (-1, {})  # version and its metrics
         self._told_version = -1
+        self._due_at = -1  # the latest instant that is evaluated for its steps
         self.accuracy: float | None = None
 
     def run(self, clock: Clock) -> Generator[Any, Any, None]:
@@ -57,7 +58,8 @@ class Evaluations:
     def after_step(self, clock: Clock) -> None:
         """A server step was applied: evaluate at the end of its instant if it is one of every n."""
         every = self._table.every_steps
-        if every is not None and self._server.version % every == 0:
+        if every is not None and self._server.version % every == 0 and clock.now > self._due_at:
+            self._due_at = clock.now  # several steps of one instant: only the last version lasts
             clock.call(clock.now, Rank.EVALUATION, lambda: self._evaluate("step"))
 
     def at_end(self) -> None:

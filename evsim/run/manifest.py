@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evsim.base.errors import MissingExtraError
+from evsim.run.schema import FORMAT
 from evsim.scenario.caveats import caveats, sampling
 from evsim.timeline.world import ANSWER_BYTES
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from evsim.scenario import Scenario
     from evsim.timeline.server import LiveServer
     from evsim.traces.population import Population
-
-#: Of run folders; raised whenever a column or a file changes its meaning. 2: everything `evsim verify` needs.
-FORMAT = 2
 
 
 def manifest(scenario: Scenario, parts: Parts, server: LiveServer, reason: str, wall_s: float) -> dict[str, Any]:
@@ -49,7 +47,7 @@ def manifest(scenario: Scenario, parts: Parts, server: LiveServer, reason: str, 
         "population": _population(parts),
         "cost": _cost(scenario, parts),
         "executor": {} if parts.learning is None else dict(parts.learning.plan),
-        "privacy": _privacy(scenario, len(parts.samples), server.version),
+        "privacy": _privacy(scenario, int((parts.samples > 0).sum()), server.version),
         "wall_s": round(wall_s, 3),
     }
 
@@ -61,8 +59,9 @@ def _population(parts: Parts) -> dict[str, Any]:
         "clients_with_data": int((parts.samples > 0).sum()),
         "distinct_devices": len(np.unique(population.device)),
         "clones": int((population.clone > 0).sum()),
+        "join": type(population.join).__name__.lower(),
         "period_ms": _one_for_all(population.availability.period),
-        "notes": list(population.notes),
+        "notes": [note.to_json() for note in population.notes],
     }
 
 
@@ -88,7 +87,7 @@ def _cost(scenario: Scenario, parts: Parts) -> dict[str, Any]:
 
 
 def _privacy(scenario: Scenario, n_clients: int, steps: int) -> dict[str, Any] | None:
-    """What differential privacy the run gave; None if its method has none."""
+    """What differential privacy the run gave its clients with data; None if its method has none."""
     from evsim.algorithms.dp import DpMean
     from evsim.algorithms.privacy import account
 
@@ -112,6 +111,7 @@ def _trace_hash(population: Population) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for column in (trace.offsets, trace.starts, trace.stops, trace.period):
         digest.update(np.ascontiguousarray(column, "<i8").tobytes())
-    for rates in (speed.compute_ms_per_sample, speed.download_kbps, speed.upload_kbps):
+    latency = [speed.latency_ms] if speed.latency_ms.any() else []
+    for rates in (speed.compute_ms_per_sample, speed.download_kbps, speed.upload_kbps, *latency):
         digest.update(np.ascontiguousarray(rates, "<f8").tobytes())
     return digest.hexdigest()

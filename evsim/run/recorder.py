@@ -123,12 +123,13 @@ class Recorder:
 
 
 def read_journal(folder: Path, table: str) -> pa.Table:
-    """The rows of a table that a killed run had written, up to the last whole batch."""
+    """The rows of a table that a killed run had written, up to the last whole batch; an older one has fewer columns."""
     layout = schema(table)
     batches = []
     path = folder / _JOURNAL / f"{table}.arrows"
     try:
         with pa.ipc.open_stream(str(path)) as reader:
+            layout = reader.schema
             for batch in reader:
                 batches.append(batch)  # noqa: PERF402  a list() would lose what was read before the damage
     except (pa.ArrowInvalid, OSError):

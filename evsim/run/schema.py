@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+#: Of run folders; raised whenever a column or a file changes its meaning. 2: everything `evsim verify` needs.
+FORMAT = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -89,6 +92,7 @@ class Client:
     compute_ms_per_sample: float
     download_kbps: float
     upload_kbps: float
+    latency_ms: float
     online_share: float
 
 

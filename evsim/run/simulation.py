@@ -233,6 +233,7 @@ class _Live:
             "compute_ms_per_sample": population.speed.compute_ms_per_sample,
             "download_kbps": population.speed.download_kbps,
             "upload_kbps": population.speed.upload_kbps,
+            "latency_ms": population.speed.latency_ms,
             "online_share": population.availability.online_share(),
         }
 

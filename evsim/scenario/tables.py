@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, final
 
 from evsim.base.errors import require
 from evsim.base.units import MS_PER_MINUTE, Duration
 from evsim.scenario.hints import Every, EveryField
-from evsim.traces.population import Join, Sample
+from evsim.traces.joins.base import Join
 from evsim.training.data.base import DataSet, Partition
 from evsim.training.data.label_flip import LabelFlip
 
+_MOST_CLIENTS = 10**8
 _TEN_MINUTES = Every(ms=10 * MS_PER_MINUTE)
 
 
@@ -56,16 +57,17 @@ class PopulationTable:
         clients: how many; default: as many as the data has natural clients.
         availability: a bundled trace, a path, "always", or a table of generator parameters.
         speed: likewise; or a table with compute_ms_per_sample, download_kbps, upload_kbps for equal devices.
-        join: how clients get trace devices.
+        join: how clients get trace devices; default: paired where both files name their devices, else sample.
     """
 
     clients: int | None = None
     availability: str | dict[str, Any] = "phones"
     speed: str | dict[str, Any] = "phones"
-    join: Join = field(default_factory=Sample)
+    join: Join | None = None
 
     def __post_init__(self) -> None:
         require(self.clients is None or self.clients >= 1, "clients must be >= 1", clients=self.clients)
+        require(self.clients is None or self.clients <= _MOST_CLIENTS, "too many clients", clients=self.clients)
 
 
 @final

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from evsim.base.errors import Problem
+from evsim.base.policy import policies
 from evsim.base.units import MS_PER_DAY, MS_PER_SECOND
 from evsim.scenario.checking import FAILED
 
@@ -19,7 +21,11 @@ Values = Mapping[str, Any]  # by field of a Scenario; what could not be made is 
 def problems(values: Values) -> list[Problem]:
     """Everything that does not fit together; `where` is a dotted key."""
     made = {name: value for name, value in values.items() if value is not FAILED}
-    return [problem for check in _CHECKS for problem in check(made)]
+    found = [problem for check in _CHECKS for problem in check(made)]
+    if len(made) == len(values):  # a policy may look at everything
+        whole = SimpleNamespace(**made)
+        found += [each for policy in policies(list(made.values())) for each in policy.problems(whole)]
+    return list(dict.fromkeys(found))
 
 
 def _simple(values: Values) -> Iterator[Problem]:
@@ -85,16 +91,6 @@ def _method(values: Values) -> Iterator[Problem]:
     yield from check_method(method, values["aggregation"].reports_per_step)
 
 
-def _staleness(values: Values) -> Iterator[Problem]:
-    from evsim.aggregation.synchronous import Synchronous
-    from evsim.algorithms.refl import Refl
-
-    aggregation = values.get("aggregation")
-    if isinstance(values.get("merge"), Refl) and aggregation is not None and not isinstance(aggregation, Synchronous):
-        given, hint = "refl without rounds", "a buffer may hold stale updates only, which refl cannot weigh"
-        yield Problem("merge.kind", given, 'refl with aggregation.kind = "synchronous", or buffer_mean', hint)
-
-
 _METHOD = ("broadcast", "client_rule", "upload", "weighting", "merge", "server_optimizer")
 _CHECKS: tuple[Callable[[Values], Iterator[Problem]], ...] = (
     _simple,
@@ -103,5 +99,4 @@ _CHECKS: tuple[Callable[[Values], Iterator[Problem]], ...] = (
     _data,
     _cohort,
     _method,
-    _staleness,
 )

@@ -54,6 +54,7 @@ def devices_in_words(scenario: Scenario) -> list[tuple[str, str]]:
         sizes=sizes,
         seed=scenario.seed,
         start_ms=scenario.start,
+        folder=scenario.folder,
     )
     everyone = np.arange(len(sizes))
     by_the_clock = population.availability.take(everyone, scenario.start)  # its hours are then hours of the day
@@ -102,7 +103,8 @@ def _clients(scenario: Scenario) -> str:
     table = scenario.population
     count = "as many as the data has" if table.clients is None else f"{table.clients:,}"
     sources = f"availability {_source(table.availability)}, speed {_source(table.speed)}"
-    return f"{count}; {sources}, join {policy('join', table.join)}"
+    join = "paired or sample" if table.join is None else policy("join", table.join)
+    return f"{count}; {sources}, join {join}"
 
 
 def _source(source: str | dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from evsim.base.policy import Policy
 from evsim.base.vocabulary import BoolArray, FloatArray, IntArray, Outcome
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ class Query:
     timeout_ms: int | None = None
 
 
-class Selector(ABC, Generic[S]):
+class Selector(Policy, ABC, Generic[S]):
     """Chooses clients: same state, view and key, same choice."""
 
     #: Whether `feedback` must contain utilities; only then is training forced before a selection.

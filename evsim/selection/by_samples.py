@@ -43,6 +43,7 @@ class BySamples(Selector[None]):
     def select(self, state: None, view: ClientView, n: int, key: int) -> tuple[IntArray, None]:
         idle = view.idle
         sizes = np.maximum(view.samples[idle], 0).astype(np.float64)
+        sizes /= max(sizes.max(initial=0.0), 1.0)  # or a high power would overflow
         return weighted_draw(idle, sizes**self.power, min(n, len(idle)), key), None
 
     @override

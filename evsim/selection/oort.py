@@ -43,6 +43,7 @@ class Oort(Selector[OortState]):
     needs_utility: ClassVar[bool] = True
 
     preset: Literal["paper", "fedscale"] = "paper"
+    random_first: bool | None = None
     exploration: float | None = None
     exploration_decay: float | None = None
     exploration_min: float | None = None
@@ -95,6 +96,10 @@ class Oort(Selector[OortState]):
     def select(self, state: OortState, view: ClientView, n: int, key: int) -> tuple[IntArray, OortState]:
         n = min(n, view.n_idle)
         state = self._next_selection(state, view.round + 1, key)
+        if self.rules.counted(state.selection) == 0:
+            picked = smallest_keys(view.idle, n, rng.mix(key ^ 3))
+            state.exploited[picked] = False
+            return picked, state
         draws = OortSelection(self.rules, state, view, n, key)
         exploited, explored = draws.pick()
         state.exploited[exploited] = True
@@ -136,8 +141,8 @@ class Oort(Selector[OortState]):
     def _pace(self, state: OortState) -> float:
         """The pacer: compares the utility achieved in the last window with that of the window before."""
         rules, now, window = self.rules, state.selection, self.rules.pacer_window
-        first = 2 * window + (rules.pacer == "fell")
-        if now < first or now % rules.pacer_every:
+        counted, first = rules.counted(now), 2 * window + (rules.pacer == "fell")
+        if counted < first or counted % rules.pacer_every:
             return state.pace
         utility = state.achieved.total if rules.pacer == "fell" else state.achieved.exploited_means
         before, recent = utility(now - 2 * window, now - window), utility(now - window, now)

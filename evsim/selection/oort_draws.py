@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 
 from evsim.base import rng
+from evsim.base.counts import floor_count
 from evsim.selection import oort_score as score
 from evsim.selection.sampling import largest, round_randomly, weighted_draw
 
@@ -31,8 +32,9 @@ class OortSelection:
 
     def pick(self) -> tuple[IntArray, IntArray]:
         """Clients to exploit and clients to explore: n together, or fewer if the cap leaves fewer."""
-        share = self.n * self.rules.exploration_at(self.state.selection)
-        wanted = int(share) if self.rules.whole_explorers else round_randomly(share, rng.mix(self.key ^ 5))
+        share = self.rules.exploration_at(self.state.selection)
+        whole = self.rules.whole_explorers
+        wanted = floor_count(share, self.n) if whole else round_randomly(share * self.n, rng.mix(self.key ^ 5))
         exploit = min(self.n - wanted, len(self.allowed))
         explore = min(self.n - exploit, len(self.unexplored))
         exploit = min(self.n - explore, len(self.allowed))  # nothing left to explore: exploit more
@@ -55,7 +57,8 @@ class OortSelection:
             return np.empty(0, np.int64)
         state, clients = self.state, self.allowed
         value = self._scaled(state.utility[clients])
-        value = value + score.uncertainty(state.selection, state.last[clients], self.rules.uncertainty)
+        counted = self.rules.counted(state.selection)
+        value = value + score.uncertainty(counted, state.last[clients], self.rules.uncertainty)
         value = np.abs(value * score.system_penalty(state.duration_ms[clients], self.preferred_ms, self.rules.penalty))
         value = score.with_fairness(value, self.view.selected[clients], self.rules.fairness)
         enters = score.admitted(value, n, self.rules.cut_off, self.rules.cut_off_keep)
@@ -80,7 +83,7 @@ class OortSelection:
         if self.rules.explore_by == "speed":
             return weighted_draw(clients, _speed(expected), n, key)
         weight = self._credited(clients) * score.system_penalty(expected, self.preferred_ms, self.rules.penalty)
-        window = largest(clients, weight, int(self.rules.exploration_window * n), key)
+        window = largest(clients, weight, floor_count(self.rules.exploration_window, n), key)
         return weighted_draw(window, weight[np.searchsorted(clients, window)], n, key)
 
     def _credited(self, clients: IntArray) -> FloatArray:
@@ -100,7 +103,7 @@ class OortSelection:
         if cap is None:
             return clients
         over = np.flatnonzero(view.selected > cap)
-        most = int(self.rules.blacklist_share * np.count_nonzero(view.samples >= 0))
+        most = floor_count(self.rules.blacklist_share, int(np.count_nonzero(view.samples >= 0)))
         if len(over) > most:
             over = largest(over, view.selected[over].astype(np.float64), most, rng.mix(self.key ^ 6))
         out = np.zeros(view.n_clients, np.bool_)

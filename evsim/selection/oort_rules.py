@@ -20,9 +20,11 @@ class OortRules:
     """Every choice within Oort, resolved.
 
     Attributes:
-        exploration, exploration_decay, exploration_min: share of the cohort that explores in selection R is
-            max(exploration * exploration_decay ** (R - 1), exploration_min).
-        decay_first: the decay already applies to the first selection (exponent R).
+        random_first: the first round is a uniform draw that the selector does not count: R, which uncertainty and pacer
+            go by, is one less than the round from then on (FedScale asks the selector from the second round).
+        exploration, exploration_decay, exploration_min: share of the cohort that explores in round t (1 is the first):
+            max(exploration * exploration_decay ** (t - 1), exploration_min).
+        decay_first: the decay already applies to the first round (exponent t).
         whole_explorers: the number of explorers is int(share x n) (FedScale); False: rounded at random, so that it is
             right on average for small n too.
         explore_by: "speed": in proportion to 1 / expected duration; "size": in proportion to data size x penalty, among
@@ -50,6 +52,7 @@ class OortRules:
         noise: standard deviation of the relative noise on utilities.
     """
 
+    random_first: bool
     exploration: float
     exploration_decay: float
     exploration_min: float
@@ -99,8 +102,12 @@ class OortRules:
             preferred_percentile=percentile,
         )
 
+    def counted(self, selection: int) -> int:
+        """R in a round's selection (1 is the first): how often the selector was asked."""
+        return selection - self.random_first
+
     def exploration_at(self, selection: int) -> float:
-        """Share of the cohort that explores in a selection (1 is the first)."""
+        """Share of the cohort that explores in a round's selection (1 is the first)."""
         decays = selection if self.decay_first else selection - 1
         return max(self.exploration * self.exploration_decay**decays, self.exploration_min)
 
@@ -110,6 +117,7 @@ def _share(name: str, value: float) -> None:
 
 
 PAPER = OortRules(
+    random_first=False,
     exploration=0.9,
     exploration_decay=0.98,
     exploration_min=0.2,
@@ -138,10 +146,11 @@ PAPER = OortRules(
 )
 
 FEDSCALE = OortRules(
+    random_first=True,
     exploration=0.9,
     exploration_decay=0.98,
     exploration_min=0.3,
-    decay_first=True,
+    decay_first=False,
     whole_explorers=True,
     explore_by="size",
     exploration_window=5.0,

@@ -6,11 +6,12 @@ section 4 and algorithm 1. R counts selections from 1, L(i) is the selection of 
 
 from __future__ import annotations
 
-from math import ceil, log
+from math import log
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evsim.base.counts import ceil_count, floor_count
 from evsim.selection.sampling import kth_smallest
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ def clip_level(utilities: FloatArray, quantile: float, *, truncate: bool) -> flo
     >>> clip_level(np.arange(10.0), 0.9, truncate=False), clip_level(np.arange(10.0), 0.9, truncate=True)
     (8.0, 9.0)
     """
-    exact = round(quantile * len(utilities), 9)  # 0.95 x 20 is 19, not 19.000000000000004
-    return kth_smallest(utilities, int(exact) if truncate else max(ceil(exact) - 1, 0))
+    n = len(utilities)
+    return kth_smallest(utilities, floor_count(quantile, n) if truncate else max(ceil_count(quantile, n) - 1, 0))
 
 
 def in_range(utilities: FloatArray, among: FloatArray, clip: float) -> FloatArray:
@@ -92,7 +93,7 @@ def admitted(score: FloatArray, n: int, cut_off: float, keep: float) -> BoolArra
     loose = keep > 1
     edge = cut_off * _nth_largest(score, n + loose)
     if loose:
-        edge = min(edge, _nth_largest(score, int(keep * n) + 1))
+        edge = min(edge, _nth_largest(score, floor_count(keep, n) + 1))
     return np.asarray(score >= edge)
 
 
@@ -104,7 +105,7 @@ def preferred_at_percentile(durations: FloatArray, percentile: float) -> float:
     """T as FedScale has it: the duration at int(n x percentile / 100) of the sorted known ones; no limit at 100."""
     if percentile >= _ALL or len(durations) == 0:
         return np.inf
-    return kth_smallest(durations, int(len(durations) * percentile / _ALL))
+    return kth_smallest(durations, floor_count(percentile / _ALL, len(durations)))
 
 
 def preferred_to_cover(durations: FloatArray, clients: int) -> float:

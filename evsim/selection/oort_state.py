@@ -65,11 +65,11 @@ class OortState:
     Attributes:
         utility: statistical utility of each client's last report that had one; NaN: unexplored.
         duration_ms: last known duration of a task, or how long an aborted one ran at least; NaN: unknown.
-        last: L, the selection (1 is the first) of the client's last feedback with a utility; 0: none.
+        last: L, the round (1 is the first) of the client's last feedback with a utility; 0: none.
         exploited: whether its last selection was an exploitation.
         achieved: utility of the selections of the last two windows.
         pace: how far T is relaxed: a number of steps, or a percentile.
-        selection: R, the number of selections so far.
+        selection: the number of the last round selected for, from 1; R, or R + 1 with `random_first`.
         noise_key: names the draws of the noise.
     """
 

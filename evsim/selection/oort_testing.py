@@ -6,7 +6,7 @@ Functions, not a `Selector`: they plan an evaluation, before any round.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, log
+from math import log
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -14,7 +14,9 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
+from evsim.base.counts import ceil_count
 from evsim.base.errors import PolicyError, Problem, report, require
+from evsim.base.quiet import quiet_stdout
 from evsim.base.vocabulary import FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def deviation_cohort(tolerance: float, sample_range: float, n_clients: int, conf
     if sample_range == 0:
         return 1
     divisor = 1 - 2 * n_clients / log(1 - confidence) * (tolerance / sample_range) ** 2
-    return min(ceil((n_clients + 1) / divisor), n_clients)
+    return min(ceil_count(1 / divisor, n_clients + 1), n_clients)
 
 
 @final
@@ -198,13 +200,15 @@ def _solve(
     cost = np.zeros(size)
     cost[-1] = 1.0
     upper = np.concatenate([have.ravel(), np.ones(n), [np.inf]])
-    result = milp(
-        cost,
-        integrality=np.concatenate([np.ones(size - 1), [0]]),
-        bounds=Bounds(0, upper),
-        constraints=_constraints(wanted, profiles, clients, have, budget),
-        options={"time_limit": options["time_limit"], "mip_rel_gap": options["gap"]},
-    )
+    constraints = _constraints(wanted, profiles, clients, have, budget)
+    with quiet_stdout():  # HiGHS prints some lines whatever its options say
+        result = milp(
+            cost,
+            integrality=np.concatenate([np.ones(size - 1), [0]]),
+            bounds=Bounds(0, upper),
+            constraints=constraints,
+            options={"time_limit": options["time_limit"], "mip_rel_gap": options["gap"]},
+        )
     if result.x is None:
         raise _infeasible(f"the solver found no plan: {result.message}")
     q = np.rint(result.x[: n * categories]).astype(np.int64).reshape(n, categories)

@@ -42,13 +42,28 @@ class Uniform(Selector[None]):
         if n == 0:
             return np.empty(0, np.int64), None
         if n * view.n_clients <= view.n_idle**2:
-            one = _first_of_few(view, key) if n == 1 else -1
-            return (_first_idle(view, n, key) if one < 0 else np.array([one])), None
+            return (_one_idle(view, key) if n == 1 else _first_idle(view, n, key)), None
         return smallest_keys(view.idle, n, key), None
 
     @override
     def feedback(self, state: None, reports: Outcomes) -> None:
         return None
+
+
+def _one_idle(view: ClientView, key: int) -> IntArray:
+    """`_first_idle` for n = 1, as a server asks for that refills slot by slot."""
+    client = _first_of_few(view, key)
+    if client >= 0:
+        return np.array([client])
+    n_clients, block = np.uint64(view.n_clients), 2 * view.n_clients // view.n_idle + _BLOCK
+    start = 0
+    while True:
+        clients = (rng.hashes(key, start, start + block) % n_clients).view(np.int64)
+        idle = view.is_idle(clients)
+        place = int(idle.argmax())
+        if idle[place]:
+            return clients[place : place + 1]
+        start += block
 
 
 def _first_of_few(view: ClientView, key: int) -> int:
@@ -73,8 +88,6 @@ def _first_idle(view: ClientView, n: int, key: int) -> IntArray:
         draws = rng.hash64(key, np.arange(start, start + block)) % np.uint64(view.n_clients)
         clients = draws.astype(np.int64)
         candidates = np.concatenate([chosen, clients[view.is_idle(clients)]])
-        if n == 1 and len(candidates):
-            return candidates[:1]
         _, first = np.unique(candidates, return_index=True)
         chosen = candidates[np.sort(first)]
         start += block

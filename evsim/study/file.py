@@ -13,10 +13,11 @@ from typing import Any, final
 import tomli_w
 
 from evsim.base.bundled import bundled_scenario
-from evsim.base.errors import Problem, ScenarioError, report, suggest
+from evsim.base.errors import PolicyError, Problem, ScenarioError, report, suggest
+from evsim.base.metrics import Target
 from evsim.scenario import Scenario
 
-_KEYS = ("name", "scenario", "seeds", "target_accuracy", "overrides", "arms", "grid")
+_KEYS = ("name", "scenario", "seeds", "target_accuracy", "target", "overrides", "arms", "grid")
 #: A run of a study never stops at its target: a first crossing would cut off the running mean.
 _NO_TARGET = "stop.target_accuracy="
 
@@ -33,6 +34,7 @@ class Study:
         seeds: each arm runs with each.
         target_accuracy: what comparisons ask for; default: the scenario's.
         overrides: for all arms.
+        goal: a target of another metric, instead of `target_accuracy`: ``target = { metric = "loss", at_most = 0.5 }``.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Study:
     seeds: tuple[int, ...]
     target_accuracy: float | None = None
     overrides: tuple[str, ...] = ()
+    goal: Target | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> Study:
@@ -71,10 +74,11 @@ class Study:
             seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
             target_accuracy=given.get("target_accuracy"),
             overrides=tuple(given.get("overrides", ())),
+            goal=Target(**given["target"]) if "target" in given else None,
         )
 
-    def scenarios(self, executor: Mapping[str, Any] | None = None) -> dict[tuple[str, int], Scenario]:
-        """The scenario of every run, by arm and seed; `executor` takes the place of executors that pick themselves.
+    def scenarios(self, executors: Mapping[str, Mapping[str, Any]] | None = None) -> dict[tuple[str, int], Scenario]:
+        """The scenario of every run, by arm and seed; `executors`, by arm, replace those that pick themselves.
 
         Raises:
             ScenarioError: with the first arm that has problems, and all of them.
@@ -84,18 +88,22 @@ class Study:
             try:
                 texts = [*self.overrides, *own, _NO_TARGET]
                 base = Scenario.load(self.scenario, texts)
-                if executor is not None and picks_itself(base):
-                    base = Scenario.load(self.scenario, [*texts, f"executor={_inline(executor)}"])
+                if arm in (executors or {}) and picks_itself(base):
+                    base = Scenario.load(self.scenario, [*texts, f"executor={_inline((executors or {})[arm])}"])
             except ScenarioError as error:
                 raise ScenarioError(f"arm {arm!r}: {error}") from error
             found |= {(arm, seed): replace(base, seed=seed) for seed in self.seeds}
         return found
 
-    def target(self) -> float | None:
-        """The accuracy asked for: the study's, else the scenario's."""
-        if self.target_accuracy is not None:
-            return self.target_accuracy
-        return Scenario.load(self.scenario, self.overrides).stop.target_accuracy
+    def target(self) -> Target | None:
+        """What is asked for: the study's target, else the scenario's accuracy if anything learns."""
+        if self.goal is not None:
+            return self.goal
+        accuracy = self.target_accuracy
+        if accuracy is None:
+            scenario = Scenario.load(self.scenario, self.overrides)
+            accuracy = scenario.stop.target_accuracy if scenario.training != "none" else None
+        return None if accuracy is None else Target.of("accuracy", accuracy)
 
 
 def slug(arm: str) -> str:
@@ -117,8 +125,27 @@ def _problems(given: Mapping[str, Any], file: Path) -> Iterator[Problem]:
     for key, (fits, expected) in _RULES.items():
         if (key in given or key == "scenario") and not fits(given.get(key)):
             yield Problem(f"{file}: {key}", repr(given.get(key)), expected)
+    if "target" in given:
+        yield from _target_problems(given, file)
     if not given.get("arms") and not given.get("grid"):
         yield Problem(f"{file}: arms", "no arms", "a table [arms] of lists of overrides, or [grid] of lists of values")
+
+
+def _target_problems(given: Mapping[str, Any], file: Path) -> Iterator[Problem]:
+    target, expected = given["target"], 'a table such as { metric = "loss", at_most = 0.5 }'
+    if "target_accuracy" in given:
+        yield Problem(f"{file}: target", "given beside target_accuracy", "one of them")
+    if not isinstance(target, dict) or not isinstance(target.get("metric"), str):
+        yield Problem(f"{file}: target", repr(target), expected)
+        return
+    numbers = {key: value for key, value in target.items() if key != "metric"}
+    if not set(numbers) <= {"at_least", "at_most"} or any(type(each) not in {int, float} for each in numbers.values()):
+        yield Problem(f"{file}: target", repr(target), expected)
+        return
+    try:
+        Target(**target)
+    except PolicyError as error:
+        yield Problem(f"{file}: target", str(error), "")
 
 
 def _texts(value: object) -> bool:

@@ -1,8 +1,14 @@
-"""Which executor a study uses: asked of the calibration on the study's first run, which ends when it has answered."""
+"""Which executor trains an arm: asked of the calibration on a first run, which ends when it has answered.
+
+Arms of one kind share an answer, so that they differ in nothing else; what is fastest for cohorts of forty may be five
+times slower for one report at a time, so other kinds have their own.
+"""
 
 from __future__ import annotations
 
+import json
 import tempfile
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,8 +21,9 @@ from evsim.run.simulation import Simulation
 from evsim.scenario import Scenario
 from evsim.training.executors.auto import Auto
 from evsim.training.executors.base import Executor, Job, Result, Runner, TrainTask
+from evsim.training.executors.sums import Block, Weights
 
-_SERIAL = {"kind": "serial", "threads": 1}
+SERIAL = {"kind": "serial", "threads": 1}
 
 
 class _PickedError(Exception):
@@ -48,6 +55,14 @@ class _ProbeRunner(Runner):
     @override
     def run(self, tasks: Sequence[TrainTask]) -> Iterator[Result]:
         yield from self._inner.run(tasks)
+        self._leave_if_picked()
+
+    @override
+    def sums(self, tasks: Sequence[TrainTask], weights: Weights) -> Iterator[Block]:
+        yield from self._inner.sums(tasks, weights)
+        self._leave_if_picked()
+
+    def _leave_if_picked(self) -> None:
         pin = self._inner.plan.get("pin")
         if isinstance(pin, dict):
             self._answer.update(pin)
@@ -58,10 +73,24 @@ class _ProbeRunner(Runner):
         self._inner.close()
 
 
+def kind_of(scenario: Scenario) -> str:
+    """What the speed of executors depends on: model, data, the rule and its batches, reports per step.
+
+    Step sizes and the like do not count, so a grid of them is one kind.
+    """
+    told = tomllib.loads(scenario.to_toml())
+    rule, data = told.get("client_rule", {}), dict(told.get("data", {}))
+    data.pop("label_flip", None)
+    shape = {key: rule.get(key) for key in ("kind", "batch_size", "epochs", "steps")}
+    clients = told.get("population", {}).get("clients")
+    parts = (told.get("model"), data, clients, told.get("precision"), shape, scenario.aggregation.reports_per_step)
+    return json.dumps(parts, sort_keys=True, default=str)
+
+
 def measure(scenario: Scenario) -> dict[str, Any]:
-    """The `[executor]` table that calibration picks for a scenario; serial where there is too little to measure."""
+    """The ``[executor]`` table that calibration picks for a scenario; empty where there is too little to measure."""
     answer: dict[str, Any] = {}
     probing = replace(scenario, executor=_Probe(answer=answer))
     with tempfile.TemporaryDirectory() as place, suppress(_PickedError):
         Simulation(probing, device="cpu").run(Path(place) / "probe")
-    return answer or _SERIAL
+    return answer

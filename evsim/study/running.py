@@ -1,4 +1,4 @@
-"""Running a study: processes in parallel, one executor for all arms, finished runs kept."""
+"""Running a study: processes in parallel, one executor for arms of one kind, finished runs kept."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import multiprocessing
 import os
 import shutil
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
-from evsim.base.errors import EvsimError, Problem, report
+from evsim.base.errors import EvsimError, Problem, ScenarioError, report
 from evsim.results.arms import STUDY_FILE
+from evsim.results.comparable import flat, other_answers
 from evsim.scenario import Scenario
 from evsim.study.file import Study, picks_itself, slug
 
@@ -54,12 +56,14 @@ def sweep(
     Raises:
         EvsimError: if a scenario is wrong, a folder holds another scenario's run, or a run failed (after all others).
     """
-    first = next(iter(study.scenarios().values()))  # before anything is made: is every arm right?
+    plain = study.scenarios()  # before anything is made: is every arm right?
+    first = next(iter(plain.values()))
+    _comparable(study, plain)
     out.mkdir(parents=True, exist_ok=True)
-    executor = _pinned(out, first)
-    runs = study.scenarios(executor)
+    picks = _pinned(out, {arm: plain[arm, study.seeds[0]] for arm in study.arms})
+    runs = study.scenarios({arm: pick.executor for arm, pick in picks.items()})
     folders = {key: out / slug(key[0]) / f"seed-{key[1]}" for key in runs}
-    _write(out / STUDY_FILE, _as_json(study, executor))
+    _write(out / STUDY_FILE, _as_json(study, picks))
     texts = {folders[key]: scenario.to_toml() for key, scenario in runs.items()}
     open_runs = {folder: text for folder, text in texts.items() if not _is_done(folder, text)}
     state = Progress(len(texts) - len(open_runs), len(texts) - len(open_runs), len(texts))
@@ -73,29 +77,68 @@ def sweep(
     return out
 
 
-# -- one executor for all ----------------------------------------------------------------------------------------------
+def _comparable(study: Study, scenarios: Mapping[tuple[str, int], Scenario]) -> None:
+    """Refuse before hours are spent what a comparison would refuse afterwards."""
+    if study.target() is None:
+        return
+    told = {arm: flat(tomllib.loads(scenarios[arm, study.seeds[0]].to_toml())) for arm in study.arms}
+    dry = [arm for arm, keys in told.items() if keys.get("training") == "none"]
+    problems = [
+        *other_answers(told, ["evaluation.every"], "set evaluation.every alike"),
+        *(Problem(f"arm {arm!r}: training", '"none"', "runs that learn: the study has a target") for arm in dry),
+    ]
+    if problems:
+        raise ScenarioError(report(problems))
 
 
-def _pinned(out: Path, first: Scenario) -> dict[str, Any] | None:
-    """The executor of all runs: the one this study's folder names, else measured; None: the scenarios say."""
-    if not picks_itself(first):
-        return None
+# -- one executor for a kind of arm ------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True)
+class _Pick:
+    """An ``[executor]`` table, and where it comes from."""
+
+    executor: Mapping[str, Any]
+    why: str
+
+
+def _pinned(out: Path, first: Mapping[str, Scenario]) -> dict[str, _Pick]:
+    """The executor of each arm whose scenario leaves it open: as the study's folder says, else measured once a kind."""
+    from evsim.study.probe import kind_of
+
+    open_arms = {arm: scenario for arm, scenario in first.items() if picks_itself(scenario)}
+    kinds = {arm: kind_of(scenario) for arm, scenario in open_arms.items()}
+    picks = {kinds[arm]: pick for arm, pick in _known(out, list(open_arms)).items() if arm in kinds}
+    for arm, scenario in open_arms.items():
+        if kinds[arm] not in picks:
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                picks[kinds[arm]] = pool.submit(_measured, scenario.to_toml(), str(scenario.folder.resolve())).result()
+    return {arm: picks[kinds[arm]] for arm in open_arms}
+
+
+def _known(out: Path, arms: Sequence[str]) -> dict[str, _Pick]:
+    """What the folder says trained its arms; older ones name one executor for all."""
     try:
-        known = json.loads((out / STUDY_FILE).read_text(encoding="utf-8"))["executor"]
-    except (OSError, ValueError, KeyError):
-        known = None
-    if known is not None:
-        return dict(known)
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_measured, first.to_toml(), str(first.folder.resolve())).result()
+        told = json.loads((out / STUDY_FILE).read_text(encoding="utf-8"))
+        if told.get("executor"):
+            return {arm: _Pick(dict(told["executor"]), "measured on the first arm") for arm in arms}
+        return {arm: _Pick(dict(each["executor"]), each["why"]) for each in told["executors"] for arm in each["arms"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
-def _measured(text: str, base: str) -> dict[str, Any]:
+def _measured(text: str, base: str) -> _Pick:
     """What the calibration picks on one core, where every run of the study will live."""
-    from evsim.study.probe import measure
+    from evsim.study.probe import SERIAL, measure
 
     _one_core()
-    return measure(Scenario.from_dict(tomllib.loads(text), folder=base))
+    try:
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # the sweep has said them
+            found = measure(Scenario.from_dict(tomllib.loads(text), folder=base))
+    except EvsimError:  # the run itself will say it
+        found = {}
+    return _Pick(found, "measured") if found else _Pick(SERIAL, "too little work to measure")
 
 
 # -- running -----------------------------------------------------------------------------------------------------------
@@ -149,7 +192,8 @@ def _run(folder: str, text: str, base: str) -> str:
     shutil.rmtree(part, ignore_errors=True)
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
-        Simulation(Scenario.from_dict(tomllib.loads(text), folder=base), device="cpu").run(part)
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # the sweep has said them
+            Simulation(Scenario.from_dict(tomllib.loads(text), folder=base), device="cpu").run(part)
     except EvsimError as error:
         shutil.rmtree(part, ignore_errors=True)
         return str(error)
@@ -158,15 +202,26 @@ def _run(folder: str, text: str, base: str) -> str:
     return ""
 
 
-def _as_json(study: Study, executor: Mapping[str, Any] | None) -> dict[str, Any]:
+def _as_json(study: Study, picks: Mapping[str, _Pick]) -> dict[str, Any]:
+    goal = study.target()
+    told = None if goal is None else {key: value for key, value in asdict(goal).items() if value is not None}
     return {
         "name": study.name,
         "scenario": study.scenario,
-        "target_accuracy": study.target(),
+        "target": told,
         "seeds": list(study.seeds),
         "arms": {arm: {"folder": slug(arm), "overrides": [*study.overrides, *own]} for arm, own in study.arms.items()},
-        "executor": executor,
+        "executors": _by_executor(picks),
     }
+
+
+def _by_executor(picks: Mapping[str, _Pick]) -> list[dict[str, Any]]:
+    """Each executor with the arms that it trains."""
+    groups: dict[str, dict[str, Any]] = {}
+    for arm, pick in picks.items():
+        table = asdict(pick)
+        groups.setdefault(json.dumps(table, sort_keys=True), {**table, "arms": []})["arms"].append(arm)
+    return list(groups.values())
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """What every executor must do, as tests to inherit: give `make`, get the rest.
 
-class TestMyExecutor(ExecutorContract):
+class TestMyExecutor(ExecutorContract, ZooContract):
     def make(self):
         return MyExecutor()
 """
@@ -24,17 +24,20 @@ from evsim.algorithms.sgd import Sgd
 from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload
 from evsim.base import registry, rng
+from evsim.base.errors import TrainingError
+from evsim.testing.zoo import FAILING, N_CLASSES, SIDE, STOCHASTIC, TOO_MUCH, ZOO, made
 from evsim.training.data.gathered import Gathered
 from evsim.training.data.samples import Inputs, TrainingData
 from evsim.training.executors.agreement import largest_difference, tolerance
 from evsim.training.executors.base import Executor, Job, Result, TrainTask
 from evsim.training.executors.serial import Serial
 from evsim.training.executors.sums import Block, added_up
+from evsim.training.models.leaves import averaged, trained
 
-SIDE = 8
-N_CLASSES = 5
 #: Samples per client: none, one, less than a batch, a partial last batch, whole batches.
 SIZES = (7, 0, 1, 13, 20, 3, 8, 13)
+#: The same without a mini-batch of one, for batches of 4.
+PAIRS = (6, 0, 3, 12, 7, 4)
 
 
 class ExecutorContract(ABC):
@@ -47,31 +50,31 @@ class ExecutorContract(ABC):
     @pytest.mark.parametrize("name", sorted(registry.entries("client_rule")))
     def test_every_client_rule_trains_as_serially(self, name: str) -> None:
         rule = make_rule(name)
-        self._compare(make_job(mlp(), rule), make_tasks)
+        compare(self.make(), make_job(mlp(), rule), make_tasks)
 
     @pytest.mark.parametrize("kind", ["epochs", "steps"])
     def test_rules_that_keep_state_and_look_first_train_as_serially(self, kind: str) -> None:
         rule = make_rule("scaffold", option=1, **{kind: 3})
-        self._compare(make_job(mlp(), rule), make_tasks)
+        compare(self.make(), make_job(mlp(), rule), make_tasks)
 
     @pytest.mark.parametrize("model", ["mlp", "dropout", "group_norm", "batch_norm", "shared", "cell"])
     def test_every_model_trains_as_serially(self, model: str) -> None:
         sizes = tuple(2 * size for size in SIZES) if model == "batch_norm" else SIZES
-        self._compare(make_job(MODELS[model](), sizes=sizes), make_tasks)
+        compare(self.make(), make_job(MODELS[model](), sizes=sizes), make_tasks)
 
     @pytest.mark.parametrize("model", ["gru", "gru_dropout"])
     @pytest.mark.filterwarnings("ignore:the model cannot be trained in batches")
     def test_models_that_may_not_be_batched_train_as_serially(self, model: str) -> None:
-        self._compare(make_job(MODELS[model]()), make_tasks)
+        compare(self.make(), make_job(MODELS[model]()), make_tasks)
 
     def test_single_precision_agrees_to_the_stated_tolerance(self) -> None:
-        self._compare(make_job(mlp(), dtype=torch.float32), make_tasks)
+        compare(self.make(), make_job(mlp(), dtype=torch.float32), make_tasks)
 
     def test_half_precision_forward_passes_agree_to_the_stated_tolerance(self) -> None:
-        self._compare(make_job(mlp(), dtype=torch.float32, autocast=True), make_tasks)
+        compare(self.make(), make_job(mlp(), dtype=torch.float32, autocast=True), make_tasks)
 
     def test_tasks_of_different_versions_train_together(self) -> None:
-        self._compare(make_job(mlp()), lambda job: make_tasks(job, versions=3))
+        compare(self.make(), make_job(mlp()), lambda job: make_tasks(job, versions=3))
 
     def test_a_result_depends_on_its_task_alone(self) -> None:
         job = make_job(MODELS["dropout"]())
@@ -102,7 +105,7 @@ class ExecutorContract(ABC):
 
     def test_a_diverging_client_spoils_no_other(self) -> None:
         job = make_job(mlp(), Sgd(learning_rate=0.1, batch_size=4))
-        _spoil(job, 4)
+        _shift(job, float("inf"), 4)
         with opened(self.make(), job) as run:
             finite = [bool(torch.isfinite(r.update["model"]["1.weight"]).all()) for r in run(make_tasks(job))]
         assert finite == [client != 4 for client in range(len(SIZES))]
@@ -110,19 +113,19 @@ class ExecutorContract(ABC):
     @pytest.mark.parametrize("model", ["mlp", "dropout", "group_norm", "batch_norm"])
     def test_sums_are_those_of_the_results(self, model: str) -> None:
         sizes = tuple(2 * size for size in SIZES) if model == "batch_norm" else SIZES
-        self._compare_sums(make_job(MODELS[model](), sizes=sizes))
+        compare_sums(self.make(), make_job(MODELS[model](), sizes=sizes))
 
     @pytest.mark.parametrize("name", ["scaffold", "fednova", "qfedavg"])
     def test_sums_of_rules_that_send_more_and_keep_states_are_those_of_the_results(self, name: str) -> None:
-        self._compare_sums(make_job(mlp(), make_rule(name)))
+        compare_sums(self.make(), make_job(mlp(), make_rule(name)))
 
     def test_sums_in_single_precision_agree_to_the_stated_tolerance(self) -> None:
-        self._compare_sums(make_job(mlp(), dtype=torch.float32))
+        compare_sums(self.make(), make_job(mlp(), dtype=torch.float32))
 
     def test_an_update_that_is_not_finite_is_left_out_of_the_sums(self) -> None:
         job = make_job(mlp(), Sgd(learning_rate=0.1, batch_size=4))
-        _spoil(job, 4, 6)
-        self._compare_sums(job)
+        _shift(job, float("inf"), 4, 6)
+        compare_sums(self.make(), job)
 
     @pytest.mark.parametrize("later", [False, True], ids=["in memory", "read later"])
     def test_images_in_bytes_train_as_their_numbers_do(self, later: object) -> None:
@@ -138,37 +141,78 @@ class ExecutorContract(ABC):
         for one, other in zip(*found, strict=True):
             assert all(torch.equal(one[name], other[name]) for name in one)
 
-    def _compare_sums(self, job: Job) -> None:
-        tasks = [task for nth in range(3) for task in make_tasks(job, versions=2, nth=nth)]
-        draws = rng.uniform(rng.key(0, "weights"), np.arange(len(tasks)))
-        weights = {"": draws, "control": np.ones(len(tasks))}
-        with opened(Serial(), job) as run:
-            expected = added_up(run(tasks), weights)
-        runner = self.make().open(job)
-        try:
-            found, blocks = _joined(list(runner.sums(tasks, weights)), len(tasks))
-        finally:
-            runner.close()
-        assert sorted(place for block in blocks for place in block.places.tolist()) == list(range(len(tasks)))
-        assert found.finite.tolist() == expected.finite.tolist()
-        allowed = tolerance(job)
-        np.testing.assert_allclose(found.mean_square_loss, expected.mean_square_loss, rtol=2 * allowed)
-        assert found.sums.weights == pytest.approx(expected.sums.weights, rel=1e-12)
-        assert set(found.sums.totals) == set(expected.sums.totals)
-        for name, leaves in expected.sums.totals.items():
-            size = max((float(leaf.abs().max()) for leaf in leaves.values() if leaf.numel()), default=0.0)
-            for k, leaf in leaves.items():
-                assert float((found.sums.totals[name][k].double() - leaf).abs().max()) <= allowed * max(size, 1e-12)
-        for state, other in zip(expected.states, found.states, strict=True):
-            assert _state_gap(state, other) <= allowed
 
-    def _compare(self, job: Job, tasks_of: Callable[[Job], list[TrainTask]]) -> None:
-        tasks = tasks_of(job)
-        with opened(Serial(), job) as run:
-            expected = run(tasks)
-        assert any(float(leaf.abs().max()) > 0 for leaf in expected[0].update["model"].values())
-        with opened(self.make(), job) as run:
-            assert_agree(job, expected, run(tasks))
+class ZooContract(ABC):
+    """Modules as people write them train as with `Serial`, and fail as with it."""
+
+    @abstractmethod
+    def make(self) -> Executor:
+        """The executor."""
+
+    @pytest.mark.parametrize("name", sorted(ZOO | STOCHASTIC))
+    @pytest.mark.filterwarnings("ignore:the model cannot be trained in batches")
+    def test_every_module_of_the_zoo_trains_as_serially(self, name: str) -> None:
+        rule = Sgd(learning_rate=0.1, batch_size=4, momentum=0.5, weight_decay=0.1)
+        compare(self.make(), make_job(made((ZOO | STOCHASTIC)[name]), rule, sizes=PAIRS), make_tasks)
+
+    @pytest.mark.parametrize("name", ["flagged", "frozen", "narrow", "noisy"])
+    @pytest.mark.filterwarnings("ignore:the model cannot be trained in batches")
+    def test_sums_of_modules_of_the_zoo_are_those_of_the_results(self, name: str) -> None:
+        compare_sums(self.make(), make_job(made((ZOO | STOCHASTIC)[name]), sizes=PAIRS))
+
+    @pytest.mark.parametrize("sums", [False, True])
+    @pytest.mark.parametrize("name", sorted(FAILING))
+    @pytest.mark.filterwarnings("ignore:the model cannot be trained in batches")
+    def test_errors_are_those_of_serial_training_and_name_the_first_task_that_fails(
+        self, name: str, *, sums: bool
+    ) -> None:
+        job = make_job(made(FAILING[name]), sizes=(8, 6, 7, 1, 8, 1, 4, 9))
+        _shift(job, 2 * TOO_MUCH, 3, 5)
+        said = []
+        for executor in (Serial(), self.make()):
+            runner = executor.open(job)
+            with pytest.raises(TrainingError) as caught:
+                list(runner.sums(make_tasks(job), {"": np.ones(8)}) if sums else runner.run(make_tasks(job)))
+            runner.close()
+            said.append(str(caught.value))
+        assert said[0] == said[1]
+        assert f"model {type(job.model).__name__} (client 3, task 103, model version 0): " in said[0]
+
+
+def compare_sums(executor: Executor, job: Job) -> None:
+    """An executor's sums are those of the results of `Serial`."""
+    tasks = [task for nth in range(3) for task in make_tasks(job, versions=2, nth=nth)]
+    draws = rng.uniform(rng.key(0, "weights"), np.arange(len(tasks)))
+    weights = {"": draws, "control": np.ones(len(tasks))}
+    with opened(Serial(), job) as run:
+        expected = added_up(run(tasks), weights)
+    runner = executor.open(job)
+    try:
+        found, blocks = _joined(list(runner.sums(tasks, weights)), len(tasks))
+    finally:
+        runner.close()
+    assert sorted(place for block in blocks for place in block.places.tolist()) == list(range(len(tasks)))
+    assert found.finite.tolist() == expected.finite.tolist()
+    allowed = tolerance(job)
+    np.testing.assert_allclose(found.mean_square_loss, expected.mean_square_loss, rtol=2 * allowed)
+    assert found.sums.weights == pytest.approx(expected.sums.weights, rel=1e-12)
+    assert set(found.sums.totals) == set(expected.sums.totals)
+    for name, leaves in expected.sums.totals.items():
+        size = max((float(leaf.abs().max()) for leaf in leaves.values() if leaf.numel()), default=0.0)
+        for k, leaf in leaves.items():
+            assert float((found.sums.totals[name][k].double() - leaf).abs().max()) <= allowed * max(size, 1e-12)
+    for state, other in zip(expected.states, found.states, strict=True):
+        assert _state_gap(state, other) <= allowed
+
+
+def compare(executor: Executor, job: Job, tasks_of: Callable[[Job], list[TrainTask]]) -> None:
+    """An executor's results are those of `Serial`, which do something."""
+    tasks = tasks_of(job)
+    with opened(Serial(), job) as run:
+        expected = run(tasks)
+    assert any(bool(leaf.any()) for leaf in expected[0].update["model"].values())
+    with opened(executor, job) as run:
+        assert_agree(job, expected, run(tasks))
 
 
 def _joined(blocks: Sequence[Block], count: int) -> tuple[Block, Sequence[Block]]:
@@ -217,11 +261,11 @@ def make_rule(kind: str, **options: Any) -> ClientRule:
     return made
 
 
-def _spoil(job: Job, *clients: int) -> None:
-    """Inputs from which training diverges."""
+def _shift(job: Job, by: float, *clients: int) -> None:
+    """Add a number to all inputs of some clients."""
     assert isinstance(job.data.x, torch.Tensor)
     for client in clients:
-        job.data.x[job.data.of_client(client)] = float("inf")
+        job.data.x[job.data.of_client(client)] += by
 
 
 def make_job(
@@ -261,14 +305,14 @@ def mlp(dropout: float = 0.0) -> nn.Module:
         hidden = [nn.Linear(SIDE * SIDE, 8), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
         return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(8, N_CLASSES))
 
-    return _seeded(make)
+    return made(make)
 
 
 def _message(job: Job, version: int) -> Payload:
     """What a server might send: the model moved a little by version, and what else the rule reads."""
     extra = job.rule.receives - {"model", "buffers"}
-    params = {name: leaf.detach().clone() for name, leaf in job.model.named_parameters()}
-    buffers = {name: leaf.detach().clone() for name, leaf in job.model.named_buffers()}
+    params = {name: leaf.detach().clone() for name, leaf in trained(job.model).items()}
+    buffers = {name: leaf.detach().clone() for name, leaf in averaged(job.model).items()}
     model = {name: leaf + 0.05 * version for name, leaf in params.items()}
     return {"model": model, "buffers": buffers, **{name: {k: 0.01 * v for k, v in params.items()} for name in extra}}
 
@@ -288,18 +332,12 @@ def _state_gap(a: State, b: State) -> float:
     return max(gaps, default=0.0)
 
 
-def _seeded(make: Callable[[], nn.Module]) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        return make()
-
-
 def _convolutional(norm: Callable[[int], nn.Module]) -> nn.Module:
     def make() -> nn.Module:
         block = [nn.Conv2d(1, 4, 3, padding=1), norm(4), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout2d(0.2)]
         return nn.Sequential(*block, nn.Flatten(), nn.Linear(4 * 16, N_CLASSES))
 
-    return _seeded(make)
+    return made(make)
 
 
 class _Recurrent(nn.Module):
@@ -355,8 +393,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "dropout": lambda: mlp(0.4),
     "group_norm": lambda: _convolutional(lambda channels: nn.GroupNorm(2, channels)),
     "batch_norm": lambda: _convolutional(nn.BatchNorm2d),
-    "shared": lambda: _seeded(_Shared),
-    "cell": lambda: _seeded(_Cell),
-    "gru": lambda: _seeded(_Recurrent),
-    "gru_dropout": lambda: _seeded(lambda: _Recurrent(2, 0.3)),
+    "shared": lambda: made(_Shared),
+    "cell": lambda: made(_Cell),
+    "gru": lambda: made(_Recurrent),
+    "gru_dropout": lambda: made(lambda: _Recurrent(2, 0.3)),
 }

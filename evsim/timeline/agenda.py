@@ -140,6 +140,8 @@ class Agenda:
 class _Sleeper:
     """One process that sleeps."""
 
+    __slots__ = ("_clock", "_when", "at", "event", "rank")
+
     def __init__(self, clock: Clock, when: Question, rank: Rank) -> None:
         self._clock, self._when, self.rank = clock, when, rank
         self.at = when()

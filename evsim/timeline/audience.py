@@ -74,6 +74,7 @@ class Audience:
     def __init__(self, listeners: Sequence[object] = ()) -> None:
         self._bulk: dict[str, list[Callable[..., Any]]] = {fact: [] for fact in FACTS}
         self._single: dict[str, list[Callable[..., Any]]] = {fact: [] for fact in FACTS}
+        self._heard: set[str] = set()
         self._waiting: dict[str, list[tuple[IntArray, ...]]] = {fact: [] for fact in HAPPENINGS}
         for listener in listeners:
             self._add(listener)
@@ -83,9 +84,14 @@ class Audience:
         """Whether somebody wants things that happen by themselves one at a time."""
         return any(self._single[fact] for fact in HAPPENINGS)
 
+    @property
+    def hears_in_bulk(self) -> bool:
+        """Whether `flush` ever has something to tell."""
+        return any(self._bulk[fact] for fact in HAPPENINGS)
+
     def hears(self, fact: str) -> bool:
         """Whether somebody listens to a fact."""
-        return bool(self._bulk[fact] or self._single[fact])
+        return fact in self._heard
 
     def happened(self, fact: str, at: IntArray, *ids: IntArray) -> None:
         """Things that happened by themselves: told one by one at once, as arrays at the next `flush`."""
@@ -129,6 +135,7 @@ class Audience:
             raise PolicyError(f"listener {type(listener).__name__} has none of the methods {', '.join(FACTS)}")
         for fact, call in found.items():
             of[fact].append(call)
+        self._heard |= found.keys()
 
 
 def _told(call: Callable[..., Any], fact: str, words: Sequence[Any]) -> None:

@@ -63,12 +63,14 @@ class Cohorts:
         self._ledger, self._manager, self._learning = ledger, manager, learning
         self._feedback, self._audience = feedback, audience
         self._prompt = manager.selector.prompt
+        self._tells = audience.hears("reported") or audience.hears("stopped")
         self.open: dict[int, Cohort] = {}
         self.inboxes: dict[str, Inbox] = {}
 
     def hear(self, tasks: IntArray) -> None:
         """Ends of tasks that became known, in order."""
-        self._tell(tasks)
+        if self._tells:
+            self._tell(tasks)
         clients = self._ledger.column("client", tasks)
         self._manager.release(clients)
         if len(tasks) == 1:
@@ -183,9 +185,7 @@ class Cohorts:
         return self._ledger.column("client", tasks)
 
     def _tell(self, tasks: IntArray) -> None:
-        audience = self._audience
-        if audience.hears("reported") or audience.hears("stopped"):
-            fate, at = self._ledger.column("fate", tasks), self._ledger.column("known_at", tasks)
-            clients, arrives, stopped = self._clients(tasks), fate == ARRIVES, fate > ARRIVES
-            audience.happened("reported", at[arrives], tasks[arrives], clients[arrives])
-            audience.happened("stopped", at[stopped], tasks[stopped], clients[stopped])
+        fate, at = self._ledger.column("fate", tasks), self._ledger.column("known_at", tasks)
+        clients, arrives, stopped = self._clients(tasks), fate == ARRIVES, fate > ARRIVES
+        self._audience.happened("reported", at[arrives], tasks[arrives], clients[arrives])
+        self._audience.happened("stopped", at[stopped], tasks[stopped], clients[stopped])

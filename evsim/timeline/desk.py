@@ -43,6 +43,7 @@ class Desk:
         self._learns = server.manager.selector.needs_utility
         self._mine = None if among is None else self._flags(among)
         self._inbox = server.cohorts.inboxes[name] = Inbox()
+        self._endless = server.world.horizon >= FOREVER
         self._idle = -1  # clients when the last selection was made
 
     @property
@@ -151,7 +152,7 @@ class Desk:
         """Sleep until something happens that concerns this process."""
         heard = self._inbox.n_heard
         while True:
-            if self._next_event(or_check_in, until) >= FOREVER and self._world.horizon >= FOREVER:
+            if self._endless and self._next_event(or_check_in, until) >= FOREVER:
                 self._server.in_vain()
             yield from self._agenda.until(lambda: self._next_event(or_check_in, until))
             if self._mine is None and self._server.n_processes == 1:

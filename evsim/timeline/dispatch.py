@@ -140,34 +140,33 @@ class Dispatcher:
         download, compute, upload, charged = self._prices.of(client, nth)
         leaves_at = self._one_until[client]
         ended, fate, known = self._fate_of_one(client, now + download + compute + upload, leaves_at, loss_by, stop_at)
-        task = self._ledger.add_one(
-            {
-                "client": client,
-                "round": number,
-                "version": version,
-                "kind": TRAIN,
-                "nth": nth,
-                "max_steps": 0,
-                "dispatched_at": now,
-                "leaves_at": leaves_at,
-                "loss_by": loss_by,
-                "stop_at": stop_at,
-                "ended_at": ended,
-                "known_at": known,
-                "fate": fate,
-                "outcome": _IN_FLIGHT,
-                "staleness": -1,
-                "server_step": -1,
-                "used_at": -1,
-                "weight": NO_WEIGHT,
-                "samples": self._one_samples[client],
-                "charged_samples": charged,
-                "bytes_down": world.wire_bytes[0],
-                "bytes_up": world.wire_bytes[1],
-                "download_ms": download,
-                "compute_ms": compute,
-                "upload_ms": upload,
-            }
+        down, up = world.wire_bytes
+        task = self._ledger.add_row(  # a value for each of the ledger's columns, in their order
+            client,
+            number,
+            version,
+            TRAIN,
+            nth,
+            0,
+            now,
+            leaves_at,
+            loss_by,
+            stop_at,
+            ended,
+            known,
+            fate,
+            _IN_FLIGHT,
+            -1,
+            -1,
+            -1,
+            NO_WEIGHT,
+            self._one_samples[client],
+            charged,
+            down,
+            up,
+            download,
+            compute,
+            upload,
         )
         self._digest.add_one(task, client, ended, fate, known, now)
         return np.array([task]), np.array([nth]), _NO_LIMIT

@@ -38,7 +38,7 @@ class FeedbackDesk:
         `at`: the instant of the server's decision; by default the instant at which each task's end became known.
         """
         if len(tasks) == 1:
-            code = int(outcome) if np.ndim(outcome) == 0 else int(outcome[0])
+            code = outcome if isinstance(outcome, int) else int(outcome[0])
             self._singles.append((int(tasks[0]), code, _UNKNOWN if utility is None else float(utility[0]), at))
         elif len(tasks):
             self._join()

@@ -15,6 +15,8 @@ from evsim.base.errors import PolicyError, Problem, report, require
 from evsim.selection.base import NO_ANSWERS, Selector
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from evsim.base.vocabulary import BoolArray, FloatArray, IntArray
@@ -63,6 +65,8 @@ class ClientManager:
         # The same storage again: an entry of a memoryview is a Python number, several times faster than NumPy's.
         self._one_online, self._one_busy = self._online.data, self._busy.data
         self._one_idle, self._one_selected = self._idle.data, self._selected.data
+        #: Whether one client is idle: the look-up itself, since a method around it would cost more than the look-up.
+        self.is_idle_one: Callable[[int], bool] = self._one_idle.__getitem__  # type: ignore[assignment]
         self._among: BoolArray | None = None  # during a selection among some clients only
         self.answers: Answers | None = None
         self.now = 0
@@ -137,7 +141,7 @@ class ClientManager:
         if query is not None:
             self._check_choice("candidates", query.clients, len(query.clients))
             self.answers = NO_ANSWERS  # asked, and nothing heard yet
-        self._among = None
+        self._look_at_all()
         return query
 
     def register_answers(self, answers: Answers) -> None:
@@ -165,7 +169,8 @@ class ClientManager:
         draws = self._draws_of(who)
         clients, self._state = self.selector.select(self._state, self, n, draws.select_key)
         self._check_choice("select", clients, min(n, self.n_idle))
-        self._among, self.answers = None, None
+        self._look_at_all()
+        self.answers = None
         draws.next()
         self.round += number is None
         return clients
@@ -179,7 +184,13 @@ class ClientManager:
     def _look(self, now: int, number: int | None, among: BoolArray | None) -> None:
         """What the view shows during a selection."""
         self.now, self._among = now, among
+        if among is not None:
+            self.is_idle_one = (self._idle & among).data.__getitem__  # type: ignore[assignment]
         self.round = self.round if number is None else number
+
+    def _look_at_all(self) -> None:
+        if self._among is not None:
+            self._among, self.is_idle_one = None, self._one_idle.__getitem__  # type: ignore[assignment]
 
     def _draws_of(self, who: str) -> _Draws:
         if who not in self._draws:
@@ -278,7 +289,7 @@ class ClientManager:
     @property
     def n_idle(self) -> int:
         """How many clients are idle."""
-        return self.n_idle_among(self._among)
+        return self._n_idle if self._among is None else self.n_idle_among(self._among)
 
     @property
     def idle(self) -> IntArray:
@@ -289,11 +300,6 @@ class ClientManager:
         """Whether each of the clients is idle."""
         idle = self._idle[clients]
         return idle if self._among is None else idle & self._among[clients]
-
-    def is_idle_one(self, client: int) -> bool:
-        """Whether a client is idle."""
-        idle: bool = self._one_idle[client]  # type: ignore[assignment]  # the array's type is not known to mypy
-        return idle if self._among is None else bool(idle and self._among[client])
 
     @property
     def online_since(self) -> IntArray:

@@ -171,7 +171,8 @@ class LiveServer:
         self.agenda.add(self.endings, self.cohorts.hear)
         if self._tells_dropouts:
             self.agenda.add(self._dropouts, self._tell_dropouts)
-        self.agenda.after_settling(world.audience.flush)
+        if world.audience.hears_in_bulk:
+            self.agenda.after_settling(world.audience.flush)
         self.agenda.on_nothing_left = lambda: self.end("nothing_left")
         registration.at_start(world.sessions.online_at_start())
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from evsim.traces._names import Names
+
 
 def ranges(first: IntArray, counts: IntArray) -> IntArray:
     """The integers first[i], first[i] + 1, ... (counts[i] of them), one range after the other.
@@ -27,7 +29,11 @@ def ranges(first: IntArray, counts: IntArray) -> IntArray:
 
 
 def check_given(
-    device: NDArray[Any], start: NDArray[Any], stop: NDArray[Any], period: NDArray[Any], names: Sequence[str] | None
+    device: NDArray[Any],
+    start: NDArray[Any],
+    stop: NDArray[Any],
+    period: NDArray[Any],
+    names: Sequence[str] | Names | None,
 ) -> None:
     """Raise `TraceError` unless the columns hold intervals of devices as `AvailabilityTrace.from_intervals` takes."""
     if not len(device) == len(start) == len(stop):
@@ -55,6 +61,8 @@ def _check_integers(**columns: NDArray[Any]) -> None:
     for name, column in columns.items():
         if column.size and column.dtype.kind not in "iu":
             raise TraceError(f"column {name!r} holds {column.dtype}; expected whole numbers (times in ms)")
+        if column.size and column.dtype.kind == "u" and int(column.max()) >= FOREVER:  # would wrap in int64
+            raise TraceError(f"column {name!r} holds {int(column.max())}; expected less than {FOREVER}")
 
 
 def _check_sum(period: NDArray[Any]) -> None:
@@ -67,7 +75,7 @@ def _refuse(
     broken: BoolArray,
     what: str,
     expected: str,
-    given: tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], Sequence[str] | None],
+    given: tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], Sequence[str] | Names | None],
 ) -> None:
     if not broken.any():
         return
@@ -80,7 +88,7 @@ def _refuse(
     )
 
 
-def _name(device: int, names: Sequence[str] | None) -> str:
+def _name(device: int, names: Sequence[str] | Names | None) -> str:
     return str(device) if names is None else repr(names[device])
 
 

@@ -7,15 +7,17 @@ period of its own. A query is a function of its arguments alone, so questions ma
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, final
 
 import numpy as np
 
+from evsim.base.caveat import Caveat
 from evsim.base.units import FOREVER, MS_PER_DAY
 from evsim.base.vocabulary import BoolArray, IntArray
 from evsim.traces._intervals import check_given, check_rows, clean, ranges, rotate
+from evsim.traces._names import Names, as_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +62,8 @@ class AvailabilityTrace:
         period: after which each device repeats, int64 (n,).
         merged: how many overlapping or touching intervals were merged into another one when the trace was made.
         dropped: how many empty intervals were left out when it was made.
+        names: what the file calls the devices, (n,); None if it only numbers them. No part of the fingerprint.
+        caveats: what reading the file had to assume.
     """
 
     offsets: IntArray
@@ -68,12 +72,15 @@ class AvailabilityTrace:
     period: IntArray
     merged: int = 0
     dropped: int = 0
+    names: Names | None = None
+    caveats: tuple[Caveat, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("offsets", "starts", "stops", "period"):
             column = np.ascontiguousarray(getattr(self, name), dtype=np.int64).view()
             column.flags.writeable = False
             object.__setattr__(self, name, column)
+        object.__setattr__(self, "names", as_names(self.names, len(self.period)))
         check_rows(self.offsets, self.starts, self.stops, self.period)
 
     @classmethod
@@ -85,7 +92,7 @@ class AvailabilityTrace:
         *,
         n_devices: int,
         period: ArrayLike,
-        names: Sequence[str] | None = None,
+        names: Sequence[str] | Names | None = None,
     ) -> AvailabilityTrace:
         """A trace from intervals in any order: sorts, drops empty ones, merges overlapping and touching ones.
 
@@ -95,7 +102,7 @@ class AvailabilityTrace:
             stop: first instant offline, ms; at most start + period, and beyond the period it wraps.
             n_devices: number of devices, those without any interval included.
             period: ms after which a device repeats; one for all or one per device.
-            names: what error messages call the devices.
+            names: what the devices are called, one name each.
 
         Raises:
             TraceError: naming device and interval, if an interval is reversed, negative or beyond the period.
@@ -113,6 +120,7 @@ class AvailabilityTrace:
             periods.astype(np.int64),
             merged=int(kept.sum()) - len(merged_starts),
             dropped=len(kept) - int(kept.sum()),
+            names=as_names(names, n_devices),
         )
 
     @classmethod
@@ -130,7 +138,9 @@ class AvailabilityTrace:
         )
         merged, dropped = sum(trace.merged for trace in traces), sum(trace.dropped for trace in traces)
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-        return cls(offsets, starts, stops, period, merged, dropped)
+        parts = [trace.names for trace in traces if trace.names is not None]
+        names = np.concatenate(parts) if len(parts) == len(traces) else None
+        return cls(offsets, starts, stops, period, merged, dropped, names)
 
     @property
     def n_devices(self) -> int:
@@ -203,7 +213,8 @@ class AvailabilityTrace:
         if later.any():
             moved = np.repeat(later, counts)
             starts, stops = rotate(offsets, starts + moved, stops + moved, period)
-        return AvailabilityTrace(offsets, starts, stops, period, self.merged, self.dropped)
+        names = None if self.names is None else self.names[of]
+        return replace(self, offsets=offsets, starts=starts, stops=stops, period=period, names=names)
 
     def with_moved_edges(self, check_ins: IntArray, check_outs: IntArray) -> AvailabilityTrace:
         """The trace with each check-in and each check-out moved by some ms, one entry per interval.
@@ -212,12 +223,16 @@ class AvailabilityTrace:
             TraceError: if intervals of a device would then overlap, touch or vanish.
         """
         starts, stops = rotate(self.offsets, self.starts + check_ins, self.stops + check_outs, self.period)
-        return AvailabilityTrace(self.offsets, starts, stops, self.period, self.merged, self.dropped)
+        return replace(self, starts=starts, stops=stops)
 
     def online_share(self) -> FloatArray:
         """The share of its period for which each device is online, (n,)."""
         total = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.stops - self.starts)])
         return np.asarray((total[self.offsets[1:]] - total[self.offsets[:-1]]) / self.period)
+
+    def is_always_online(self) -> BoolArray:
+        """Which devices never leave, (n,)."""
+        return self._always
 
     def period_is_whole_days(self) -> bool:
         """Whether every device keeps its time of day when it repeats."""
@@ -245,8 +260,10 @@ class AvailabilityTrace:
 
     @cached_property
     def _always(self) -> BoolArray:
+        first = self.offsets[:-1]
+        alone = np.flatnonzero(np.diff(self.offsets) == 1)  # nothing else fits beside an interval as long as the period
         always = np.zeros(self.n_devices, np.bool_)
-        always[self._device[self.stops - self.starts == self.period[self._device]]] = True
+        always[alone] = self.stops[first[alone]] - self.starts[first[alone]] == self.period[alone]
         return always
 
     def _left(self, of: IntArray, at: IntArray) -> IntArray:

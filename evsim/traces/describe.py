@@ -32,7 +32,13 @@ def describe_trace(availability: AvailabilityTrace | None, speed: DeviceSpeed | 
     ('3 (1 distinct)', '3', '100.0 %')
     """
     facts = {} if availability is None else _describe_availability(availability)
-    return facts if speed is None else facts | _describe_speed(speed)
+    facts |= {} if speed is None else _describe_speed(speed)
+    parts = [part for part in (availability, speed) if part is not None]
+    named = next((part.names for part in parts if part.names is not None), None)
+    if named is not None and len(named):
+        facts["names"] = f"{named[0]!r} to {named[-1]!r}"
+    assumed = [str(caveat) for part in parts for caveat in part.caveats]
+    return facts | ({"assumed": ". ".join(assumed)} if assumed else {})
 
 
 def describe_population(population: Population) -> Facts:
@@ -44,7 +50,7 @@ def describe_population(population: Population) -> Facts:
         "clones": f"{int((population.clone > 0).sum()):,}",
         **describe_trace(population.availability, population.speed),
     }
-    return facts | ({"notes": "; ".join(population.notes)} if population.notes else {})
+    return facts | ({"notes": ". ".join(map(str, population.notes))} if population.notes else {})
 
 
 def as_text(facts: Facts) -> str:
@@ -123,12 +129,14 @@ def _describe_hours(hourly: FloatArray) -> Facts:
 def _describe_speed(speed: DeviceSpeed) -> Facts:
     if speed.n_devices == 0:
         return {"devices with a speed": "0"}
-    columns = np.stack([speed.compute_ms_per_sample, speed.download_kbps, speed.upload_kbps], axis=1)
+    rates = (speed.compute_ms_per_sample, speed.download_kbps, speed.upload_kbps, speed.latency_ms)
+    columns = np.stack(rates, axis=1)
     return {
         "devices with a speed": f"{speed.n_devices:,} ({len(np.unique(columns, axis=0)):,} distinct)",
         "compute, ms per sample": _quantiles(speed.compute_ms_per_sample, "{:.4g}".format),
         "download, kbit/s": _quantiles(speed.download_kbps, "{:,.0f}".format),
         "upload, kbit/s": _quantiles(speed.upload_kbps, "{:,.0f}".format),
+        **({"latency, ms": _quantiles(speed.latency_ms, "{:.4g}".format)} if speed.latency_ms.any() else {}),
         "jitter, sd of the log": f"{speed.compute_jitter:g} compute, {speed.network_jitter:g} network",
     }
 

@@ -2,125 +2,33 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, final
+from pathlib import Path
+from typing import TYPE_CHECKING, final
 
 import numpy as np
-from typing_extensions import override
 
 from evsim.base import rng
-from evsim.base.errors import TraceError, require
+from evsim.base.caveat import Caveat
+from evsim.base.errors import TraceError
 from evsim.base.units import MS_PER_DAY, MS_PER_MINUTE
 from evsim.base.vocabulary import FloatArray, IntArray
+from evsim.traces import caveats
 from evsim.traces.availability import AvailabilityTrace
+from evsim.traces.joins.base import Join, Roster
+from evsim.traces.joins.listed import Listed
+from evsim.traces.joins.modulo import Modulo
+from evsim.traces.joins.paired import Paired
+from evsim.traces.joins.rank import RankJoin
+from evsim.traces.joins.sample import Sample
 from evsim.traces.speed import DeviceSpeed
 
 if TYPE_CHECKING:
     from numpy.random import Generator
 
-Axis = Literal["availability", "speed"]
+__all__ = ["Join", "Listed", "Modulo", "Paired", "Population", "RankJoin", "Sample", "populate"]
 
 _JITTER_MS = 5 * MS_PER_MINUTE
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Score:
-    """How desirable each trace device is, higher is better: online share, or minus the time for a reference task."""
-
-    axis: Axis
-    value: FloatArray
-
-
-class Join(ABC):
-    """A frozen policy that says which trace device each client gets."""
-
-    #: Whether clones of a device get another day and jittered edges; False makes them exact copies.
-    varies_clones: ClassVar[bool]
-
-    @abstractmethod
-    def devices(
-        self, n_clients: int, n_devices: int, sizes: IntArray, score: Score, stream: Generator
-    ) -> tuple[IntArray, IntArray]:
-        """The device of each client, and which clone of the device it is: 0 the original, k the k-th clone.
-
-        Args:
-            n_clients: number of clients.
-            n_devices: number of trace devices on the score's axis.
-            sizes: samples of each client, (n_clients,).
-            score: of each trace device, (n_devices,).
-            stream: of this axis alone.
-        """
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Modulo(Join):
-    """Client i gets device i modulo the number of devices: FedScale's rule; clones are exact copies."""
-
-    varies_clones: ClassVar[bool] = False
-
-    @override
-    def devices(
-        self, n_clients: int, n_devices: int, sizes: IntArray, score: Score, stream: Generator
-    ) -> tuple[IntArray, IntArray]:
-        clients = np.arange(n_clients, dtype=np.int64)
-        return clients % n_devices, clients // n_devices
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Sample(Join):
-    """Devices at random without replacement until all are used; further clients get clones, again without replacement.
-
-    A clone lives on another day of its device's trace, and its check-ins and check-outs differ by up to five minutes.
-    """
-
-    varies_clones: ClassVar[bool] = True
-
-    @override
-    def devices(
-        self, n_clients: int, n_devices: int, sizes: IntArray, score: Score, stream: Generator
-    ) -> tuple[IntArray, IntArray]:
-        return _draw(n_clients, n_devices, stream)
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class RankJoin(Join):
-    """A chosen Spearman correlation between a client's data size and its device's speed or online share.
-
-    Devices are drawn as by `Sample`, then dealt by a Gaussian copula: Pearson 2 sin(pi rho / 6) of the normal scores
-    gives Spearman rho of the ranks (Kruskal 1958). Clients of equal size are ranked at random. The other axis is drawn
-    as by `Sample`.
-
-    Attributes:
-        correlation: from -1 (clients with much data have the worst devices) to 1.
-        with_: what the data size correlates with.
-    """
-
-    varies_clones: ClassVar[bool] = True
-
-    correlation: float
-    with_: Axis = "speed"
-
-    def __post_init__(self) -> None:
-        require(-1 <= self.correlation <= 1, "correlation must lie in [-1, 1]", correlation=self.correlation)
-        require(self.with_ in ("availability", "speed"), "with_ must be 'availability' or 'speed'", with_=self.with_)
-
-    @override
-    def devices(
-        self, n_clients: int, n_devices: int, sizes: IntArray, score: Score, stream: Generator
-    ) -> tuple[IntArray, IntArray]:
-        device, clone = _draw(n_clients, n_devices, stream)
-        if score.axis != self.with_:
-            return device, clone
-        by_score = np.lexsort((stream.random(n_clients), score.value[device]))
-        by_size = np.lexsort((stream.random(n_clients), sizes))
-        order = np.empty(n_clients, np.int64)
-        order[_correlated_order(by_size, self.correlation, stream)] = by_score
-        return device[order], clone[order]
 
 
 @final
@@ -134,6 +42,7 @@ class Population:
         device: device of the availability trace.
         clone: 0 for the original of that device, k for its k-th clone.
         speed_device: device of the speed trace.
+        join: the policy that dealt the devices.
         notes: what a reader of results should know.
     """
 
@@ -142,7 +51,8 @@ class Population:
     device: IntArray
     clone: IntArray
     speed_device: IntArray
-    notes: tuple[str, ...]
+    join: Join
+    notes: tuple[Caveat, ...]
 
 
 def populate(  # noqa: PLR0913  the facts a population is made of, all by name
@@ -150,24 +60,27 @@ def populate(  # noqa: PLR0913  the facts a population is made of, all by name
     n_clients: int,
     availability: AvailabilityTrace,
     speed: DeviceSpeed,
-    join: Join,
+    join: Join | None,
     sizes: IntArray,
     seed: int,
     start_ms: int,
+    folder: Path = Path(),
 ) -> Population:
-    """Give each client an availability and a speed, drawn from separate random streams.
+    """Give each client an availability and a speed.
 
     Args:
         n_clients: number of clients.
         availability: of the trace devices, from midnight.
         speed: of the trace devices; it may have another number of devices.
-        join: who gets which device.
+        join: who gets which device; None is `Paired` where both traces name their devices, else `Sample`.
         sizes: samples of each client, (n_clients,).
         seed: of the scenario.
         start_ms: time of day at which virtual time 0 falls, ms.
+        folder: where relative paths of a join begin.
 
     Raises:
-        TraceError: if there is no client or no device to draw from, or if sizes are not one per client.
+        TraceError: if there is no client or no device to draw from, if sizes are not one per client, or if the join
+            cannot give every client a device.
     """
     if n_clients < 1:
         raise TraceError(f"{n_clients} clients; expected at least one")
@@ -176,31 +89,18 @@ def populate(  # noqa: PLR0913  the facts a population is made of, all by name
             raise TraceError(f"population.{what}: a trace without devices; expected at least one device")
     if len(sizes) != n_clients:
         raise TraceError(f"{len(sizes)} data sizes for {n_clients} clients; expected one per client")
-    streams = {axis: rng.stream(seed, "join", axis) for axis in ("availability", "speed")}
-    share = Score("availability", availability.online_share())
-    device, clone = join.devices(n_clients, availability.n_devices, sizes, share, streams["availability"])
-    pace = Score("speed", -speed.reference_ms())
-    speed_device, _ = join.devices(n_clients, speed.n_devices, sizes, pace, streams["speed"])
-    varied = clone if join.varies_clones else np.zeros_like(clone)
-    trace = _client_trace(availability, device, varied, start_ms, rng.stream(seed, "join", "clones"))
-    notes = _notes(availability, trace, clone, exact=not join.varies_clones)
-    return Population(trace, speed.take(speed_device), device, clone, speed_device, notes)
-
-
-def _draw(n_clients: int, n_devices: int, stream: Generator) -> tuple[IntArray, IntArray]:
-    rounds = -(-n_clients // n_devices)
-    device = np.concatenate([stream.permutation(n_devices) for _ in range(rounds)])[:n_clients].astype(np.int64)
-    return device, np.arange(n_clients, dtype=np.int64) // n_devices
-
-
-def _correlated_order(by_size: IntArray, correlation: float, stream: Generator) -> IntArray:
-    """Clients from the worst to the best device, given clients from the least to the most data."""
-    from scipy.special import ndtri
-
-    n = len(by_size)
-    pearson = 2 * np.sin(np.pi * correlation / 6)
-    mixed = pearson * ndtri((np.arange(n) + 0.5) / n) + np.sqrt(max(0.0, 1 - pearson**2)) * stream.standard_normal(n)
-    return by_size[np.argsort(mixed, kind="stable")]
+    named = availability.names is not None and speed.names is not None
+    policy: Join = (Paired() if named else Sample()) if join is None else join
+    deal = policy.deal(Roster(sizes, availability, speed, seed, folder))
+    varied = deal.clone if policy.varies_clones else np.zeros_like(deal.clone)
+    trace = _client_trace(availability, deal.device, varied, start_ms, rng.stream(seed, "join", "clones"))
+    notes = (
+        *availability.caveats,
+        *speed.caveats,
+        *deal.caveats,
+        *caveats.of_population(availability, speed, trace, deal, exact=not policy.varies_clones),
+    )
+    return Population(trace, speed.take(deal.speed_device), deal.device, deal.clone, deal.speed_device, policy, notes)
 
 
 def _client_trace(
@@ -229,20 +129,3 @@ def _room(trace: AvailabilityTrace) -> FloatArray:
     before[trace.offsets[:-1][some]] = gap[trace.offsets[1:][some] - 1]
     least = np.minimum(np.minimum(gap, before), length)  # an always-online device has a gap of 0
     return np.asarray(np.minimum(_JITTER_MS, 0.45 * least))
-
-
-def _notes(devices: AvailabilityTrace, clients: AvailabilityTrace, clone: IntArray, *, exact: bool) -> tuple[str, ...]:
-    notes = []
-    odd = int((devices.period % MS_PER_DAY != 0).sum())
-    if odd:
-        notes.append(
-            f"{odd} of {devices.n_devices} devices repeat after a time that is not whole days: their time of day drifts"
-        )
-    clones = int((clone > 0).sum())
-    if clones:
-        kind = "exact copies" if exact else "clones on other days with jittered edges"
-        notes.append(f"{clones} of {len(clone)} clients are {kind}: the trace has {devices.n_devices} devices")
-    never = int((np.diff(clients.offsets) == 0).sum())
-    if never:
-        notes.append(f"{never} of {len(clone)} clients are never online")
-    return tuple(notes)

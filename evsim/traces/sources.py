@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import math
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from evsim.base import bundled, registry
 from evsim.base.errors import EvsimError, PolicyError, Problem, TraceError, report, suggest
 from evsim.traces.availability import AvailabilityTrace
+from evsim.traces.formats import _table
 from evsim.traces.speed import DeviceSpeed
 from evsim.traces.synthetic import SyntheticAvailability, SyntheticSpeed
 
@@ -19,6 +24,8 @@ Spec = str | Mapping[str, object]
 _P = TypeVar("_P", SyntheticAvailability, SyntheticSpeed)
 _RATES = ("compute_ms_per_sample", "download_kbps", "upload_kbps")
 _JITTERS = ("compute_jitter", "network_jitter")
+_LATENCY = ("latency_ms",)
+_MOST = 10**8  # devices to generate
 _PRESETS: dict[str, Callable[[], SyntheticAvailability]] = {
     "phones": SyntheticAvailability,
     "charging_only": SyntheticAvailability.charging_only,
@@ -83,9 +90,12 @@ def recognize(path: Path) -> str:
     """
     if not path.exists():
         raise TraceError(f"{path}: no such file or folder")
+    if _table.looks_wide(path):
+        raise TraceError(f"{path}: UTF-16; expected text in UTF-8 (in Excel: save as 'CSV UTF-8')")
     kinds = registry.entries("trace_format")
     for kind in kinds:
-        if registry.load("trace_format", kind).sniff(path):
+        sniff = getattr(registry.load("trace_format", kind), "sniff", None)  # a function has none: say its name
+        if sniff is not None and sniff(path):
             return kind
     raise TraceError(f"{path}: not a trace of a known format; say which with format = ... (known: {', '.join(kinds)})")
 
@@ -96,8 +106,8 @@ def _from_file(what: str, spec: Spec, folder: Path) -> Any:
     if not isinstance(path, str):
         raise TraceError(f"{what}.path: {path!r}; expected text")
     place = _locate(what, path, folder)
-    kind = table.pop("format", None) or recognize(place)
-    reader = _reader(what, str(kind), folder)
+    kind = str(table.pop("format", None) or recognize(place))
+    reader = _reader(what, kind, folder)
     known = list(inspect.signature(reader).parameters)[1:]
     if unknown := [name for name in table if name not in known]:
         problems = [
@@ -105,11 +115,36 @@ def _from_file(what: str, spec: Spec, folder: Path) -> Any:
         ]
         raise TraceError(report(problems))
     try:
-        return reader(place, **table)
+        return _checked(what, kind, reader(place, **table))
     except TraceError as error:
         if str(place) in str(error):
             raise
         raise TraceError(f"{place}: {error}") from error
+    except Exception as error:
+        if kind in registry.built_in("trace_format"):
+            raise
+        raise TraceError(f"{place}: format {kind!r} failed: {_last_call(error, reader)}") from error
+
+
+def _checked(what: str, kind: str, made: Any) -> Any:
+    """What a reader returns, which may be a user's."""
+    wanted = AvailabilityTrace if what == "availability" else DeviceSpeed
+    if not isinstance(made, wanted):
+        raise TraceError(f"{what}.format: {kind!r} gave a {type(made).__name__}; expected a {wanted.__name__}")
+    return made
+
+
+def _last_call(error: Exception, reader: Callable[..., Any]) -> str:
+    """An error of a user's code, and the last line of that code that ran."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == _file_of(reader)]
+    frame = (own or frames)[-1]
+    return f"{type(error).__name__}: {error} (line {frame.lineno} of {Path(frame.filename).name}, in {frame.name})"
+
+
+def _file_of(reader: Callable[..., Any]) -> str:
+    code = getattr(inspect.unwrap(reader), "__code__", None)
+    return str(code.co_filename) if code is not None else ""
 
 
 def _locate(what: str, path: str, folder: Path) -> Path:
@@ -117,21 +152,32 @@ def _locate(what: str, path: str, folder: Path) -> Path:
     inside = bundled.bundled_trace(path)
     if inside is not None:
         return inside
-    there = folder / Path(path).expanduser()
-    if not there.exists():
+    there = _path(path, folder)
+    if there is None:
         names = [found.name for found in bundled.bundled("traces")] + ["always"] * (what == "availability")
         raise TraceError(
-            f"{what}: {path!r} is neither a path below {folder} nor a trace's name; {suggest(path, names)}"
+            f"{what}: {path[:200]!r} is neither a path below {folder} nor a trace's name; {suggest(path, names)}"
         )
     return there
 
 
-def _reader(what: str, kind: str, folder: Path) -> Callable[..., Any]:
+def _path(path: str, folder: Path) -> Path | None:
+    """What is at a path, absolute or relative to the folder; None if nothing is or can be."""
     try:
-        module = registry.load("trace_format", kind, folder)
+        there = folder / Path(path).expanduser()
+        return there if there.exists() else None
+    except (OSError, RuntimeError, ValueError):  # too long, of a user who is not here, with a zero in it
+        return None
+
+
+def _reader(what: str, kind: str, folder: Path) -> Callable[..., Any]:
+    """The function that reads a format: `read_...` of its module, or the one named after a colon."""
+    is_file = kind.endswith(".py")
+    try:
+        found = registry.load("trace_format", f"{kind}:" if is_file else kind, folder)
     except EvsimError as error:
         raise TraceError(f"{what}.format: {error}") from error
-    reader = getattr(module, f"read_{what}", None)
+    reader = getattr(found, f"read_{what}", None if inspect.ismodule(found) else found)
     if not callable(reader):
         raise TraceError(f"{what}.format: {kind!r} has no read_{what}; it cannot be read as {what}")
     return reader  # type: ignore[no-any-return]  # a module's attribute
@@ -162,7 +208,7 @@ def _wrong(name: str, value: object, defaults: dict[str, object]) -> bool:
     if isinstance(defaults[name], tuple):
         return not (isinstance(value, list | tuple) and all(_is_number(item) for item in value))
     if isinstance(defaults[name], int):
-        return not isinstance(value, int) or isinstance(value, bool) or (name == "devices" and value < 1)
+        return not isinstance(value, int) or isinstance(value, bool) or (name == "devices" and not 1 <= value <= _MOST)
     return not _is_number(value)
 
 
@@ -172,27 +218,35 @@ def _complaint(what: str, name: str, value: object, defaults: dict[str, object])
         return Problem(where, "unknown key", "", suggest(name, defaults))
     if isinstance(defaults[name], tuple):
         return Problem(where, repr(value), "a list of numbers")
-    least = " >= 1" if name == "devices" else ""
+    least = f" >= 1 and <= {_MOST}" if name == "devices" else ""
     return Problem(where, repr(value), f"a whole number{least}" if isinstance(defaults[name], int) else "a number")
 
 
 def _converted(value: Any, default: object) -> Any:
     if isinstance(default, tuple):
-        return tuple(float(item) for item in value)
-    return value if isinstance(default, int) else float(value)
+        return tuple(_as_float(item) for item in value)
+    return value if isinstance(default, int) else _as_float(value)
 
 
 def _equal_devices(spec: Mapping[str, object], n: int) -> DeviceSpeed:
-    names = (*_RATES, *_JITTERS)
+    names = (*_RATES, *_LATENCY, *_JITTERS)
     problems = [Problem(f"speed.{name}", "unknown key", "", suggest(name, names)) for name in spec if name not in names]
     problems += [Problem(f"speed.{name}", "missing", "a number") for name in _RATES if name not in spec]
     values = {name: spec[name] for name in names if name in spec}
     problems += [Problem(f"speed.{k}", repr(v), "a number") for k, v in values.items() if not _is_number(v)]
     if problems:
         raise TraceError(report(problems))
-    rates = {name: [value] * n for name, value in values.items() if name in _RATES}
-    jitters = {name: value for name, value in values.items() if name in _JITTERS}
-    return DeviceSpeed(**rates, **jitters)  # type: ignore[arg-type]  # checked above
+    floats = {name: _as_float(value) for name, value in values.items()}
+    rates = {name: np.full(n, value) for name, value in floats.items() if name not in _JITTERS}
+    jitters = {name: value for name, value in floats.items() if name in _JITTERS}
+    return DeviceSpeed(**rates, **jitters)  # type: ignore[arg-type]  # an array per device, a number per jitter
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of more than 300 digits
+        return math.inf
 
 
 def _is_number(value: object) -> bool:

@@ -18,8 +18,9 @@ from typing import final
 import numpy as np
 
 from evsim.base import rng
-from evsim.base.errors import require
-from evsim.base.units import MS_PER_DAY, MS_PER_SECOND
+from evsim.base.casts import whole
+from evsim.base.errors import TraceError, require
+from evsim.base.units import LONGEST, MS_PER_DAY, MS_PER_SECOND
 from evsim.base.vocabulary import FloatArray, IntArray
 from evsim.traces._episodes import Episodes, poisson_process
 from evsim.traces.availability import AvailabilityTrace
@@ -28,6 +29,7 @@ from evsim.traces.speed import DeviceSpeed
 _SECONDS_PER_DAY = 86_400.0
 _SECONDS_PER_HOUR = 3_600.0
 _BLOCK = 25_000  # devices generated at a time, to bound the memory
+_MOST_DAYS = 36_525
 
 # Episodes begun in each hour of the day, relative to each other.
 _HOURLY_WEIGHTS = (
@@ -106,7 +108,7 @@ class SyntheticAvailability:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        require(self.days >= 1, "days must be >= 1", days=self.days)
+        require(1 <= self.days <= _MOST_DAYS, f"days must lie in [1, {_MOST_DAYS}]", days=self.days)
         weights = self.hourly_weights
         usable = len(weights) == 24 and all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0  # noqa: PLR2004  hours
         require(usable, "hourly_weights must be 24 numbers >= 0 with a positive sum", hourly_weights=weights)
@@ -276,14 +278,18 @@ def _sessions(
 
 
 def _to_trace(device: IntArray, start: FloatArray, length: FloatArray, n: int, period: int) -> AvailabilityTrace:
-    begin = np.rint(start * MS_PER_SECOND).astype(np.int64)
-    end = np.rint((start + length) * MS_PER_SECOND).astype(np.int64)
+    begin = whole(start * MS_PER_SECOND, _refuse_session, least=-LONGEST, most=LONGEST)
+    end = whole((start + length) * MS_PER_SECOND, _refuse_session, least=-LONGEST, most=LONGEST)
     kept = end > begin
     begin, end, device = begin[kept], np.minimum(end, begin + period)[kept], device[kept]
     first = begin % period
     trace = AvailabilityTrace.from_intervals(device, first, first + end - begin, n_devices=n, period=period)
     # Episodes overlap by design; their union is the trace, not a repair worth reporting.
     return AvailabilityTrace(trace.offsets, trace.starts, trace.stops, trace.period)
+
+
+def _refuse_session(_row: int) -> TraceError:
+    return TraceError("the parameters make sessions that begin or end more than 1000 years away")
 
 
 def _quantile(table: tuple[int, ...], share: FloatArray) -> FloatArray:

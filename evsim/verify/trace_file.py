@@ -12,7 +12,7 @@ from evsim.traces.sources import load_availability
 from evsim.verify.folder import Folder
 from evsim.verify.table import NULL, Check, Flags, Ints
 
-_LIKE_THEIR_DEVICE = ("modulo",)  # joins whose clones are exact copies
+_LIKE_THEIR_DEVICE = ("modulo", "listed")  # joins whose clones are exact copies
 
 
 def against_trace(run: Folder, trace: str) -> Iterator[Check]:

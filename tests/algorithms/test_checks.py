@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,6 +25,7 @@ from evsim.algorithms.sgd import Sgd
 from evsim.algorithms.staleness import PolynomialStaleness
 from evsim.algorithms.weighting import EqualWeights, SampleWeights
 from evsim.base.errors import ScenarioError
+from evsim.base.policy import policies
 from evsim.scenario import Scenario
 
 SCAFFOLD = {
@@ -45,7 +47,9 @@ def _problems(goal=20, **slots):
         "server_optimizer": ServerSgd(),
         **slots,
     }
-    return [str(problem) for problem in check_method(Method(**parts), goal)]
+    whole = SimpleNamespace(**parts, aggregation=SimpleNamespace(reports_per_step=goal))
+    said = [problem for policy in policies(list(parts.values())) for problem in policy.problems(whole)]
+    return [str(problem) for problem in (*check_method(Method(**parts), goal), *said)]
 
 
 @pytest.mark.parametrize("weighting", [SampleWeights(), PolynomialStaleness(base="samples")])
@@ -123,3 +127,69 @@ def test_a_scenario_file_reports_them_with_its_other_problems(tmp_path: Path):
     file.write_text('extends = "quickstart"\nalgorithm = "scaffold"\nmerge = { kind = "norm_clip", max_norm = 1.0 }\n')
     with pytest.raises(ScenarioError, match=r"merge.*NormClip cannot merge 'control' beside the model"):
         Scenario.load(file)
+
+
+# -- what a policy says of the company it is in ------------------------------------------------------------------------
+
+ROUNDS = ["aggregation.cohort_goal=20"]
+LATE = ["aggregation.late_reports=keep"]
+BUFFER = ['aggregation={ kind = "buffered", concurrency = 40, buffer_size = 20 }']
+SINGLE = ['aggregation={ kind = "buffered", concurrency = 40, buffer_size = 1 }']
+
+
+@pytest.mark.parametrize("merge", ["median", "trimmed_mean", "krum", "multi_krum", "norm_clip", "mean"])
+@pytest.mark.parametrize(("aggregation", "twice"), [(ROUNDS, False), (LATE, True), (BUFFER, True), (SINGLE, False)])
+def test_a_robust_merge_says_where_a_client_may_report_twice(merge, aggregation, twice):
+    options = {"krum": ", attackers = 0", "multi_krum": ", attackers = 0", "norm_clip": ", max_norm = 1.0"}
+    if "krum" in merge and aggregation is SINGLE:
+        return  # refused: it needs three reports
+    chosen = f'merge={{ kind = "{merge}"{options.get(merge, "")} }}'
+    scenario = Scenario.load("quickstart", [*aggregation, chosen])
+    found = [caveat.key for caveat in scenario.merge.caveats(scenario)]
+    robust = merge not in ("norm_clip", "mean")
+    assert found == (["robust_merge_counts_reports"] if robust and twice else [])
+
+
+def test_what_policies_need_is_told_with_the_rest_of_a_scenario():
+    bad = ["algorithm=dp_fedavg", "weighting.kind=samples", "merge.adaptive=true", "merge.count_noise=0.1"]
+    with pytest.raises(ScenarioError) as error:
+        Scenario.load("quickstart", bad)
+    assert "2 problems" in str(error.value)
+    for words in ("weighting: SampleWeights; expected 'uniform'", "count_noise must be > noise_multiplier / 2 = 0.5"):
+        assert words in str(error.value)
+
+
+def test_a_plug_in_says_what_it_needs_as_a_built_in_policy_does(tmp_path: Path):
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from evsim.algorithms.base import Weighting\n"
+        "from evsim.base.errors import Problem\n"
+        "@dataclass(frozen=True)\n"
+        "class Mine(Weighting):\n"
+        "    def weights(self, reports): ...\n"
+        "    def problems(self, scenario):\n"
+        "        if scenario.aggregation.reports_per_step < 50:\n"
+        "            yield Problem('aggregation.cohort_goal', 'too few for Mine', 'at least 50')\n"
+    )
+    (tmp_path / "s.toml").write_text('extends = "quickstart"\nweighting.kind = "mine.py:Mine"\n')
+    with pytest.raises(ScenarioError, match="cohort_goal: too few for Mine; expected at least 50"):
+        Scenario.load(tmp_path / "s.toml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        ([], []),
+        (["selection.kind=oort"], ["selection_without_privacy"]),
+        (["selection.kind=power_of_choice", "selection.d=40"], ["selection_without_privacy"]),
+        (["selection.kind=by_samples"], []),
+        (["merge.delta=0.01"], ["delta_of_a_client"]),
+        (["population.clients=200000"], ["delta_of_a_client"]),
+        (["population.clients=200000", "merge.delta=1e-7"], []),
+    ],
+)
+def test_dp_says_what_its_epsilon_does_not_cover(changes, keys):
+    scenario = Scenario.load("quickstart", ["algorithm=dp_fedavg", *changes])
+    found = list(scenario.merge.caveats(scenario))
+    assert [caveat.key for caveat in found] == keys
+    assert all(caveat.remedy for caveat in found)

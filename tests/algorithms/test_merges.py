@@ -49,6 +49,15 @@ def test_median_and_trimmed_mean_equal_numpy_and_scipy(n):
     np.testing.assert_allclose(found, trim_mean(VECTORS[:n], 0.3, axis=0), rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize(("share", "n", "cut"), [(0.29, 100, 29), (0.07, 100, 7), (0.49999999999999, 2, 0)])
+def test_the_trimmed_share_is_that_of_the_decimals_and_never_everything(share, n, cut):
+    """0.29 x 100 is 28.999999999999996 in binary."""
+    values = np.random.default_rng(0).exponential(size=n)
+    vectors = np.repeat(values[:, None], 10, axis=1)
+    found, _ = _merge(TrimmedMean(share=share), vectors)
+    np.testing.assert_allclose(found, np.sort(values)[cut : n - cut].mean(), rtol=1e-12)
+
+
 def _scores(vectors, f):
     """Blanchard et al. 2017, section 4: the sum over the n - f - 2 closest others."""
     n, found = len(vectors), []

@@ -8,7 +8,7 @@ import torch
 
 from evsim.algorithms.base import ReportMeta, StepInfo
 from evsim.algorithms.refl import Refl
-from evsim.base.errors import ScenarioError, TrainingError
+from evsim.base.errors import ScenarioError
 from evsim.scenario import Scenario
 
 INFO = StepInfo(version=9, n_clients=20, cohort_goal=3, n_reports=5, seed=0)
@@ -49,9 +49,20 @@ def test_without_stale_updates_it_is_the_mean() -> None:
     np.testing.assert_allclose(merged(updates, [0, 0, 0]), updates.mean(axis=0), rtol=0, atol=1e-15)
 
 
-def test_stale_updates_alone_are_an_error_that_says_what_is_missing() -> None:
-    with pytest.raises(TrainingError, match="at least 1 fresh update"):
-        merged(np.ones((2, 4)), [1, 3])
+@pytest.mark.parametrize("beta", [0.0, 0.35, 1.0])
+def test_stale_updates_alone_count_by_their_age(beta: float) -> None:
+    """There is no fresh mean to differ from: (1 - b) / (tau + 1) is left, and normalizing takes the factor out."""
+    updates = np.random.default_rng(5).normal(size=(3, 5))
+    weights = 1 / (1 + np.array([1, 3, 3]))
+    found = merged(updates, [1, 3, 3], beta)
+    np.testing.assert_allclose(found, weights @ updates / weights.sum(), rtol=0, atol=1e-14)
+
+
+def test_tiny_updates_keep_their_weights() -> None:
+    """||u||^2 is in every L and underflows here; the weights only need the ratios of the Ls."""
+    updates = np.random.default_rng(6).normal(size=(5, 5))
+    tiny = merged(1e-155 * updates, [0, 2, 0, 5, 0])
+    np.testing.assert_allclose(tiny * 1e155, paper(updates, [0, 2, 0, 5, 0], 0.35), rtol=1e-5)
 
 
 def test_a_scenario_that_could_hold_stale_updates_only_is_refused() -> None:

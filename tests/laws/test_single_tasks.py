@@ -44,6 +44,13 @@ def test_a_draw_of_one_is_the_draw_of_an_array(base: int, client: int, nth: int)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
+@given(SIXTY_FOUR, st.integers(0, 9000), st.integers(0, 300))
+def test_hashes_of_a_range_are_those_of_its_numbers(base: int, start: int, count: int) -> None:
+    expected = rng.hash64(base, np.arange(start, start + count))
+    assert rng.hashes(base, start, start + count).tolist() == expected.tolist()
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.integers(0, 2**63), st.integers(-5, 2**40))
 def test_numbered_keys_are_the_keys_of_the_names(seed: int, number: int) -> None:
     assert rng.numbered(seed, "select", 3)(number) == rng.key(seed, "select", 3, number)

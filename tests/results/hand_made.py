@@ -40,19 +40,21 @@ def write(
     spread=False,
     scenario='name = "tiny"\n',
     training="real",
+    trigger="grid",
     **more,
 ) -> Run:
     """A run folder from tuples."""
     recorder = Recorder(folder)
     recorder.append("tasks", _tasks(rows))
     recorder.append("server_steps", _steps())
-    recorder.append("evaluations", _evaluations(curve, spread=spread))
+    recorder.append("evaluations", _evaluations(curve, trigger, spread=spread))
     numbers = np.arange(clients)
     ones = np.ones(clients)
     recorder.append(
         "clients",
         {"client": numbers, "device": numbers, "clone": numbers * 0, "speed_device": numbers, "samples": numbers + 10}
-        | {"compute_ms_per_sample": ones, "download_kbps": ones, "upload_kbps": ones, "online_share": ones / 2},
+        | {"compute_ms_per_sample": ones, "download_kbps": ones, "upload_kbps": ones, "online_share": ones / 2}
+        | {"latency_ms": 0 * ones},
     )
     recorder.append("availability", {"at": [0, 500], "online": [6, 4]})
     manifest = {
@@ -117,13 +119,13 @@ def _tasks(rows):
 def _steps():
     return {
         "round": [0, 1, 2],
+        "by": ["", "", ""],
         "version": [1, 2, 2],
         "started_at": [0, 200, 400],
         "deadline_at": [-1, -1, 600],
         "closed_at": [200, 400, 600],
         "reason": ["goal", "goal", "deadline"],
         "applied": [True, True, False],
-        "by": ["", "", ""],
         "idle": [6, 4, 1],
         "invited": [4, 2, 1],
         "goal": [2, 1, 2],
@@ -134,9 +136,9 @@ def _steps():
     }
 
 
-def _evaluations(curve, *, spread):
-    rows = [(at, version, "grid", "test", "accuracy", value) for at, version, value in curve]
-    rows += [(at, version, "grid", "test", "loss", 1 - value) for at, version, value in curve]
+def _evaluations(curve, trigger, *, spread):
+    rows = [(at, version, trigger, "test", "accuracy", value) for at, version, value in curve]
+    rows += [(at, version, trigger, "test", "loss", 1 - value) for at, version, value in curve]
     if spread:
         rows += [
             (at, version, "grid", "clients", f"accuracy_{name}", value + shift)

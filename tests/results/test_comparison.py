@@ -18,12 +18,12 @@ HOUR = 3_600_000
 NAN = {"speedup": math.nan, "speedup_low": math.nan, "speedup_high": math.nan}
 
 
-def arm(folder, kind, times, *, end=10, every=1, **more):
+def arm(folder, kind, times, *, end=10, every=1, low=0.2, **more):
     """Runs that cross 0.8 at the given hours, evaluated every hour; None: never."""
     paths = []
     for seed, time in enumerate(times):
         curve = tuple(
-            (hour * HOUR, hour, 0.9 if time is not None and hour >= time else 0.2) for hour in range(0, end + 1, every)
+            (hour * HOUR, hour, 0.9 if time is not None and hour >= time else low) for hour in range(0, end + 1, every)
         )
         text = f'name = "tiny"\nseed = {seed}\n[selection]\nkind = "{kind}"\n' + more.get("toml", "")
         path = folder / f"{kind}-{seed}"
@@ -45,7 +45,12 @@ def test_paired_speed_up_by_hand(tmp_path):
     half = 12.706204736 * math.log(2) / 2
     assert row["speedup_low"] == pytest.approx(math.exp(1.5 * math.log(2) - half), rel=1e-9)
     assert row["speedup_high"] == pytest.approx(math.exp(1.5 * math.log(2) + half), rel=1e-9)
-    assert (row["mean_h"], row["median_h"], row["saved_h"], row["bound"]) == (2.0, 2.0, 4.0, "")
+    assert row["mean_h"] == pytest.approx(2.0, rel=1e-12)
+    assert (row["median_h"], row["saved_h"], row["bound"], row["pairs"]) == (2.0, 4.0, "", 2)
+    base = compare(arms).loc["selection.kind=uniform"]
+    # logs are log 4 and log 8: mean 2.5 log 2, the same half width
+    assert base["mean_h"] == pytest.approx(math.sqrt(4 * 8), rel=1e-12)
+    assert base["mean_low_h"] == pytest.approx(math.exp(2.5 * math.log(2) - half), rel=1e-9)
     assert compare(arms).loc["selection.kind=uniform", "speedup"] == 1.0
 
 
@@ -61,7 +66,8 @@ def test_a_censored_run_counts_to_the_horizon_and_gives_a_bound(tmp_path):
     arms = load_arms(paths, running_mean=1)
     table = compare(arms)
     row = table.loc["selection.kind=oort"]
-    assert (row["reached"], row["runs"], row["mean_h"], row["bound"]) == (1, 2, 6.0, "at most")
+    assert (row["reached"], row["runs"], row["bound"]) == (1, 2, "at most")
+    assert row["mean_h"] == pytest.approx(math.sqrt(2 * 10), rel=1e-12)
     assert row["speedup"] == pytest.approx(math.sqrt((4 / 2) * (8 / 10)), rel=1e-12)
     assert math.isnan(row["speedup_low"])
     assert math.isinf(row["median_h"])
@@ -75,17 +81,27 @@ def test_restricted_mean_watches_every_run_equally_long(tmp_path):
     arms = load_arms(paths, running_mean=1)
     assert arms.horizon_ms() == 6 * HOUR
     table = compare(arms)
-    assert table["mean_h"].tolist() == [5.0, 4.0]
+    assert table["mean_h"].tolist() == pytest.approx([math.sqrt(4 * 6), math.sqrt(2 * 6)], rel=1e-12)
     assert table.loc["selection.kind=oort", "saved_h"] == 1.0
 
 
+def test_seeds_that_cross_at_one_evaluation_are_known_up_to_the_grid_only(tmp_path):
+    row = compare(load_arms(arm(tmp_path, "uniform", [4, 4, 4]), running_mean=1)).iloc[0]
+    assert (row["mean_low_h"], row["mean_high_h"]) == pytest.approx((3.0, 4.0), rel=1e-12)
+    assert row["mean_h"] == pytest.approx(4.0, rel=1e-12)
+
+
 def test_when_nobody_arrives_there_is_no_ratio(tmp_path):
-    paths = arm(tmp_path, "uniform", [None]) + arm(tmp_path, "oort", [None])
+    paths = arm(tmp_path, "uniform", [None]) + arm(tmp_path, "oort", [None], low=0.3)
     arms = load_arms(paths, running_mean=1)
     row = compare(arms).loc["selection.kind=oort"]
-    assert (row["reached"], row["bound"], row["mean_h"]) == (0, "unknown", 10.0)
+    assert (row["reached"], row["bound"], row["mean_h"]) == (0, "unknown", pytest.approx(10.0, rel=1e-12))
     assert math.isnan(row["speedup"])
-    assert in_words(arms, compare(arms))[2][4] == "unknown: too many runs never arrived"
+    assert math.isnan(row["mean_low_h"])
+    assert in_words(arms, compare(arms))[2][3:5] == (
+        "10.00 h [none arrived: no interval]",
+        "unknown: too many runs never arrived",
+    )
 
 
 def test_pairs_that_contradict_give_no_bound():
@@ -172,6 +188,14 @@ def test_a_baseline_that_is_no_arm_and_a_missing_target_are_both_told(tmp_path):
 
 
 def test_a_metric_that_is_not_there_is_told(tmp_path):
-    arms = load_arms(arm(tmp_path, "uniform", [4]), running_mean=1, metric="f1")
+    with pytest.raises(RunFolderError, match="the runs name none for f1"):
+        load_arms(arm(tmp_path / "a", "uniform", [4]), running_mean=1, metric="f1")
+    arms = load_arms(arm(tmp_path, "uniform", [4]), running_mean=1, metric="f1", target=0.5)
     with pytest.raises(RunFolderError, match="no metric 'f1'"):
         compare(arms)
+
+
+def test_a_crossing_at_time_zero_is_the_shortest_and_not_the_longest(tmp_path):
+    row = compare(load_arms(arm(tmp_path, "uniform", [0, 8]), running_mean=1)).iloc[0]
+    assert (row["reached"], row["median_h"]) == (2, 4.0)
+    assert row["mean_h"] < 1

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evsim.base.errors import EvsimError, PolicyError, RunFolderError
+from evsim.base.metrics import Target
 from evsim.base.vocabulary import Outcome
 from evsim.results import metrics
 from evsim.results.curves import Curve, first_crossing
@@ -186,8 +187,8 @@ def test_jain_and_gini_at_their_ends():
 def test_interpolated_is_never_later_than_the_first_crossing_and_later_than_the_one_before(values, target):
     at = np.arange(len(values)) * 100
     curve = Curve(at, np.array(values), at)
-    first = first_crossing(curve, target)
-    between = first_crossing(curve, target, interpolate=True)
+    first = first_crossing(curve, Target(at_least=target))
+    between = first_crossing(curve, Target(at_least=target), interpolate=True)
     assert (first is None) == (between is None) == (max(values) < target)
     if first is not None and between is not None:
         assert max(first - 100, 0) <= between <= first

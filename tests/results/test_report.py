@@ -47,8 +47,10 @@ def test_a_report_points_at_nothing_outside(tiny, tmp_path):
 
 
 def test_names_in_a_report_are_text_and_never_markup(tmp_path):
-    run = write(tmp_path / "run", name="<script>alert(1)</script>")
+    caveat = {"key": "diverged", "text": "<script>it diverged", "measure": "step 3", "remedy": "slower"}
+    run = write(tmp_path / "run", name="<script>alert(1)</script>", caveats=[caveat])
     page = run_page(run)
+    assert page.count("<li>&lt;script&gt;it diverged (step 3); slower</li>") == 1
     assert "<script" not in page
     assert "&lt;script&gt;" in page
 

@@ -23,7 +23,7 @@ from evsim.base.errors import ScenarioError
 from evsim.base.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, parse_duration
 from evsim.scenario import Scenario, Stop
 from evsim.scenario.hints import Every, describe, fields_of, format_exact, hints_of
-from evsim.traces.population import Modulo, RankJoin, Sample
+from evsim.traces.population import Listed, Modulo, Paired, RankJoin, Sample
 from evsim.training.executors.auto import Auto
 from evsim.training.models.factory import Factory
 
@@ -60,7 +60,7 @@ def write(tmp_path):
 def test_quickstart_says_what_its_comments_say():
     scenario = Scenario.load("quickstart")
     assert (scenario.name, scenario.seed, scenario.start) == ("quickstart", 0, 18 * MS_PER_HOUR)
-    assert scenario.population.join == Sample()
+    assert scenario.population.join is None
     assert scenario.client_rule == Sgd(learning_rate=0.05, batch_size=5, epochs=1)
     assert scenario.evaluation.every_ms == 10 * MS_PER_MINUTE
     assert scenario.evaluation.every_steps is None
@@ -101,6 +101,9 @@ def test_evaluation_every_takes_steps_or_a_duration(write, text, every):
         ('"modulo"', Modulo()),
         ('{ kind = "sample" }', Sample()),
         ('{ kind = "rank", correlation = 1, with = "availability" }', RankJoin(correlation=1, with_="availability")),
+        ("paired", Paired()),
+        ('{ kind = "listed", file = "pairs.csv" }', Listed(file="pairs.csv")),
+        ('{ kind = "listed", devices_of = ["b", "a"] }', Listed(devices_of=("b", "a"))),
     ],
 )
 def test_a_policy_is_its_kind_or_a_table_with_its_kind(write, value, join):
@@ -192,7 +195,7 @@ def test_unset_reaches_through_every_file_and_into_a_policy_that_is_its_kind_alo
     write('extends = "replay"\npopulation.join = "modulo"\nrecord.availability_every = "7min"\n', "base.toml")
     write('extends = "base.toml"\nunset = ["population.join", "record.availability_every"]\n', "middle.toml")
     scenario = Scenario.load(write('extends = "middle.toml"\nunset = ["stop.virtual_time"]\nstop.rounds = 2\n'))
-    assert scenario.population.join == Sample()
+    assert scenario.population.join is None
     assert scenario.record.availability_every == 5 * MS_PER_MINUTE
     assert scenario.stop == Stop(rounds=2)
 

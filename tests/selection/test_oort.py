@@ -20,6 +20,8 @@ from evsim.timeline.manager import ClientManager
 from tests.selection.laws_of_draws import assert_follows, successive
 
 EXPLOIT_ONLY: dict[str, Any] = {"exploration": 0.0, "exploration_min": 0.0}
+#: FedScale's rules from the very first selection on.
+FEDSCALE: dict[str, Any] = {"preset": "fedscale", "random_first": False}
 
 
 def reports(
@@ -106,7 +108,7 @@ def test_without_a_given_duration_t_covers_the_next_w_times_n_fastest_clients() 
 
 def test_fedscale_scores_are_scaled_by_the_range_of_idle_clients_unexplored_ones_included() -> None:
     """Client 3 is unexplored and credited with its size 10: with 2, 4, 8 the range is 0.999 x 2 to 10."""
-    policy = Oort(preset="fedscale", clip=1.0, **EXPLOIT_ONLY)
+    policy = Oort(clip=1.0, **FEDSCALE, **EXPLOIT_ONLY)
     seen = frequencies(policy, [reports([0, 1, 2], [2.0, 4.0, 8.0])], 4, 1)
     span = 10 - 1.998
     assert_follows(seen, successive({0: 0.002 / span, 1: 2.002 / span, 2: 6.002 / span}, 1))
@@ -114,7 +116,7 @@ def test_fedscale_scores_are_scaled_by_the_range_of_idle_clients_unexplored_ones
 
 def test_fedscale_prefers_a_percentile_of_all_known_durations_declared_ones_included() -> None:
     """Durations 100 (seen), 300 (seen), 200 and 400 (declared): index int(4 x 0.3) = 1 is T = 200."""
-    policy = Oort(preset="fedscale", clip=1.0, **EXPLOIT_ONLY)
+    policy = Oort(clip=1.0, **FEDSCALE, **EXPLOIT_ONLY)
     told = reports([0, 1], [4.0, 4.0], duration=[100, 300])
     declared = np.array([999.0, 999.0, 200.0, 400.0])
     seen = frequencies(policy, [told], 4, 1, declared=declared)
@@ -161,7 +163,7 @@ def test_an_aborted_task_took_at_least_as_long_as_it_ran() -> None:
 
 def test_fedscale_explores_among_the_largest_in_proportion_to_size_times_penalty() -> None:
     """Window 1 x 2: only the two best of four; T is index int(4 x 0.3) = 1 of the durations: 200."""
-    policy = Oort(preset="fedscale", exploration=1.0, exploration_decay=1.0, exploration_window=2.0)
+    policy = Oort(exploration=1.0, exploration_decay=1.0, exploration_window=2.0, **FEDSCALE)
     manager = ClientManager(policy, 4, 0)
     seen: Counter[tuple[int, ...]] = Counter()
     for seed in range(3000):
@@ -177,7 +179,8 @@ def test_the_number_of_explorers_is_right_on_average_and_fedscale_truncates_it()
     explored: dict[str, list[int]] = {"paper": [], "fedscale": []}
     for preset, counts in explored.items():
         for seed in range(400):
-            manager = manager_of(Oort(preset=preset, exploration=0.55, exploration_decay=1.0), 100, seed)
+            policy = Oort(preset=preset, random_first=False, exploration=0.55, exploration_decay=1.0)
+            manager = manager_of(policy, 100, seed)
             manager.register_feedback(told)
             counts.append(int((manager.select_clients(7, 0) >= 50).sum()))
     assert set(explored["fedscale"]) == {3}  # int(7 x 0.55)
@@ -262,10 +265,16 @@ def test_the_papers_pacer_relaxes_t_whenever_the_last_window_achieved_less() -> 
 
 def test_fedscales_pacer_moves_the_percentile_once_a_window() -> None:
     """W = 2: at selections 4, 6, 8 with means of rounds (2, 3) against (0, 1), and so on."""
-    flat = paced(Oort(preset="fedscale", pacer_window=2, pacer_every=2), [5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0])
+    flat = paced(Oort(pacer_window=2, pacer_every=2, **FEDSCALE), [5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0])
     assert flat == [30, 30, 30, 30, 30, 35, 35]  # at 4 the change from 0 + 5 to 5 + 5 is neither flat nor sharp
-    sharp = paced(Oort(preset="fedscale", pacer_window=2, pacer_every=2), [1.0, 1.0, 1.0, 60.0, 60.0, 60.0, 60.0])
+    sharp = paced(Oort(pacer_window=2, pacer_every=2, **FEDSCALE), [1.0, 1.0, 1.0, 60.0, 60.0, 60.0, 60.0])
     assert sharp == [30, 30, 30, 30, 30, 25, 25]
+
+
+def test_a_first_round_that_is_not_counted_shifts_the_pacer_by_one_round() -> None:
+    """The second time it looks is the seventh round: at its rounds (5, 6) against (3, 4)."""
+    flat = paced(Oort(preset="fedscale", pacer_window=2, pacer_every=2), [5.0] * 8)
+    assert flat == [30, 30, 30, 30, 35, 35, 40, 40]  # at 5: rounds 3 + 4 against 1 + 2, all exploited in this test
 
 
 def test_the_percentile_stays_between_one_step_and_all() -> None:

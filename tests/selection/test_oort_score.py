@@ -117,7 +117,8 @@ def test_the_preferred_duration_by_cover_is_that_of_the_last_client_covered() ->
 def test_the_share_of_explorers_decays_to_its_minimum() -> None:
     shares = [PAPER.exploration_at(selection) for selection in (1, 2, 3, 500)]
     assert shares == pytest.approx([0.9, 0.9 * 0.98, 0.9 * 0.98**2, 0.2], rel=1e-15)
-    assert FEDSCALE.exploration_at(1) == pytest.approx(0.9 * 0.98)
+    assert FEDSCALE.exploration_at(2) == pytest.approx(0.9 * 0.98)  # the first round that it is asked for
+    assert (FEDSCALE.counted(2), PAPER.counted(2)) == (1, 2)
     assert FEDSCALE.exploration_at(500) == 0.3
 
 

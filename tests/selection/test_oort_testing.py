@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from itertools import product
 from math import ceil, log
 
@@ -9,8 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import milp
 
 from evsim.base.errors import PolicyError
+from evsim.selection import oort_testing
 from evsim.selection.oort_testing import (
     Profiles,
     TestPlan,
@@ -156,3 +160,18 @@ def test_requests_and_profiles_of_a_wrong_shape_are_refused() -> None:
         profiles([[5], [5]], [1.0], [0.0] * 2)
     with pytest.raises(PolicyError, match="have must be >= 0"):
         profiles([[-5]], [1.0], [0.0])
+
+
+def test_the_solver_prints_nothing(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """HiGHS prints some lines to the file descriptor whatever its options say, seldom in small cases: so this does."""
+
+    def loud(*args: object, **kwargs: object) -> object:
+        os.write(1, b"HighsMipSolverData\n")
+        ctypes.CDLL(None).printf(b"tmpSolver.run();\n")
+        return milp(*args, **kwargs)
+
+    monkeypatch.setattr(oort_testing, "milp", loud)
+    plan = select_by_category([5, 3], profiles([[5, 0], [5, 0], [0, 9]], [1.0, 100.0, 1.0], [0.0] * 3))
+    ctypes.CDLL(None).fflush(None)
+    assert plan.clients.tolist() == [0, 2]
+    assert capfd.readouterr().out == ""

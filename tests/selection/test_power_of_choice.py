@@ -32,7 +32,7 @@ class FakeServer:
         query = self.manager.candidates(n, self.now)
         if query is not None:
             self.queried = query.clients.tolist()
-            self.manager.assign_query(query.clients)
+            self.manager.assign(query.clients, counted=False)
             times = {client: self.answer_ms.get(client, 100) for client in self.queried}
             limit = query.timeout_ms or max(times.values())
             answered = [client for client, ms in times.items() if 0 <= ms <= limit]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from evsim.base.errors import ScenarioError
+from evsim.base.metrics import Target
 from evsim.study import Study
 
 
@@ -25,9 +26,11 @@ def test_arms_and_a_number_of_seeds(tmp_path):
 
 def test_runs_of_a_study_do_not_stop_at_the_target_that_it_asks_for(tmp_path):
     study = load(tmp_path, 'scenario = "quickstart"\n[arms]\na = []\n')
-    assert study.target() == 0.93
+    assert study.target() == Target.of("accuracy", 0.93)
     assert study.scenarios()["a", 0].stop.target_accuracy is None
-    assert load(tmp_path, 'scenario = "quickstart"\ntarget_accuracy = 0.5\n[arms]\na = []\n').target() == 0.5
+    assert load(tmp_path, 'scenario = "quickstart"\ntarget_accuracy = 0.5\n[arms]\na = []\n').target() == Target.of(
+        "accuracy", 0.5
+    )
 
 
 def test_a_grid_is_the_product_of_its_values_times_the_arms(tmp_path):
@@ -44,6 +47,28 @@ def test_a_grid_is_the_product_of_its_values_times_the_arms(tmp_path):
 def test_a_scenario_beside_the_study_is_found(tmp_path):
     (tmp_path / "mine.toml").write_text('extends = "quickstart"\n')
     assert load(tmp_path, 'scenario = "mine.toml"\n[arms]\na = []\n').scenarios()["a", 0].name == "mine"
+
+
+def test_a_study_may_ask_for_another_metric(tmp_path):
+    text = 'scenario = "quickstart"\ntarget = { metric = "loss", at_most = 0.5 }\n[arms]\na = []\n'
+    assert load(tmp_path, text).target() == Target(metric="loss", at_most=0.5)
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ('{ metric = "loss", at_least = 0.5 }', "smaller is better, so a target of it is never at_least"),
+        ('{ metric = "loss" }', "either at_least or at_most"),
+        ('{ metric = "loss", at_most = "0.5" }', "expected a table such as"),
+        ('{ metric = "loss", most = 0.5 }', "expected a table such as"),
+        ("0.5", "expected a table such as"),
+        ('{ metric = "accuracy", at_least = 93 }', r"did you mean 0.93\?"),
+        ('{ metric = "loss", at_most = 0.5 }\ntarget_accuracy = 0.5', "given beside target_accuracy"),
+    ],
+)
+def test_a_target_that_cannot_be_is_told(tmp_path, target, told):
+    with pytest.raises(ScenarioError, match=rf"s.toml: target: .*{told}"):
+        load(tmp_path, f'scenario = "quickstart"\ntarget = {target}\n[arms]\na = []\n')
 
 
 def test_every_problem_is_told_at_once(tmp_path):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ import pytest
 from evsim.base.errors import EvsimError
 from evsim.results import load_run
 from evsim.results.arms import load_arms
-from evsim.study import Study, sweep
-from evsim.study.probe import measure
+from evsim.scenario import Scenario
+from evsim.study import Study, running, sweep
+from evsim.study.probe import kind_of, measure
+from evsim.training.executors import auto
 
 ROOT = Path(__file__).parents[2]
 SHORT = (
@@ -84,9 +87,31 @@ def test_a_run_that_fails_is_named_after_all_others_are_over(tmp_path):
     assert not (tmp_path / "x" / "bad" / "seed-0").exists()
 
 
+@pytest.mark.parametrize(
+    ("arm", "told"),
+    [
+        (("evaluation.every=5",), r"odd: evaluation.every is .*set evaluation.every alike"),
+        (("training=none",), "arm 'odd': training: \"none\"; expected runs that learn"),
+    ],
+)
+def test_arms_that_no_comparison_would_take_are_refused_before_they_run(tmp_path, arm, told):
+    study = replace(STUDY, arms={"even": (), "odd": arm})
+    with pytest.raises(EvsimError, match=told):
+        sweep(study, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_dry_arms_have_no_target(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "_in_parallel", lambda *_: iter(()))
+    study = replace(STUDY, target_accuracy=None, overrides=(*SHORT, "training=none"), seeds=(0,))
+    assert study.target() is None
+    out = sweep(study, tmp_path / "x", processes=1)
+    assert json.loads((out / "study.json").read_text())["target"] is None
+
+
 def test_too_little_work_to_measure_is_trained_serially():
     scenario = Study(name="x", scenario="quickstart", arms={"a": ()}, seeds=(0,), overrides=(*SHORT[:-1],)).scenarios()
-    assert measure(scenario["a", 0]) == {"kind": "serial", "threads": 1}
+    assert measure(scenario["a", 0]) == {}
 
 
 def test_the_executor_is_measured_once_and_pinned_for_all_arms(monkeypatch):
@@ -94,8 +119,80 @@ def test_the_executor_is_measured_once_and_pinned_for_all_arms(monkeypatch):
     study = Study(name="x", scenario="quickstart", arms=ARMS, seeds=(0,), overrides=(*SHORT[:-1],))
     pin = measure(study.scenarios()["few", 0])
     assert pin["kind"] in {"serial", "batched", "workers"}
-    for scenario in study.scenarios(pin).values():
+    for scenario in study.scenarios(dict.fromkeys(ARMS, pin)).values():
         assert f'kind = "{pin["kind"]}"' in scenario.to_toml().partition("[executor]")[2].partition("[evaluation]")[0]
+
+
+def load(*overrides):
+    return Scenario.load("quickstart", [*SHORT[:-1], *overrides])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "same"),
+    [
+        (("selection.kind=oort",), True),
+        (("client_rule.learning_rate=0.5",), True),
+        (("server_optimizer.kind=fedyogi",), True),
+        (("aggregation.reporting_deadline=3min",), True),
+        (("aggregation={ kind = 'buffered', concurrency = 20, buffer_size = 20 }",), True),
+        (("aggregation={ kind = 'buffered', concurrency = 20, buffer_size = 1 }",), False),
+        (("aggregation.cohort_goal=30",), False),
+        (("client_rule.epochs=2",), False),
+        (("client_rule.batch_size=20",), False),
+        (("algorithm=fedprox",), False),
+        (("model.hidden=[64]",), False),
+        (("population.clients=30",), False),
+        (("precision=float64",), False),
+    ],
+    ids=str,
+)
+def test_arms_are_of_one_kind_if_their_tasks_cost_the_same(overrides, same):
+    assert (kind_of(load()) == kind_of(load(*overrides))) is same
+
+
+def test_every_kind_of_arm_is_measured_once_and_what_a_folder_says_is_kept(tmp_path, monkeypatch):
+    asked = []
+
+    class Inline:
+        def __init__(self, *_, **__): ...
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_): ...
+        def submit(self, _, text, __):
+            asked.append(text)
+            pick = running._Pick({"kind": "serial", "threads": len(asked)}, "measured")
+            return type("Done", (), {"result": lambda _: pick})()
+
+    monkeypatch.setattr(running, "ProcessPoolExecutor", Inline)
+    one = "aggregation={ kind = 'buffered', concurrency = 20, buffer_size = 1 }"
+    arms = {
+        "a": load(),
+        "b": load("selection.kind=oort"),
+        "c": load(one),
+        "d": load("executor={kind='batched',chunk=4}"),
+    }
+    picks = running._pinned(tmp_path, arms)
+    assert {arm: pick.executor["threads"] for arm, pick in picks.items()} == {"a": 1, "b": 1, "c": 2}
+    told = running._by_executor(picks)
+    assert [(each["arms"], each["why"]) for each in told] == [(["a", "b"], "measured"), (["c"], "measured")]
+    (tmp_path / "study.json").write_text(json.dumps({"executors": told}))
+    assert running._pinned(tmp_path, arms) == picks
+    assert len(asked) == 2
+    (tmp_path / "study.json").write_text(json.dumps({"executor": {"kind": "batched", "chunk": 8}}))
+    old = running._pinned(tmp_path, arms)
+    assert {pick.executor["kind"] for pick in old.values()} == {"batched"}
+    assert len(asked) == 2
+
+
+def test_the_probe_measures_the_cohort_that_a_run_trains_together(monkeypatch):
+    def seen(_, tasks, *__):
+        raise EvsimError(f"{len(tasks)} together")
+
+    monkeypatch.setattr("evsim.training.executors.auto._LITTLE_FLOPS", 0.0)
+    monkeypatch.setattr(auto, "calibrate", seen)
+    with pytest.raises(EvsimError, match=r"^(1[1-9]|2[0-9]) together"):  # of a cohort of 20 some are lost
+        measure(load("executor.kind=auto"))
 
 
 @pytest.mark.slow

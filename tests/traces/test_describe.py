@@ -86,7 +86,7 @@ def test_a_population_says_how_many_devices_stand_behind_it():
     facts = describe_population(found)
     assert facts["distinct devices behind them"] == "4 (availability), 10 (speed)"
     assert (facts["clients"], facts["clones"]) == ("10", "6")
-    assert "6 of 10 clients are clones" in facts["notes"]
+    assert "clients are clones on other days with jittered edges (6 of 10 clients" in facts["notes"]
 
 
 def test_devices_that_never_change_have_no_sessions_to_describe():

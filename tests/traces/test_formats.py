@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import gzip
 import hashlib
+import itertools
 import json
 import os
 import pickle
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -119,7 +122,7 @@ def test_a_truncated_table_with_a_fitting_checksum_is_no_parquet(folder):
     ("change", "message"),
     [
         ({"format": "other"}, "format: 'other'; expected 'evsim-trace'"),
-        ({"version": 2}, "version: 2; expected 1; a newer evsim wrote it"),
+        ({"version": 3}, "version: 3; expected 1 or 2; a newer evsim wrote it"),
         ({"files": {"../secret.parquet": {"sha256": ""}}}, r"'\.\./secret\.parquet'; expected availability\.parquet"),
         ({"files": ["availability.parquet"]}, "a table of file names"),
         ({"files": {}}, "holds no devices.parquet"),
@@ -150,6 +153,13 @@ def test_tables_with_holes_or_devices_out_of_order_are_refused(folder):
     holes = pa.array([None] + [1.0] * 29)
     replace_devices(folder, devices.set_column(devices.schema.get_field_index("upload_kbps"), "upload_kbps", holes))
     with pytest.raises(TraceError, match="empty cells in upload_kbps"):
+        columnar.read_speed(folder)
+    text = pa.array([str(number) for number in range(30)])
+    replace_devices(folder, devices.set_column(devices.schema.get_field_index("upload_kbps"), "upload_kbps", text))
+    with pytest.raises(TraceError, match="upload_kbps of string; expected numbers, and text for names"):
+        columnar.read_speed(folder)
+    replace_devices(folder, devices.append_column("name", pa.array(range(30))))
+    with pytest.raises(TraceError, match="name of int64"):
         columnar.read_speed(folder)
     (folder / "devices.parquet").unlink()
     with pytest.raises(TraceError, match=r"devices\.parquet: cannot be read"):
@@ -226,15 +236,15 @@ def test_csv_of_speeds(tmp_path):
     ("lines", "message"),
     [
         (["device,start_s,stop_s", "a,20,10"], r"device 'a': interval \[20000, 10000\) ms is reversed"),
-        (["device,start_s,stop_s", "a,1,2", "a,x,9"], "row 3: start_s is not a number"),
-        (["device,start_s,stop_s", "a,1,"], "row 2: one of start and stop is empty"),
-        (["device,start_s", "a,1"], "no column 'stop_ms'"),
-        (["device,start_s,stop_s", "a,,", "a,true,9"], "row 3: start_s is not a number"),
-        (["device,start_s,stop_s", "a,1,2", ",3,4"], r"row 3: no device; expected a name or number"),
+        (["device,start_s,stop_s", "a,1,2", "a,x,9"], "line 3, start_s: 'x'; expected a number"),
+        (["device,start_s,stop_s", "a,1,"], "line 2: one of start and stop is empty"),
+        (["device,start_s", "a,1"], "no column 'stop_s'"),
+        (["device,start_s,stop_s", "a,,", "a,true,9"], "line 3, start_s: 'true'; expected a number"),
+        (["device,start_s,stop_s", "a,1,2", ",3,4"], r"line 3, device: ''; expected a name or number"),
         (["start_s,stop_s", "1,2"], "no column 'device'"),
         (["device,start_s,stop_s,colour", "a,1,2,red"], "unknown column 'colour'"),
         (["device,start_s,stop_s", "a,1,2,3"], "not readable as CSV"),
-        (["device,start_ms,stop_ms,period_ms", "a,1,2,9", "a,3,4,8"], "row 2: device 'a' has period 9 ms here"),
+        (["device,start_ms,stop_ms,period_ms", "a,1,2,9", "a,3,4,8"], "line 2: device 'a' has period 9 ms here"),
     ],
 )
 def test_broken_csv_of_intervals_names_the_place(tmp_path, lines, message):
@@ -245,16 +255,29 @@ def test_broken_csv_of_intervals_names_the_place(tmp_path, lines, message):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (["a,20,5000,2000", "b,20,-1,2000"], "device 1: download_kbps is -1.0"),
-        (["a,nan,5000,2000"], "device 0: compute_ms_per_sample is nan"),
-        (["a,20,,2000"], "device 0: download_kbps is nan"),
-        (["a,20,5,5", "a,20,5,5"], "row 3: device 'a' again"),
+        (["a,20,5000,2000", "b,20,-1,2000"], "device 'b': download_kbps is -1.0"),
+        (["a,nan,5000,2000"], "device 'a': compute_ms_per_sample is nan"),
+        (["a,20,,2000"], "device 'a': download_kbps is nan"),
+        (["a,20,5,5", "a,20,5,5"], "line 3: device 'a' again"),
     ],
 )
 def test_broken_csv_of_speeds_names_the_device(tmp_path, rows, message):
     path = write_csv(tmp_path / "s.csv", "device,compute_ms_per_sample,download_kbps,upload_kbps", *rows)
     with pytest.raises(TraceError, match=message):
         csv.read_speed(path)
+
+
+def test_no_thread_of_arrow_reads_ahead(tmp_path, monkeypatch):
+    """Such a thread may outlive the interpreter of a run that ends in an error; C++ then aborts."""
+    given = []
+    read = arrow_csv.read_csv
+    monkeypatch.setattr(arrow_csv, "read_csv", lambda *data, **options: given.append(options) or read(*data, **options))
+    path = write_csv(tmp_path / "a.csv", "device,start_s,stop_s", *["a,1,2"] * 200_000, "a,x,2")
+    with pytest.raises(TraceError, match="line 200002, start_s: 'x'"):
+        csv.read_availability(path)
+    (options,) = (each["read_options"] for each in given)
+    assert not options.use_threads
+    assert options.block_size > path.stat().st_size
 
 
 def test_missing_file_and_bad_period_are_refused(tmp_path):
@@ -582,6 +605,26 @@ def test_flash_broken_records_and_options_are_refused(tmp_path):
         flash.read_availability(write_json(tmp_path / "x.json", {"1": {"guid": "g"}}))
     with pytest.raises(TraceError, match="hold no device speeds"):
         flash.read_speed(tmp_path / "x.json")
+
+
+ODD = [None, True, -1, 1e300, float("nan"), 2**63, 10**400, "", "x", [], [1], [[1, 2]], [[1, 2, 3]], {}, [None], ["a"]]
+ODD += ["NaT\twifi", "99999-01-01 00:00:00\twifi", [10**400], [[1e300, 2e300]], [[[1, 2]]]]
+RECORDS = [
+    ({"messages": NIGHT}, flash.read_availability),
+    ({"isSuccess": True, "trace_start": 0, "trace_end": 90_000, "ready_time": [[3600, 7200]]}, flash.read_availability),
+    ({"active": [1, 100], "inactive": [50, 200], "finish_time": 86_400}, fedscale.read_availability),
+    ({"computation": 3, "communication": 5000}, fedscale.read_speed),
+]
+
+
+@pytest.mark.parametrize(("record", "reader"), RECORDS)
+def test_records_with_odd_values_are_read_or_refused_in_words(tmp_path, record, reader):
+    path = tmp_path / "x.json"
+    for first, second in itertools.product(record, repeat=2):
+        for value in ODD:
+            path.write_text(json.dumps({"a": record, "b": {**record, first: value, second: value}}))
+            with contextlib.suppress(TraceError):
+                reader(path)
 
 
 HOURLY = [10.6, 11.7, 12.9, 13.5, 13.7, 13.4, 12.2, 11.1, 10.0, 8.9, 7.8, 6.9]

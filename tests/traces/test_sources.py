@@ -77,7 +77,7 @@ def test_every_mistake_of_a_table_is_listed_with_the_nearest_name():
         "availability.days: '7'; expected a whole number",
         "availability.scale: True; expected a number",
         "availability.hourly_weights: [1, 'x']; expected a list of numbers",
-        "availability.devices: 0; expected a whole number >= 1",
+        "availability.devices: 0; expected a whole number >= 1 and <= 100000000",
         "availability.kind: 'magic'; expected 'synthetic'",
     ):
         assert line in text
@@ -101,7 +101,12 @@ def test_every_mistake_about_equal_devices_is_listed():
         ({"path": "phones", "rule": "charging"}, r"availability\.rule: unknown key"),
         ({"path": "phones", "format": "parquet"}, "unknown kind 'parquet'"),
         ({"path": 3}, r"availability\.path: 3; expected text"),
-        ({"path": "phones", "format": "json:dumps"}, "has no read_availability"),
+        ({"path": "a" * 5_000}, "is neither a path below"),
+        ({"path": "~nobody-here/a.csv"}, "is neither a path below"),
+        ({"path": "a\0b"}, "is neither a path below"),
+        ({"path": "/dev/null", "format": "csv"}, "not a file"),
+        ({"path": "phones", "format": "json:"}, "has no read_availability"),
+        ({"path": "phones", "format": "json:dumps"}, "format 'json:dumps' failed: TypeError: .* in dumps"),
     ],
 )
 def test_an_availability_that_cannot_be_used_is_refused(spec, message):
@@ -121,3 +126,73 @@ def test_a_pickle_of_fedscale_is_recognized_whatever_its_name(tmp_path):
     record = {"active": [1], "inactive": [5], "finish_time": 86_400}
     (tmp_path / "client_behave_trace").write_bytes(pickle.dumps({1: record, 2: record}))
     assert np.diff(availability("client_behave_trace", tmp_path).offsets).tolist() == [1, 1]
+
+
+FORMAT = '''
+"""Hours of the day, a line per device."""
+from evsim.traces.availability import AvailabilityTrace
+
+def read_availability(path, length=1):
+    hours = [int(line) for line in path.read_text().split()]
+    begin = [hour * 3_600_000 for hour in hours]
+    stop = [at + length * 3_600_000 for at in begin]
+    return AvailabilityTrace.from_intervals(range(len(hours)), begin, stop, n_devices=len(hours), period=86_400_000)
+
+def twice(path):
+    return read_availability(path, length=2)
+
+def broken(path):
+    return {}["nothing"]
+
+def other(path):
+    return 3
+'''
+
+
+@pytest.fixture
+def own_format(tmp_path):
+    (tmp_path / "hours.py").write_text(FORMAT)
+    (tmp_path / "mine.txt").write_text("3\n7\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize(
+    ("suffix", "hours", "options"),
+    [("", 1, {}), (":", 1, {}), ("", 3, {"length": 3}), (":read_availability", 1, {}), (":twice", 2, {})],
+)
+def test_a_format_of_ones_own_is_a_file_or_a_function_in_it(own_format, absolute, suffix, hours, options):
+    place = f"{own_format}/" if absolute else ""
+    spec = {"path": f"{place}mine.txt", "format": f"{place}hours.py{suffix}", **options}
+    assert availability(spec, own_format).stops.tolist() == [(3 + hours) * 3_600_000, (7 + hours) * 3_600_000]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("hours.py:broken", r"'hours\.py:broken' failed: KeyError: 'nothing' \(line 15 of hours\.py, in b"),
+        ("hours.py:other", r"'hours\.py:other' gave a int; expected a AvailabilityTrace"),
+        ("hours.py:nothing", "has no attribute 'nothing'"),
+        ("hour.py", r"no such file: hour\.py"),
+    ],
+)  # fmt: skip
+def test_a_format_of_ones_own_that_fails_says_where(own_format, kind, message):
+    with pytest.raises(TraceError, match=message):
+        availability({"path": "mine.txt", "format": kind}, own_format)
+    with pytest.raises(TraceError, match="has no read_speed"):
+        speed({"path": "mine.txt", "format": "hours.py"}, own_format)
+
+
+def test_equal_devices_may_have_a_latency():
+    found = speed({"compute_ms_per_sample": 20, "download_kbps": 5000, "upload_kbps": 2000, "latency_ms": 30})
+    assert found.latency_ms.tolist() == [30.0] * 20
+    with pytest.raises(TraceError, match=r"device 0: latency_ms is -1\.0"):
+        speed({"compute_ms_per_sample": 20, "download_kbps": 5000, "upload_kbps": 2000, "latency_ms": -1})
+    with pytest.raises(TraceError, match="device 0: download_kbps is inf"):
+        speed({"compute_ms_per_sample": 20, "download_kbps": 10**400, "upload_kbps": 2000})
+
+
+def test_utf_16_is_named_where_a_format_is_looked_for(tmp_path):
+    (tmp_path / "a.csv").write_text("device,start_s,stop_s\na,1,2\n", encoding="utf-16")
+    with pytest.raises(TraceError, match="UTF-16; expected text in UTF-8"):
+        availability("a.csv", tmp_path)

@@ -128,7 +128,7 @@ def test_fast_phones_have_fast_links_as_much_as_asked(correlation):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"days": 0}, "days must be >= 1"),
+        ({"days": 0}, r"days must lie in \[1, 36525\]"),
         ({"hourly_weights": (1.0,) * 23}, "24 numbers"),
         ({"hourly_weights": (0.0,) * 24}, "24 numbers"),
         ({"night_share": 1.5}, r"night_share must lie in \[0, 1\]"),

@@ -77,3 +77,26 @@ def test_the_temporary_folder_goes_away_with_the_store():
     assert folder.is_dir()
     store.close()
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("budget", [0, 1 << 30])
+def test_what_was_put_since_begin_can_be_undone(budget, tmp_path):
+    store = ClientStates(budget=budget, folder=tmp_path)
+    store.put(1, _states(1.0))
+    store.begin()
+    for value in (2.0, 3.0):
+        store.put(1, _states(value))
+        store.put(2, _states(value))
+    assert _value(store.get(1)) == 3.0
+    store.undo()
+    assert (store.generation(1), _value(store.get(1))) == (1, 1.0)
+    assert (len(store), store.get(2)) == (1, {})
+    assert store.bytes_in_memory == (408 if budget else 0)
+    store.put(2, _states(4.0))
+    store.begin()
+    store.undo()  # nothing was put since
+    assert _value(store.get(2)) == 4.0
+    store.put(2, _states(5.0))
+    store.begin()
+    assert store.bytes_in_memory == (2 * 408 if budget else 0)
+    assert len(list(tmp_path.iterdir())) == (0 if budget else 2)

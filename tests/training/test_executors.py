@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,18 @@ from torch import nn
 
 from evsim.algorithms.base import Schedule
 from evsim.base import rng
-from evsim.testing.executors import MODELS, ExecutorContract, assert_agree, make_job, make_tasks, mlp, opened
+from evsim.testing.executors import (
+    MODELS,
+    ExecutorContract,
+    ZooContract,
+    assert_agree,
+    make_job,
+    make_tasks,
+    mlp,
+    opened,
+)
 from evsim.training.data.samples import Ahead, Batch, fits
-from evsim.training.executors import batched
+from evsim.training.executors import batched, chunk
 from evsim.training.executors.base import Executor, Job, Result, TrainTask
 from evsim.training.executors.batched import Batched
 from evsim.training.executors.batches import batches, plan_batches
@@ -23,6 +33,7 @@ from evsim.training.executors.chunk import train_chunk
 from evsim.training.executors.dropout import KeyedDropout, keyed, set_keys
 from evsim.training.executors.functional import Functional
 from evsim.training.executors.serial import Serial
+from evsim.training.executors.sums import added_up
 from evsim.training.executors.workers import Workers
 
 
@@ -36,7 +47,7 @@ class TestSerialChannelsLast(ExecutorContract):
         return Serial(channels_last=True)
 
 
-class TestBatched(ExecutorContract):
+class TestBatched(ExecutorContract, ZooContract):
     def make(self) -> Executor:
         return Batched(chunk=4)
 
@@ -46,12 +57,12 @@ class TestBatchedAllAtOnce(ExecutorContract):
         return Batched(threads=1)
 
 
-class TestWorkers(ExecutorContract):
+class TestWorkers(ExecutorContract, ZooContract):
     def make(self) -> Executor:
         return Workers(workers=2)
 
 
-class TestWorkersInChunks(ExecutorContract):
+class TestWorkersInChunks(ExecutorContract, ZooContract):
     def make(self) -> Executor:
         return Workers(workers=2, chunk=3)
 
@@ -92,7 +103,7 @@ def test_every_step_but_the_first_finds_its_samples_ready(monkeypatch: pytest.Mo
 
     get = Ahead.get
     with opened(Batched(chunk=8), job) as run:
-        run(make_tasks(job)[:1])  # the first tasks are checked against Serial
+        run(make_tasks(job)[:2])  # the first tasks are checked against Serial
         monkeypatch.setattr(Ahead, "get", noted)
         run(make_tasks(job))
     assert ready == [(step, step > 0) for step in range(10)]  # 20 samples in batches of 4, twice
@@ -150,6 +161,53 @@ def test_samples_that_see_each_other_are_found_out_and_never_padded() -> None:
         assert_agree(job, expected, run(tasks))
 
 
+def test_one_task_goes_the_serial_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batched, "train_chunk", None)
+    monkeypatch.setattr(batched, "sum_chunk", None)
+    job = make_job(mlp())
+    runner = Batched(chunk=4).open(job)
+    for task in make_tasks(job):
+        with opened(Serial(), job) as run:
+            assert_agree(job, run([task]), list(runner.run([task])))
+        (block,) = runner.sums([task], {"": np.ones(1)})
+        assert block.places.tolist() == [0]
+    assert "fallback" not in runner.plan
+
+
+@pytest.mark.parametrize("sums", [False, True])
+def test_what_cannot_be_batched_later_on_is_trained_serially_from_there_on(
+    monkeypatch: pytest.MonkeyPatch, *, sums: bool
+) -> None:
+    job = make_job(mlp())
+    tasks = [task for nth in range(2) for task in make_tasks(job, nth=nth)]
+    calls: list[int] = []
+
+    def grudging(*given: Any) -> Any:
+        calls.append(len(given[2]))
+        if len(calls) > 2:
+            raise ValueError("no more of it")
+        return (chunk.sum_chunk if sums else train_chunk)(*given)
+
+    with opened(Serial(), job) as run:
+        expected = run(tasks)
+    runner = Batched(chunk=4).open(job)
+    list(runner.run(tasks[:2]))  # checked
+    monkeypatch.setattr(batched, "sum_chunk" if sums else "train_chunk", grudging)
+    weights = {"": np.arange(1.0, len(tasks) + 1)}
+    with pytest.warns(UserWarning, match="ValueError: no more of it") as told:
+        found = list(runner.sums(tasks, weights) if sums else runner.run(tasks))
+    if sums:
+        assert sorted(place for block in found for place in block.places.tolist()) == list(range(len(tasks)))
+        total = sum(block.sums.totals["model"]["1.weight"].double() for block in found)
+        right = added_up(expected, weights).sums.totals["model"]["1.weight"]
+        assert float((total - right).abs().max()) < 1e-9 * float(right.abs().max())
+    else:
+        assert_agree(job, expected, found)
+    assert len(told) == 1
+    assert len(calls) == 3
+    assert runner.plan["fallback"] == "serial: ValueError: no more of it"
+
+
 def test_what_cannot_be_batched_is_trained_serially_with_one_warning() -> None:
     _falls_back(make_job(MODELS["gru_dropout"]()), "it draws random numbers that are not keyed")
 
@@ -201,7 +259,16 @@ def test_spatial_dropout_drops_whole_channels() -> None:
 
 
 @pytest.mark.parametrize(
-    "schedule", [Schedule(5, epochs=2), Schedule(4, steps=7), Schedule(20, epochs=1), Schedule(3, steps=1)], ids=repr
+    "schedule",
+    [
+        Schedule(5, epochs=2),
+        Schedule(4, steps=7),
+        Schedule(20, epochs=1),
+        Schedule(3, steps=1),
+        Schedule(5, epochs=2, drop_last=True),
+        Schedule(4, steps=7, drop_last=True),
+    ],
+    ids=repr,
 )
 def test_batches_planned_together_are_those_of_each_task(schedule: Schedule) -> None:
     job = make_job(mlp())

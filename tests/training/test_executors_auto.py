@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from evsim.base import registry
 from evsim.base.errors import PolicyError
 from evsim.testing.executors import MODELS, ExecutorContract, make_job, make_tasks, mlp
-from evsim.training.executors import auto
+from evsim.training.executors import auto, calibration
 from evsim.training.executors.auto import Auto
 from evsim.training.executors.base import Executor, Job
 from evsim.training.executors.batched import Batched
@@ -37,6 +38,8 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto, "_LITTLE_FLOPS", 0.0)
+    monkeypatch.setattr(calibration, "_ENOUGH_S", 0.02)
+    monkeypatch.setattr(calibration, "_LONG_S", 0.05)
 
 
 class TestAuto(ExecutorContract):
@@ -68,9 +71,9 @@ def test_how_much_work_is_little_is_counted_not_timed() -> None:
 
 @pytest.mark.usefixtures("eager")
 def test_much_work_is_measured_and_the_plan_says_what_and_why() -> None:
-    plan = planned(make_job(mlp()), Auto(limit_s=4.0))
+    plan = planned(make_job(mlp()), Auto(limit_s=60))
     assert plan["source"] == "measured"
-    assert plan["calibration_s"] < 6.0
+    assert plan["calibration_s"] < 60
     assert describe(Serial(threads=1)) in plan["rates"]
     assert f"{plan['pin']['kind']}(" in plan["why"]
     pin = dict(plan["pin"])
@@ -89,15 +92,51 @@ def test_a_pick_is_remembered_for_the_same_model_and_machine(cache_folder: Path)
     assert plan["source"] == "cached"
     assert plan["picked"]["chunk"] == 3
     saved.write_text("{ nonsense")
-    assert planned(job, Auto(limit_s=0.01))["source"] == "measured"
-    assert json.loads(saved.read_text())["settings"]["kind"] == "serial"
+    assert planned(job, Auto(limit_s=60))["source"] == "measured"
+    assert set(json.loads(saved.read_text())["rates"]) == {describe(each) for each in candidates(job, 8)}
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_pick_with_rivals_that_were_not_measured_says_so_and_is_not_kept(cache_folder: Path) -> None:
+    job = make_job(mlp())
+    plan = planned(job, Auto(limit_s=0.01))
+    assert plan["why"].startswith("serial(threads=1) is the only one measured: ")
+    assert all(describe(each) in plan["why"] for each in candidates(job, 8)[1:])
+    assert plan["source"] == "measured; not kept, since rivals were not measured"
+    assert not cache_folder.exists()
+    half = Pick(executor=Batched(chunk=3), rates={"a": 2.0, "b": "no time left to measure it"}, seconds=1.0)
+    cache = Cache(job, 8, summed=False)
+    cache._path.parent.mkdir(parents=True)
+    cache._path.write_text(json.dumps({"settings": settings_of(half.executor), "rates": half.rates, "seconds": 1.0}))
+    assert cache.load() is None  # an older version has kept it
+
+
+@pytest.mark.usefixtures("eager")
+def test_one_task_at_a_time_has_one_candidate_and_many_later_ask_again() -> None:
+    job = make_job(mlp())
+    runner = Auto(cache=False, limit_s=0.01).open(job)
+    for task in make_tasks(job):
+        list(runner.run([task]))
+    assert runner.plan["why"] == "serial(threads=1) has no rival for this work"
+    list(runner.run(make_tasks(job, nth=1)))
+    assert str(runner.plan["why"]).startswith("serial(threads=1) is the only one measured")
+    runner.close()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("model", ["mlp", "group_norm"])
+@pytest.mark.parametrize("n_tasks", [1, 2, 20, 32, 33, 500])
+def test_no_candidate_is_tried_twice(monkeypatch: pytest.MonkeyPatch, threads: int, model: str, n_tasks: int) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    found = [describe(each) for each in candidates(make_job(MODELS[model]()), n_tasks)]
+    assert len(found) == len(set(found))
 
 
 @pytest.mark.usefixtures("eager")
 def test_a_cache_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert planned(make_job(mlp()), Auto(limit_s=0.01))["source"].startswith("measured; the cache folder cannot")
+    assert planned(make_job(mlp()), Auto(limit_s=60))["source"].startswith("measured; the cache folder cannot")
 
 
 @pytest.mark.usefixtures("eager")

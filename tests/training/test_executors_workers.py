@@ -116,7 +116,10 @@ def test_an_error_in_a_worker_names_client_and_task(tmp_path: Path) -> None:
     job = make_trap("failed", tmp_path, times=1)
     with (
         opened(Workers(workers=2), job) as run,
-        pytest.raises(TrainingError, match=r"RuntimeError: no such thing.*task 103 of client 3"),
+        pytest.raises(
+            TrainingError,
+            match=r"model _Trap \(client 3, task 103, model version 0\): RuntimeError: no such thing\n  test_exec",
+        ),
     ):
         run(make_tasks(job))
 

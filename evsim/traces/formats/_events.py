@@ -26,6 +26,7 @@ _EVENTS = {
 }
 _WITHOUT_EFFECT = frozenset({"battery_low", "battery_okay", "phone_on", "phone_off"})
 _LEVEL = re.compile(r"[0-9.]+%")
+_YEARS = 1_000  # either side of 1970: what is beyond is no time stamp
 _ORIGIN = np.datetime64("2020-01-02T00:00:00", "s")  # a midnight; FLASH's own reference
 
 
@@ -64,6 +65,8 @@ def _parse(lines: Iterable[str]) -> tuple[IntArray, list[str]] | None:
     try:
         stamps = np.array([stamp.strip().replace(" ", "T", 1) for stamp, _ in pairs], dtype="datetime64[s]")
     except ValueError:
+        return None
+    if np.isnat(stamps).any() or (np.abs(stamps.astype("datetime64[Y]").astype(np.int64)) > _YEARS).any():
         return None
     return (stamps - _ORIGIN).astype(np.int64) * 1_000, events
 

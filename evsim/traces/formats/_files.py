@@ -8,9 +8,13 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from evsim.base.errors import TraceError
+from evsim.base.units import format_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+#: The largest file that is read, unpacked.
+MOST_BYTES = 4 * 10**9
 
 _HEAD = 65_536
 _GZIP = b"\x1f\x8b"
@@ -28,12 +32,19 @@ def head(path: Path) -> bytes:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file, unpacked."""
+    """The content of a file, unpacked; at most `MOST_BYTES`, so that a small file cannot unpack to a whole disk."""
+    if path.exists() and not path.is_file():  # a folder; or a device, which never ends
+        raise TraceError(f"{path}: not a file")
     try:
-        raw = path.read_bytes()
-        return gzip.decompress(raw) if raw[:2] == _GZIP else raw
+        with path.open("rb") as file:
+            zipped = file.read(2) == _GZIP
+        with gzip.open(path) if zipped else path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise TraceError(f"{path}: cannot be read: {error}") from error
+    if len(content) > MOST_BYTES:
+        raise TraceError(f"{path}: larger than {format_bytes(MOST_BYTES)} unpacked; expected a smaller file")
+    return content
 
 
 def looks_like_json(path: Path) -> bool:

@@ -1,8 +1,10 @@
 """evsim's own trace: a folder with two Parquet tables and a manifest.
 
 - ``availability.parquet``: device, start_ms, stop_ms; one row per interval.
-- ``devices.parquet``: device, and where known period_ms, compute_ms_per_sample, download_kbps, upload_kbps.
-- ``manifest.json``: format, version, counts, units, jitters, where it comes from, size and SHA-256 of both tables.
+- ``devices.parquet``: device, and where known name, period_ms, compute_ms_per_sample, download_kbps, upload_kbps,
+  latency_ms.
+- ``manifest.json``: format, version, counts, units, jitters, caveats, where it comes from, size and SHA-256 of both
+  tables. Version 1 knows no names and no latency; it is written where there are none, and read.
 
 Files are replaced one by one, the manifest last: a folder written half is refused by its checksums.
 """
@@ -12,12 +14,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import replace
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evsim.base.caveat import Caveat
 from evsim.base.errors import Problem, TraceError, report
+from evsim.traces._names import Names
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.formats._files import read_json_object
 from evsim.traces.speed import DeviceSpeed
@@ -31,12 +36,14 @@ if TYPE_CHECKING:
     from evsim.base.vocabulary import IntArray
 
 FORMAT = "evsim-trace"
-VERSION = 1
+VERSIONS = (1, 2)
 MANIFEST = "manifest.json"
 
 _INTERVALS = "availability.parquet"
 _DEVICES = "devices.parquet"
 _RATES = ("compute_ms_per_sample", "download_kbps", "upload_kbps")
+_MOST_ROWS = 500_000_000
+_SINCE_2 = ("name", "latency_ms")
 _UNITS = {
     "start_ms": "ms since midnight of the first day; the device is online from here",
     "stop_ms": "ms; the device is offline from here; beyond period_ms the interval goes on at 0",
@@ -44,6 +51,8 @@ _UNITS = {
     "compute_ms_per_sample": "ms, forward pass of one sample",
     "download_kbps": "kbit/s",
     "upload_kbps": "kbit/s",
+    "latency_ms": "ms, added to each transfer",
+    "name": "what the source calls the device",
 }
 
 
@@ -70,12 +79,13 @@ def write(
         replace: whether a trace that is there already may be replaced.
 
     Raises:
-        TraceError: if there is a trace already, nothing to write, or the two have unequal numbers of devices.
+        TraceError: if there is a trace already, nothing to write, or the two are not of the same devices.
     """
     tables = _tables(availability, speed)
     if sniff(folder) and not replace:
         raise TraceError(f"{folder}: a trace is there already; expected a new folder")
-    manifest = {"format": FORMAT, "version": VERSION, **(about or {}), **_facts(availability, speed)}
+    version = 2 if set(_SINCE_2) & set(tables[_DEVICES].column_names) else 1
+    manifest = {"format": FORMAT, "version": version, **(about or {}), **_facts(availability, speed)}
     files = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -96,14 +106,23 @@ def read_availability(path: Path) -> AvailabilityTrace:
         TraceError: if the manifest is not one, or a table is missing, truncated, altered or lacks a column.
     """
     manifest = _manifest(path)
-    devices = _columns(path, manifest, _DEVICES, ("device", "period_ms"))
+    devices = _columns(path, manifest, _DEVICES, ("device", "period_ms"), ("name",))
     rows = _columns(path, manifest, _INTERVALS, ("device", "start_ms", "stop_ms"))
     n = _device_count(path, devices["device"])
     trace = AvailabilityTrace.from_intervals(
-        rows["device"], rows["start_ms"], rows["stop_ms"], n_devices=n, period=devices["period_ms"]
+        rows["device"],
+        rows["start_ms"],
+        rows["stop_ms"],
+        n_devices=n,
+        period=devices["period_ms"],
+        names=devices.get("name"),
     )
-    counts = (trace.merged + _count(manifest, "merged"), trace.dropped + _count(manifest, "dropped"))
-    return AvailabilityTrace(trace.offsets, trace.starts, trace.stops, trace.period, *counts)
+    return replace(
+        trace,
+        merged=trace.merged + _count(manifest, "merged"),
+        dropped=trace.dropped + _count(manifest, "dropped"),
+        caveats=_caveats(path, manifest, "availability_caveats"),
+    )
 
 
 def read_speed(path: Path) -> DeviceSpeed:
@@ -113,10 +132,13 @@ def read_speed(path: Path) -> DeviceSpeed:
         TraceError: as `read_availability`.
     """
     manifest = _manifest(path)
-    columns = _columns(path, manifest, _DEVICES, ("device", *_RATES))
-    _device_count(path, columns["device"])
+    columns = _columns(path, manifest, _DEVICES, ("device", *_RATES), _SINCE_2)
+    n = _device_count(path, columns["device"])
     return DeviceSpeed(
         **{name: columns[name] for name in _RATES},
+        latency_ms=columns.get("latency_ms", np.zeros(n)),
+        names=columns.get("name"),
+        caveats=_caveats(path, manifest, "speed_caveats"),
         compute_jitter=_jitter(path, manifest, "compute_jitter"),
         network_jitter=_jitter(path, manifest, "network_jitter"),
     )
@@ -130,6 +152,8 @@ def _tables(availability: AvailabilityTrace | None, speed: DeviceSpeed | None) -
         given = f"devices: {sorted(sizes)}" if sizes else "neither availability nor speed"
         raise TraceError(f"{given}; expected one number of devices for availability and speed")
     columns: dict[str, Any] = {"device": np.arange(sizes.pop(), dtype=np.int32)}
+    if (names := _common_names(availability, speed)) is not None:
+        columns["name"] = pa.array(names, pa.string())
     tables = {}
     if availability is not None:
         of = np.repeat(columns["device"], np.diff(availability.offsets))
@@ -137,7 +161,21 @@ def _tables(availability: AvailabilityTrace | None, speed: DeviceSpeed | None) -
         columns["period_ms"] = availability.period
     if speed is not None:
         columns |= {name: getattr(speed, name) for name in _RATES}
+        if speed.latency_ms.any():
+            columns["latency_ms"] = speed.latency_ms
     return {**tables, _DEVICES: pa.table(columns)}
+
+
+def _common_names(availability: AvailabilityTrace | None, speed: DeviceSpeed | None) -> Names | None:
+    """The names of the devices; both parts, if both have names, must have the same."""
+    found = [part.names for part in (availability, speed) if part is not None and part.names is not None]
+    if len(found) == 2 and (differing := np.flatnonzero(found[0] != found[1])).size:  # noqa: PLR2004  both parts
+        device = int(differing[0])
+        raise TraceError(
+            f"device {device} is {found[0][device]!r} in availability and {found[1][device]!r} in speed; "
+            "expected the same devices in one order"
+        )
+    return found[0] if found else None
 
 
 def _facts(availability: AvailabilityTrace | None, speed: DeviceSpeed | None) -> dict[str, object]:
@@ -146,10 +184,16 @@ def _facts(availability: AvailabilityTrace | None, speed: DeviceSpeed | None) ->
         facts |= {"devices": availability.n_devices, "intervals": availability.n_intervals}
         facts |= {"merged": availability.merged, "dropped": availability.dropped}
         facts |= {"availability_fingerprint": availability.fingerprint()}
+        facts |= _stated("availability_caveats", availability.caveats)
     if speed is not None:
         facts |= {"devices": speed.n_devices, "compute_jitter": speed.compute_jitter}
         facts |= {"network_jitter": speed.network_jitter, "speed_fingerprint": speed.fingerprint()}
+        facts |= _stated("speed_caveats", speed.caveats)
     return facts
+
+
+def _stated(name: str, caveats: tuple[Caveat, ...]) -> dict[str, object]:
+    return {name: [caveat.to_json() for caveat in caveats]} if caveats else {}
 
 
 def _parquet(table: pa.Table) -> bytes:
@@ -181,9 +225,9 @@ def _manifest(path: Path) -> dict[str, Any]:
     problems = []
     if manifest.get("format") != FORMAT:
         problems.append(Problem("format", repr(manifest.get("format")), repr(FORMAT)))
-    if manifest.get("version") != VERSION:
+    if manifest.get("version") not in VERSIONS:
         hint = "a newer evsim wrote it" if isinstance(manifest.get("version"), int) else ""
-        problems.append(Problem("version", repr(manifest.get("version")), str(VERSION), hint))
+        problems.append(Problem("version", repr(manifest.get("version")), "1 or 2", hint))
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(_is_entry(entry) for entry in files.values()):
         problems.append(Problem("files", repr(files)[:80], "a table of file names, each with its sha256"))
@@ -198,8 +242,10 @@ def _is_entry(entry: object) -> bool:
     return isinstance(entry, dict) and isinstance(entry.get("sha256"), str)
 
 
-def _columns(path: Path, manifest: dict[str, Any], name: str, wanted: tuple[str, ...]) -> dict[str, Any]:
-    """The wanted columns of one table as arrays, after its checksum was found right."""
+def _columns(
+    path: Path, manifest: dict[str, Any], name: str, wanted: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The wanted columns of one table as arrays, and optional ones it has, after its checksum was found right."""
     if name not in manifest["files"]:
         raise TraceError(f"{path}: holds no {name}; this trace has {', '.join(sorted(manifest['files']))}")
     content = _checked(path / name, manifest["files"][name]["sha256"])
@@ -207,9 +253,21 @@ def _columns(path: Path, manifest: dict[str, Any], name: str, wanted: tuple[str,
     missing = [column for column in wanted if column not in table.column_names]
     if missing:
         raise TraceError(f"{path / name}: lacks {', '.join(missing)}; it has {', '.join(table.column_names)}")
+    wanted = (*wanted, *(column for column in optional if column in table.column_names))
+    if odd := [column for column in wanted if not _is_usable(column, table[column].type)]:
+        given = ", ".join(f"{column} of {table[column].type}" for column in odd)
+        raise TraceError(f"{path / name}: {given}; expected numbers, and text for names")
     if holes := [column for column in wanted if table[column].null_count]:
         raise TraceError(f"{path / name}: empty cells in {', '.join(holes)}; expected a number in each row")
     return {column: table[column].to_numpy() for column in wanted}
+
+
+def _is_usable(column: str, kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    if column == "name":
+        return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def _checked(path: Path, expected: str) -> bytes:
@@ -230,6 +288,9 @@ def _table(path: Path, content: bytes) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
+        rows = pq.read_metadata(pa.BufferReader(content)).num_rows  # few bytes may stand for many rows
+        if rows > _MOST_ROWS:
+            raise TraceError(f"{path}: {rows} rows; expected at most {_MOST_ROWS}")
         return pq.read_table(pa.BufferReader(content))
     except (pa.ArrowException, OSError) as error:
         raise TraceError(f"{path}: not readable as Parquet: {error}") from error
@@ -244,6 +305,14 @@ def _device_count(path: Path, devices: IntArray) -> int:
 def _count(manifest: dict[str, Any], name: str) -> int:
     value = manifest.get(name, 0)
     return value if isinstance(value, int) else 0
+
+
+def _caveats(path: Path, manifest: dict[str, Any], name: str) -> tuple[Caveat, ...]:
+    given = manifest.get(name, [])
+    try:
+        return tuple(Caveat.from_json(each) for each in given)
+    except TypeError as error:
+        raise TraceError(f"{path / MANIFEST}: {name}: {str(given)[:80]}; expected a list of caveats") from error
 
 
 def _jitter(path: Path, manifest: dict[str, Any], name: str) -> float:

@@ -1,169 +1,214 @@
-"""CSV for people: one row per interval, or one row per device with its speed. Plain or gzipped, with a header.
+"""CSV for people: one row per interval, per check-in and check-out, or per device with its speed. Plain or gzipped.
 
-- Availability: ``device``, ``start_ms`` and ``stop_ms`` (or ``start_s`` and ``stop_s``), optionally ``period_ms`` (or
-  ``period_s``). A row with empty start and stop names a device that is never online.
-- Speed: ``device``, ``compute_ms_per_sample``, ``download_kbps``, ``upload_kbps``. Two names of FedScale's are known
-  too: ``computation_ms_per_sample``, and ``communication_kbps`` for both directions.
+- Intervals: ``device``, ``start_s`` and ``stop_s`` (or ``start_ms`` and ``stop_ms``; or ``start`` and ``stop``, which
+  may hold dates and clock times), optionally ``period_s`` (or ``period_ms``). A row with empty start and stop names a
+  device that is never online.
+- Events: ``device``, ``time`` (or ``time_s``, ``time_ms``) and ``event``: "in" or "out", in one of many words, or 1/0.
+- Speed: ``device``, ``compute_ms_per_sample``, ``download_kbps``, ``upload_kbps``, optionally ``latency_ms``. Two names
+  of FedScale's are known too: ``computation_ms_per_sample``, and ``communication_kbps`` for both directions.
 
-Devices may have any names; they are numbered in the order in which they appear.
+Devices may have any names; they are numbered in the order in which they appear. `_table` says which dialects are read,
+`_times` which notations of time.
 """
 
 from __future__ import annotations
 
-from io import BytesIO
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evsim.base.errors import PolicyError, TraceError, suggest
-from evsim.base.units import MS_PER_DAY, MS_PER_SECOND, parse_duration
+from evsim.base.casts import whole
+from evsim.base.errors import PolicyError, Problem, TraceError
+from evsim.base.units import LONGEST, MS_PER_DAY, MS_PER_SECOND, parse_duration
 from evsim.base.vocabulary import FloatArray, IntArray
+from evsim.traces._names import as_names
 from evsim.traces.availability import AvailabilityTrace
-from evsim.traces.formats._files import head, read_bytes
+from evsim.traces.formats import _table
+from evsim.traces.formats._log import sessions
+from evsim.traces.formats._times import Calendar, read_times
 from evsim.traces.speed import DeviceSpeed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from evsim.traces.formats._table import Table
+
 _ALIASES = {
-    "device_id": "device",
-    "client": "device",
-    "client_id": "device",
+    **dict.fromkeys(("device_id", "client", "client_id", "phone", "phone_id", "user", "user_id", "id"), "device"),
+    **dict.fromkeys(("state", "status", "action"), "event"),
     "computation_ms_per_sample": "compute_ms_per_sample",
+    "latency": "latency_ms",
 }
-_INTERVAL = ("start_ms", "stop_ms", "start_s", "stop_s", "period_ms", "period_s")
-_SPEED = ("compute_ms_per_sample", "download_kbps", "upload_kbps", "communication_kbps")
+#: Columns of times, which may end in a unit.
+_TIMES = {
+    **dict.fromkeys(("begin", "from", "start_time", "check_in", "online_from"), "start"),
+    **dict.fromkeys(("end", "to", "end_time", "stop_time", "check_out", "online_until"), "stop"),
+    **dict.fromkeys(("timestamp", "datetime", "at"), "time"),
+}
+_INTERVAL = frozenset(
+    {"device", *(f"{name}{unit}" for name in ("start", "stop", "period") for unit in ("", "_s", "_ms"))}
+)
+_EVENT = frozenset({"device", "event", *(f"{name}{unit}" for name in ("time", "period") for unit in ("", "_s", "_ms"))})
+_RATES = ("compute_ms_per_sample", "download_kbps", "upload_kbps")
+_SPEED = frozenset({"device", *_RATES, "communication_kbps", "latency_ms"})
+#: Names of columns of this format, whichever table they are in.
+COLUMNS = _INTERVAL | _EVENT | _SPEED
+
+
+def own_name(name: str) -> str:
+    """Our name of a column, given its plain name.
+
+    >>> own_name("client_id"), own_name("end_s"), own_name("colour")
+    ('device', 'stop_s', 'colour')
+    """
+    base, unit = next(((name.removesuffix(each), each) for each in ("_s", "_ms") if name.endswith(each)), (name, ""))
+    return _ALIASES[name] if name in _ALIASES else _TIMES.get(base, base) + unit
 
 
 def sniff(path: Path) -> bool:
-    """Whether the first line is a header with a device column."""
-    first = head(path).split(b"\n", 1)[0].decode("utf-8", "replace")
-    names = [name.strip().strip('"') for name in first.split(",")]
-    return any(_ALIASES.get(name, name) == "device" for name in names)
+    """Whether the first line is a header with a device column, or with an unnamed one before columns that we know."""
+    header, _ = _table.first_cells(path)
+    names = [own_name(_table.plain_name(name)) for name in header]
+    return "device" in names or (len(names) > 1 and not names[0] and bool(COLUMNS & set(names)))
 
 
-def read_availability(path: Path, period: str | float | None = None) -> AvailabilityTrace:
-    """The availability in a CSV of intervals.
+def read_availability(
+    path: Path,
+    period: str | float | None = None,
+    origin: object = None,
+    timezone: str | None = None,
+) -> AvailabilityTrace:
+    """The availability in a CSV of intervals or of events.
 
     Args:
         path: the file.
         period: after which every device repeats: seconds or text such as "7d". Without it the period column counts, and
             without that the whole days that hold every interval.
+        origin: time 0 of the trace, for dates and Unix time: a date, a time or Unix seconds. Default: the first
+            midnight before the earliest time.
+        timezone: of dates without a zone, and of the midnight; default UTC.
 
     Raises:
-        TraceError: naming the row, if a column is missing or a cell is not a number; or device and interval.
+        TraceError: with every problem of the file, each with its line; or naming device and interval.
     """
-    columns = _read(path, _INTERVAL)
-    names, of = _devices(path, columns)
-    start, stop = (_milliseconds(path, columns, name) for name in ("start", "stop"))
-    half = np.flatnonzero(np.isnan(start) != np.isnan(stop))
-    if half.size:
-        raise TraceError(f"{path}: row {half[0] + 2}: one of start and stop is empty; expected both or none")
-    empty = np.isnan(start)
-    first, last = (np.rint(column[~empty]).astype(np.int64) for column in (start, stop))
-    periods = _periods(path, columns, names, of, period, last)
-    return AvailabilityTrace.from_intervals(of[~empty], first, last, n_devices=len(names), period=periods, names=names)
+    table = _read(path)
+    calendar = Calendar(origin, timezone)
+    as_events = "event" in table.columns
+    problems = _table.check_known(table, _EVENT if as_events else _INTERVAL)
+    names, of, nameless = _table.devices(table)
+    times, wrong = read_times(table, ("time",) if as_events else ("start", "stop"), calendar)
+    problems += nameless + wrong
+    if times is None or problems:
+        raise _table.fail(path, problems)
+    if as_events:
+        log = sessions(table, of, times.columns[0], times.missing[0], n_devices=len(names))
+        rows, start, stop, caveats = log.device, log.start, log.stop, (*times.caveats, *log.caveats)
+    else:
+        kept = ~_half_empty(table, times.missing[0], times.missing[1])
+        rows, start, stop = of[kept], times.columns[0][kept], times.columns[1][kept]
+        caveats = times.caveats
+    periods = _periods(table, names, of, period, stop)
+    try:
+        trace = AvailabilityTrace.from_intervals(rows, start, stop, n_devices=len(names), period=periods, names=names)
+    except TraceError as error:
+        raise TraceError(f"{path}: {error}") from error
+    return replace(trace, caveats=caveats)
 
 
 def read_speed(path: Path) -> DeviceSpeed:
     """The device speeds in a CSV of one row per device.
 
     Raises:
-        TraceError: naming the row, if a column is missing, a cell is not a number or a device appears twice.
+        TraceError: with every problem of the file, each with its line.
     """
-    columns = _read(path, _SPEED)
-    names, of = _devices(path, columns)
-    if len(names) != len(of):
-        twice = int(np.flatnonzero(of != np.arange(len(of)))[0])
-        raise TraceError(f"{path}: row {twice + 2}: device {names[of[twice]]!r} again; expected one row per device")
-    both = "communication_kbps" in columns
-    wanted = ("compute_ms_per_sample", *(("communication_kbps",) * 2 if both else ("download_kbps", "upload_kbps")))
-    compute, download, upload = (_numbers(path, columns, name) for name in wanted)
-    return DeviceSpeed(compute, download, upload)
-
-
-def _read(path: Path, known: tuple[str, ...]) -> dict[str, Any]:
-    """Columns as Arrow arrays under our names."""
-    import pyarrow as pa
-    from pyarrow import csv
-
-    content = read_bytes(path)
-    device = {name: pa.string() for name in ("device", *_ALIASES) if _ALIASES.get(name, name) == "device"}
+    table = _read(path)
+    names, of, problems = _table.devices(table)
+    problems += _table.check_known(table, _SPEED) + _repeated(table, names, of)
+    columns, missing = _rates(table)
+    problems += missing
+    if problems:
+        raise _table.fail(path, problems)
+    compute, download, upload = (columns[name] for name in _RATES)
+    latency = columns.get("latency_ms", np.zeros(len(names)))
     try:
-        table = csv.read_csv(BytesIO(content), convert_options=csv.ConvertOptions(column_types=device))
-    except (pa.ArrowException, ValueError) as error:
-        raise TraceError(f"{path}: not readable as CSV: {error}") from error
-    columns = {_ALIASES.get(name, name): table[name] for name in table.column_names}
-    if unknown := [name for name in columns if name not in ("device", *known)]:
-        raise TraceError(f"{path}: unknown column {unknown[0]!r}; {suggest(unknown[0], ('device', *known))}")
-    return columns
+        return DeviceSpeed(compute, download, upload, latency_ms=latency, names=as_names(names, len(names)))
+    except TraceError as error:
+        raise TraceError(f"{path}: {error}") from error
 
 
-def _devices(path: Path, columns: dict[str, Any]) -> tuple[list[str], IntArray]:
-    """Names in order of appearance, and the number of each row's device."""
-    if "device" not in columns:
-        raise TraceError(f"{path}: no column 'device'; it has {', '.join(columns)}")
-    coded = columns["device"].combine_chunks().dictionary_encode()
-    names = [str(name) for name in coded.dictionary.to_pylist()]
-    if "" in names:  # Arrow reads an empty cell of text as empty text
-        row = coded.indices.to_pylist().index(names.index(""))
-        raise TraceError(f"{path}: row {row + 2}: no device; expected a name or number")
-    return names, coded.indices.to_numpy().astype(np.int64)
+def _rates(table: Table) -> tuple[dict[str, FloatArray], list[Problem]]:
+    """The columns of speeds, and what is missing or no number."""
+    wanted = {name: name for name in _RATES} | ({"latency_ms": "latency_ms"} if "latency_ms" in table.columns else {})
+    if "communication_kbps" in table.columns:
+        wanted |= dict.fromkeys(_RATES[1:], "communication_kbps")
+    found, problems = {}, []
+    for column in dict.fromkeys(wanted.values()):
+        if column in table.columns:
+            found[column], wrong = _table.numbers(table, column)
+            problems += wrong
+        else:
+            problems.append(Problem(f"no column {column!r}", f"it has {', '.join(table.headers.values())}", ""))
+    return {name: found[column] for name, column in wanted.items() if column in found}, problems
 
 
-def _numbers(path: Path, columns: dict[str, Any], name: str) -> FloatArray:
-    """A column as floats; empty cells are NaN."""
-    import pyarrow as pa
-
-    if name not in columns:
-        raise TraceError(f"{path}: no column {name!r}; it has {', '.join(columns)}")
-    column = columns[name]
-    if pa.types.is_null(column.type):
-        return np.full(len(column), np.nan)
-    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        raise TraceError(f"{path}: row {_first_text(column) + 2}: {name} is not a number")
-    return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
+def _read(path: Path) -> Table:
+    """A table with a device column: an unnamed first column, if there is no other, holds the devices."""
+    table = _table.read_table(path, own_name)
+    if "device" not in table.columns and table.unnamed_first is not None:
+        headers = table.headers | {"device": "(first column)"}
+        table = replace(table, columns={"device": table.unnamed_first, **table.columns}, headers=headers)
+    if "device" not in table.columns:
+        raise TraceError(f"{path}: no column 'device'; it has {', '.join(table.headers.values())}")
+    return table
 
 
-def _first_text(column: Any) -> int:
-    """The first row that is not a number, in a column that Arrow took for text, dates or truth values."""
-    cells = column.to_pylist()
-    return next(row for row, cell in enumerate(cells) if cell not in (None, "") and not _is_number(cell))
+def _half_empty(table: Table, no_start: Any, no_stop: Any) -> Any:
+    """Rows without an interval; a row must have start and stop or neither."""
+    half = np.flatnonzero(no_start != no_stop)
+    if half.size:
+        lines = ", ".join(str(table.line(int(row))) for row in half[: _table.SHOWN])
+        raise TraceError(f"{table.path}: line {lines}: one of start and stop is empty; expected both or none")
+    return no_start
 
 
-def _is_number(cell: Any) -> bool:
-    try:
-        float(cell if isinstance(cell, str) else "none")
-    except ValueError:
-        return False
-    return True
+def _repeated(table: Table, names: list[str], of: IntArray) -> list[Problem]:
+    first = np.zeros(len(of), np.bool_)
+    first[np.unique(of, return_index=True)[1]] = True
+    return [
+        Problem(f"line {table.line(int(row))}", f"device {names[of[row]]!r} again", "one row per device")
+        for row in np.flatnonzero(~first)[: _table.SHOWN]
+    ]
 
 
-def _milliseconds(path: Path, columns: dict[str, Any], name: str) -> FloatArray:
-    """The column `name` in ms, whichever unit the file has."""
-    if f"{name}_s" in columns and f"{name}_ms" not in columns:
-        return _numbers(path, columns, f"{name}_s") * MS_PER_SECOND
-    return _numbers(path, columns, f"{name}_ms")
-
-
-def _periods(
-    path: Path, columns: dict[str, Any], names: list[str], of: IntArray, period: str | float | None, stops: IntArray
-) -> IntArray:
+def _periods(table: Table, names: list[str], of: IntArray, period: str | float | None, stops: IntArray) -> IntArray:
     if period is not None:
         try:
             return np.full(len(names), parse_duration(period), np.int64)
         except PolicyError as error:
             raise TraceError(f"period: {error}") from error
-    if "period_ms" not in columns and "period_s" not in columns:
+    column = next((name for name in ("period_ms", "period_s", "period") if name in table.columns), None)
+    if column is None:
         days = max(1, -(-int(stops.max(initial=0)) // MS_PER_DAY))
         return np.full(len(names), days * MS_PER_DAY, np.int64)
-    given = _milliseconds(path, columns, "period")
-    periods = np.full(len(names), np.nan)
+    return _given_periods(table, column, names, of)
+
+
+def _given_periods(table: Table, column: str, names: list[str], of: IntArray) -> IntArray:
+    values, problems = _table.numbers(table, column)
+    if problems:
+        raise _table.fail(table.path, problems)
+
+    def refuse(row: int) -> TraceError:
+        return _table.fail(table.path, [table.problem(row, column, "a period of at most 1000 years")])
+
+    given = whole(values * (1 if column == "period_ms" else MS_PER_SECOND), refuse, most=LONGEST)
+    periods = np.zeros(len(names), np.int64)
     periods[of] = given
-    if odd := np.flatnonzero(~(periods[of] == given)).tolist():
+    if odd := np.flatnonzero(periods[of] != given).tolist():
         row = odd[0]
         raise TraceError(
-            f"{path}: row {row + 2}: device {names[of[row]]!r} has period {given[row]:g} ms here; "
-            f"expected one period per device, {periods[of[row]]:g} ms in its last row"
+            f"{table.path}: line {table.line(row)}: device {names[of[row]]!r} has period {given[row]} ms here; "
+            f"expected one period per device, {periods[of[row]]} ms in its last row"
         )
-    return np.asarray(np.rint(periods), dtype=np.int64)
+    return periods

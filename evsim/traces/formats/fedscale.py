@@ -4,16 +4,21 @@ A behavior record has ``active`` and ``inactive``, starts and ends in seconds si
 ``finish_time``, the length of its own trace in seconds, after which FedScale repeats it. A capacity record has
 ``computation``, ms per sample of a forward pass, and ``communication``, kbit/s in both directions (Lai et al.,
 FedScale, ICML 2022).
+
+Record 17 of one file and record 17 of the other are not one phone: behavior and capacity were measured on different
+phones, and the keys only count. So the devices read here are numbered and have no names by which to pair them.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evsim.base.casts import whole
 from evsim.base.errors import TraceError
-from evsim.base.units import MS_PER_SECOND
+from evsim.base.units import LONGEST, MS_PER_SECOND
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.formats._files import head, looks_like_json, read_json_object
 from evsim.traces.formats.unpickle import load_plain
@@ -22,7 +27,7 @@ from evsim.traces.speed import DeviceSpeed
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from evsim.base.vocabulary import IntArray
+    from evsim.base.vocabulary import FloatArray
 
 _BEHAVIOR = ("active", "inactive", "finish_time")
 _CAPACITY = ("computation", "communication")
@@ -51,15 +56,23 @@ def read_availability(path: Path) -> AvailabilityTrace:
     names = [str(name) for name in records]
     pairs = [_pairs(path, name, record) for name, record in records.items()]
     period = np.array([_finish_ms(path, name, record) for name, record in records.items()], np.int64)
-    device = np.repeat(np.arange(len(pairs)), [len(pair) for pair in pairs])
-    start, stop = np.concatenate(pairs).T if pairs else np.zeros((2, 0), np.int64)
+    device = np.repeat(np.arange(len(pairs)), np.array([len(pair) for pair in pairs], np.int64))
+    seconds = np.concatenate([np.empty((0, 2)), *pairs])
+
+    def refuse(row: int) -> TraceError:
+        return TraceError(
+            f"{path}: device {names[device[row // 2]]}: active and inactive must be finite numbers of seconds, "
+            "1000 years at most"
+        )
+
+    times = whole(seconds.ravel() * MS_PER_SECOND, refuse, least=-LONGEST, most=LONGEST)
+    start, stop = times.reshape(-1, 2).T
     inside = start < period[device]
     cut = np.where(stop > start, np.minimum(stop, period[device]), stop)
     trace = AvailabilityTrace.from_intervals(
         device[inside], start[inside], cut[inside], n_devices=len(names), period=period, names=names
     )
-    dropped = trace.dropped + int((~inside).sum())
-    return AvailabilityTrace(trace.offsets, trace.starts, trace.stops, trace.period, trace.merged, dropped)
+    return replace(trace, dropped=trace.dropped + int((~inside).sum()), names=None)
 
 
 def read_speed(path: Path) -> DeviceSpeed:
@@ -85,28 +98,30 @@ def _records(path: Path, wanted: tuple[str, ...]) -> dict[Any, dict[str, Any]]:
     return loaded
 
 
-def _pairs(path: Path, name: object, record: dict[str, Any]) -> IntArray:
-    """Starts and stops in ms, (intervals, 2)."""
+def _pairs(path: Path, name: object, record: dict[str, Any]) -> FloatArray:
+    """Starts and stops in seconds, (intervals, 2)."""
     try:
         columns = [np.asarray(record[field], dtype=np.float64).ravel() for field in ("active", "inactive")]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise TraceError(f"{path}: device {name!r}: active and inactive must be lists of seconds: {error}") from error
-    length = min(len(column) for column in columns)
-    pairs = np.stack([column[:length] for column in columns], axis=1)
-    if not np.isfinite(pairs).all():
-        raise TraceError(f"{path}: device {name!r}: active and inactive must be finite numbers of seconds")
-    return np.rint(pairs * MS_PER_SECOND).astype(np.int64)
+    length = min(len(column) for column in columns)  # as FedScale's readers do
+    return np.stack([column[:length] for column in columns], axis=1)
 
 
 def _finish_ms(path: Path, name: object, record: dict[str, Any]) -> int:
     finish = _number(path, name, record, "finish_time")
-    if not 0 < finish < np.inf:
-        raise TraceError(f"{path}: device {name!r}: finish_time is {finish}; expected a number of seconds > 0")
+    if not 1 <= finish * MS_PER_SECOND <= LONGEST:
+        raise TraceError(
+            f"{path}: device {name!r}: finish_time is {finish}; expected a number of seconds > 0, 1000 years at most"
+        )
     return round(finish * MS_PER_SECOND)
 
 
 def _number(path: Path, name: object, record: dict[str, Any], field: str) -> float:
     value = record[field]
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        raise TraceError(f"{path}: device {name!r}: {field} is {value!r}; expected a number")
-    return float(value)
+        raise TraceError(f"{path}: device {name!r}: {field} is {str(value)[:60]!r}; expected a number")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise TraceError(f"{path}: device {name!r}: {field} is too large a number") from error

@@ -7,13 +7,15 @@ repeats after the whole days for which it was observed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 
+from evsim.base.casts import whole
+from evsim.base.caveat import Caveat
 from evsim.base.errors import TraceError, suggest
-from evsim.base.units import MS_PER_DAY, MS_PER_MINUTE, MS_PER_SECOND
+from evsim.base.units import LONGEST, MS_PER_DAY, MS_PER_MINUTE, MS_PER_SECOND
 from evsim.base.vocabulary import IntArray
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.formats._events import ready_intervals
@@ -72,22 +74,34 @@ def read_availability(
     Raises:
         TraceError: if the file or an option is not as described.
     """
-    if rule not in RULES:
-        raise TraceError(f"rule {rule!r}; {suggest(rule, RULES)}")
+    if not isinstance(rule, str) or rule not in RULES:
+        raise TraceError(f"rule {rule!r}; {suggest(str(rule), RULES)}")
     if never_ready not in ("keep", "drop"):
         raise TraceError(f"never_ready {never_ready!r}; expected 'keep' or 'drop'")
     records = read_json_object(path)
-    observed = [_observe(path, name, record, rule) for name, record in records.items()]
-    if never_ready == "drop":
-        kept = [bool(len(device.intervals)) for device in observed]
-        observed = [device for device, keep in zip(observed, kept, strict=True) if keep]
-        records = {name: record for (name, record), keep in zip(records.items(), kept, strict=True) if keep}
-    return _trace(observed, list(records))
+    trace = _trace([_observe(path, name, record, rule) for name, record in records.items()], list(records))
+    return trace if never_ready == "keep" else _without_never_ready(path, trace)
 
 
 def read_speed(path: Path) -> DeviceSpeed:
     """FLASH's traces hold no speeds."""
     raise TraceError(f"{path}: FLASH's state traces hold no device speeds; expected a file of speeds")
+
+
+def _without_never_ready(path: Path, trace: AvailabilityTrace) -> AvailabilityTrace:
+    """The devices that have intervals: what is left once logs under a day and empty intervals are out."""
+    ready = np.flatnonzero(np.diff(trace.offsets) > 0)
+    if not len(ready):
+        raise TraceError(f"{path}: no device is ever ready; expected at least one with never_ready = 'drop'")
+    if len(ready) == trace.n_devices:
+        return trace
+    gone = Caveat(
+        "dropped_devices",
+        "devices that are never ready were left out of the trace: those that are left are online more than all are",
+        f"{trace.n_devices - len(ready)} of {trace.n_devices} devices",
+        "never_ready = 'keep' keeps them",
+    )
+    return replace(trace.take(ready), caveats=(*trace.caveats, gone))
 
 
 def _observe(path: Path, name: str, record: Any, rule: Rule) -> _Observed:
@@ -105,19 +119,26 @@ def _from_timer(path: Path, name: str, record: dict[str, Any]) -> _Observed:
     if not record["isSuccess"]:
         return _NEVER
     try:
-        begin, end = (round(record[field] * MS_PER_SECOND) for field in ("trace_start", "trace_end"))
+        ends = np.asarray([record[field] for field in ("trace_start", "trace_end")], dtype=np.float64).reshape(2)
         seconds = np.asarray(record["ready_time"], dtype=np.float64).reshape(-1, 2)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise TraceError(
             f"{path}: device {name!r}: expected trace_start, trace_end and ready_time in seconds ({error!r})"
         ) from error
-    if not np.isfinite(seconds).all():
-        raise TraceError(f"{path}: device {name!r}: ready_time must be finite numbers of seconds")
-    return _Observed(np.rint(seconds * MS_PER_SECOND).astype(np.int64), begin, (end - begin) // MS_PER_DAY)
+
+    def refuse(row: int) -> TraceError:
+        what = "trace_start and trace_end" if row < len(ends) else "ready_time"
+        return TraceError(f"{path}: device {name!r}: {what} must be finite numbers of seconds since a midnight")
+
+    times = whole(np.concatenate([ends, seconds.ravel()]) * MS_PER_SECOND, refuse, least=-LONGEST, most=LONGEST)
+    begin, end = times[:2].tolist()
+    return _Observed(times[2:].reshape(-1, 2), begin, (end - begin) // MS_PER_DAY)
 
 
 def _from_events(messages: Any, groups: tuple[tuple[str, ...], ...], shortest: int) -> _Observed:
     lines = messages.split("\n") if isinstance(messages, str) else messages
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        return _NEVER
     found = ready_intervals(lines, groups)
     if found is None:
         return _NEVER

@@ -24,7 +24,7 @@ class LabelFlip:
     clients may share rows; the test set stays as it is.
 
     Attributes:
-        share: of the clients that are malicious, in [0, 1].
+        share: of the clients with data that are malicious, in [0, 1].
     """
 
     share: float
@@ -34,8 +34,10 @@ class LabelFlip:
 
     def transform(self, data: FederatedData, seed: int) -> FederatedData:
         """The data as the clients use it."""
-        bad = np.isin(np.arange(data.n_clients), list(malicious_clients(seed, data.n_clients, self.share)))
-        places = np.flatnonzero(np.repeat(bad, np.diff(data.offsets)))
+        sizes = np.diff(data.offsets)
+        with_data = np.flatnonzero(sizes)
+        bad = with_data[list(malicious_clients(seed, len(with_data), self.share))]
+        places = np.flatnonzero(np.repeat(np.isin(np.arange(len(sizes)), bad), sizes))
         rows = data.index[places]
         index = data.index.copy()
         index[places] = len(data.y) + np.arange(len(rows))

@@ -60,6 +60,7 @@ class AutoRunner(Runner):
         self._threads = torch.get_num_threads()
         self._flops_per_step = 0.0
         self._flops = 0.0
+        self._most = 0  # tasks at once when the pick was made
 
     @property
     @override
@@ -78,13 +79,13 @@ class AutoRunner(Runner):
 
     @override
     def run(self, tasks: Sequence[TrainTask]) -> Iterator[Result]:
-        if self._pick is None and tasks:
+        if self._is_open(tasks):
             self._decide(tasks, None)
         yield from self._runner.run(tasks)
 
     @override
     def sums(self, tasks: Sequence[TrainTask], weights: Weights) -> Iterator[Block]:
-        if self._pick is None and tasks:
+        if self._is_open(tasks):
             self._decide(tasks, weights)
         yield from self._runner.sums(tasks, weights)
 
@@ -92,6 +93,10 @@ class AutoRunner(Runner):
     def close(self) -> None:
         """Release what was picked."""
         self._runner.close()
+
+    def _is_open(self, tasks: Sequence[TrainTask]) -> bool:
+        """Whether an executor is to be picked: none was yet, or the one that was trains one task at a time."""
+        return bool(tasks) and (self._pick is None or (self._most == 1 and len(tasks) > 1))
 
     def _decide(self, tasks: Sequence[TrainTask], weights: Weights | None) -> None:
         """Pick an executor if one is known, or if there is enough work to find one."""
@@ -103,11 +108,12 @@ class AutoRunner(Runner):
         pick, source = cache.load() if self._options.cache else None, "cached"
         if pick is None and self._is_much(tasks):
             pick, source = calibrate(self._job, tasks, weights, self._options.limit_s), "measured"
-            if self._options.cache and not cache.save(pick):
-                source = "measured; the cache folder cannot be written"
+            lost = cache.save(pick) if self._options.cache else ""
+            source = f"{source}; {lost}" if lost else source
         if pick is not None:
             self._runner.close()
             self._pick, self._source, self._runner = pick, source, pick.executor.open(self._job)
+            self._most = len(tasks)
 
     def _is_much(self, tasks: Sequence[TrainTask]) -> bool:
         """Whether all tasks up to these are more than a little work."""

@@ -11,19 +11,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from textwrap import shorten
 from typing import TYPE_CHECKING, TypeVar, final
 
 import numpy as np
 import torch
 from typing_extensions import override
 
-from evsim.base.errors import require
+from evsim.base.errors import EvsimError, require
+from evsim.base.user_code import said
 from evsim.training.executors.agreement import disagreement
 from evsim.training.executors.base import Executor, Job, Result, Runner, TrainTask
 from evsim.training.executors.batches import steps_of
 from evsim.training.executors.chunk import padding_matters, sum_chunk, train_chunk
 from evsim.training.executors.functional import Functional
 from evsim.training.executors.memory import keep_freed_memory
+from evsim.training.executors.naming import out_of_memory
 from evsim.training.executors.serial import Serial, SerialRunner
 from evsim.training.executors.sums import Block, Weights, weights_at
 from evsim.training.executors.threads import limited_threads
@@ -37,6 +40,7 @@ T = TypeVar("T")
 _CHUNK_BYTES = 96 << 20  # of stacked parameters in a chunk, if its size is not given
 _WINDOW_BYTES = 256 << 20  # of updates that wait for their turn
 _MOST_CHUNKS_AHEAD = 4
+_LONGEST_REASON = 120  # characters; torch explains itself in many more
 
 
 @final
@@ -99,10 +103,19 @@ class BatchedRunner(Runner):
             block = sum_chunk(self._job, self._functional, some, weights_at(weights, places))
             return replace(block, places=places[block.places])
 
-        if self._falls_back(tasks):
+        if self._goes_serially(tasks):
             yield from self._serial.sums(tasks, weights)
             return
-        yield from (block for _, block in self._in_chunks(tasks, train))
+        left = np.ones(len(tasks), np.bool_)
+        try:
+            for places, block in self._in_chunks(tasks, train):
+                left[places] = False
+                yield block
+        except Exception as error:  # Serial says whether it is the model's fault
+            rest = np.flatnonzero(left)
+            for block in self._serial.sums([tasks[place] for place in rest.tolist()], weights_at(weights, rest)):
+                yield replace(block, places=rest[block.places])
+            self._give_up(_first_line(error))
 
     @override
     def close(self) -> None:
@@ -113,12 +126,19 @@ class BatchedRunner(Runner):
         return self._chunk * max(1, ahead)
 
     def _train_window(self, window: Sequence[TrainTask]) -> Iterator[Result]:
-        if self._falls_back(window):
+        if self._goes_serially(window):
             yield from self._serial.run(window)
             return
         found: dict[int, Result] = {}
-        for places, results in self._in_chunks(window, lambda some, _: train_chunk(self._job, self._functional, some)):
-            found.update(zip(places.tolist(), results, strict=True))
+        try:
+            for places, results in self._in_chunks(
+                window, lambda some, _: train_chunk(self._job, self._functional, some)
+            ):
+                found.update(zip(places.tolist(), results, strict=True))
+        except Exception as error:  # Serial says whether it is the model's fault
+            yield from self._serial.run(window)
+            self._give_up(_first_line(error))
+            return
         yield from (found[i] for i in range(len(window)))
 
     def _in_chunks(
@@ -150,8 +170,10 @@ class BatchedRunner(Runner):
         self._chunk = max(1, clients // 2)
         warnings.warn(f"memory ran out with {clients} clients at once; from here on {self._chunk}", stacklevel=2)
 
-    def _falls_back(self, tasks: Sequence[TrainTask]) -> bool:
-        """Whether tasks are trained serially instead; found out at the first ones."""
+    def _goes_serially(self, tasks: Sequence[TrainTask]) -> bool:
+        """Whether tasks are trained one after the other: a single one, or any if the model cannot be batched."""
+        if len(tasks) == 1:  # stacked alone it would take five times as long
+            return True
         if not self._checked and tasks:
             self._check(tasks)
         return bool(self._fallback)
@@ -160,12 +182,23 @@ class BatchedRunner(Runner):
         """Train a few tasks of unequal size both ways once; whatever goes wrong ends in the serial executor."""
         self._checked = True
         sample = _sample(self._job, window)
-        expected = list(self._serial.run(sample))
+        try:
+            expected = list(self._serial.run(sample))
+        except EvsimError as error:
+            if out_of_memory(error):
+                self._checked = False
+                raise
+            self._fallback = _first_line(error)  # said again, and better, when the tasks are trained in their order
+            return
         reason = self._reason(sample, expected)
         if reason:
-            self._fallback = reason
-            text = "the model cannot be trained in batches of clients, so one client after the other is trained"
-            warnings.warn(f"{text}: {reason}; set [executor] kind = 'workers' or 'serial'", stacklevel=2)
+            self._give_up(reason)
+
+    def _give_up(self, reason: str) -> None:
+        """From here on train serially."""
+        self._fallback = reason
+        text = "the model cannot be trained in batches of clients, so one client after the other is trained"
+        warnings.warn(f"{text}: {reason}; set [executor] kind = 'workers' or 'serial'", stacklevel=2)
 
     def _reason(self, sample: list[TrainTask], expected: Iterable[Result]) -> str:
         if self._functional.draws_globally:
@@ -176,15 +209,12 @@ class BatchedRunner(Runner):
                     self._functional.couples_samples = True
                 found = train_chunk(self._job, self._functional, sample)
         except Exception as error:  # whatever vmap cannot do; Serial has just shown that the model works
-            return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            return _first_line(error)
         return disagreement(self._job, expected, found)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on the host."""
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    return "not enough memory" in str(error) or "can't allocate memory" in str(error)
+def _first_line(error: Exception) -> str:
+    return shorten(said(error).splitlines()[0], _LONGEST_REASON)
 
 
 def _sample(job: Job, window: Sequence[TrainTask]) -> list[TrainTask]:

@@ -23,12 +23,12 @@ def batches(schedule: Schedule, n_samples: int, key: int, client: int, nth: int)
     `key` is ``rng.key(seed, "local")``; `nth` counts the client's tasks.
     """
     steps = int(schedule.n_steps(np.asarray([n_samples]))[0])
-    size = schedule.batch_size
+    size, used = schedule.batch_size, int(schedule.per_pass(np.asarray([n_samples]))[1][0])
     found: list[IntArray] = []
     epoch = 0
     while len(found) < steps:
-        order = np.argsort(rng.hash64(key, client, nth, epoch, np.arange(n_samples)), kind="stable")
-        found += [order[start : start + size] for start in range(0, n_samples, size)]
+        order = np.argsort(rng.hash64(key, client, nth, epoch, np.arange(n_samples)), kind="stable")[:used]
+        found += [order[start : start + size] for start in range(0, used, size)]
         epoch += 1
     return found[:steps]
 
@@ -91,7 +91,7 @@ class _Epochs:
 def _fill(rows: IntArray, counts: IntArray, of: _Epochs) -> None:
     """Write every pass over the samples into its places."""
     size = of.schedule.batch_size
-    per_epoch = -(-of.sizes // size)
+    per_epoch, used = of.schedule.per_pass(of.sizes)
     epoch, left = 0, per_epoch > 0
     while left.any():
         who = np.flatnonzero(left)
@@ -101,7 +101,7 @@ def _fill(rows: IntArray, counts: IntArray, of: _Epochs) -> None:
         order = np.lexsort((draws, task))  # stable: equal draws keep their order, as in `batches`
         own = of.data.index[of.data.offsets[of.clients[task]] + within[order]]
         step = epoch * per_epoch[task] + within // size
-        kept = step < of.steps[task]
+        kept = (step < of.steps[task]) & (within < used[task])
         rows[task[kept], step[kept], within[kept] % size] = own[kept]
         np.add.at(counts, (task[kept], step[kept]), 1)
         epoch += 1

@@ -8,6 +8,7 @@ import os
 import platform
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -16,19 +17,25 @@ from typing import Any, final
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from evsim.base.errors import EvsimError
+from evsim.base.user_code import said
+from evsim.training.draws import named_draws
 from evsim.training.executors.base import Executor, Job, Runner, TrainTask
 from evsim.training.executors.batched import Batched
 from evsim.training.executors.serial import Serial
 from evsim.training.executors.sums import Weights, weights_at
 from evsim.training.executors.threads import limited_threads
 from evsim.training.executors.workers import Workers, can_fork, usable_cores
+from evsim.training.models.modes import private_copy
 
 _ENOUGH_S = 0.4  # of one measurement, going by the best rate so far; repeated until it has taken so long
 _WORKER_CHUNK = 64
 _LONG_S = 1.0  # the same for workers: in a short one they would wait for each other at the end more than in a run
 _WARM = 4  # tasks of each worker until its memory is its own
 _START_S = 2.5  # what the first vmapped call may cost
+_FORK_S = 0.5  # what starting workers may cost
 _CLEARLY = 1.05  # a later candidate must be this much faster
+_NO_TIME = "no time left to measure it"
 _STEP_FLOPS = 1e7  # what calling a step costs, beside its arithmetic
 _KINDS: dict[str, type[Executor]] = {"serial": Serial, "batched": Batched, "workers": Workers}
 
@@ -39,7 +46,7 @@ class Pick:
     """What calibration found.
 
     Attributes:
-        executor: the fastest.
+        executor: the fastest of those that were measured; the first candidate if none was.
         rates: tasks per second of each candidate, or why it was not measured.
         seconds: what calibration took.
     """
@@ -49,10 +56,23 @@ class Pick:
     seconds: float
 
     @property
+    def unmeasured(self) -> list[str]:
+        """Candidates that there was no time for: one of them may be faster."""
+        return [name for name, rate in self.rates.items() if rate == _NO_TIME]
+
+    @property
     def why(self) -> str:
         """The reason in words."""
-        measured = [f"{name} {rate:.4g}/s" for name, rate in self.rates.items() if isinstance(rate, float)]
-        return f"{describe(self.executor)} was fastest: {', '.join(measured)}"
+        name = describe(self.executor)
+        measured = [f"{each} {rate:.4g}/s" for each, rate in self.rates.items() if isinstance(rate, float)]
+        left = f"; no time was left to measure {', '.join(self.unmeasured)}" if self.unmeasured else ""
+        if len(self.rates) == 1:
+            return f"{name} has no rival for this work"
+        if len(measured) > 1:
+            return f"{name} was fastest: {', '.join(measured)}{left}"
+        return (
+            f"{name} is the only one measured: {', '.join(measured)}{left}" if measured else f"nothing measured{left}"
+        )
 
 
 def calibrate(job: Job, tasks: Sequence[TrainTask], weights: Weights | None, limit_s: float) -> Pick:
@@ -61,15 +81,18 @@ def calibrate(job: Job, tasks: Sequence[TrainTask], weights: Weights | None, lim
     With weights the run wants `Runner.sums`, so that is timed.
     """
     start = perf_counter()
+    rivals = candidates(job, len(tasks))
+    if len(rivals) == 1:
+        return Pick(executor=rivals[0], rates={describe(rivals[0]): "the only candidate"}, seconds=0.0)
     rates: dict[str, float | str] = {}
     best: tuple[float, Executor] | None = None
-    for executor in candidates(job, len(tasks)):
+    for executor in rivals:
         left = limit_s - (perf_counter() - start)
         rate = _unpromising(executor, rates) or _measure(executor, _Trial(job, tasks, weights), rates, left)
         rates[describe(executor)] = rate
         if isinstance(rate, float) and (best is None or rate > best[0] * _CLEARLY):
             best = rate, executor
-    chosen = Serial() if best is None else best[1]
+    chosen = rivals[0] if best is None else best[1]
     return Pick(executor=chosen, rates=rates, seconds=perf_counter() - start)
 
 
@@ -89,7 +112,8 @@ def candidates(job: Job, n_tasks: int) -> list[Executor]:
         found += [Batched(chunk=chunk, threads=1) for chunk in chunks[-1:]]
         parts = sorted({min(_WORKER_CHUNK, n_tasks // usable_cores())} - {0, 1}) if several else []
         found += [Workers(chunk=chunk) for chunk in parts]
-    return found + [Batched(chunk=chunk, threads=threads) for chunk in chunks]
+    found += [Batched(chunk=chunk, threads=threads) for chunk in chunks]
+    return list(dict.fromkeys(found))  # with one thread some are the same
 
 
 def _unpromising(executor: Executor, rates: dict[str, float | str]) -> str:
@@ -128,14 +152,23 @@ def _measure(executor: Executor, trial: _Trial, rates: dict[str, float | str], l
     at_once = (getattr(executor, "chunk", None) or 1) * (usable_cores() if isinstance(executor, Workers) else 1)
     long = isinstance(executor, Workers) and executor.chunk == 1
     some = trial.first(max(at_once, int(pace * (_LONG_S if long else _ENOUGH_S)), 4))
-    if rates and (_START_S if at_once > 1 else 0.0) + 3 * len(some.tasks) / pace > left_s:
-        return "no time left to measure it"
+    if rates and _starting_s(executor, rates) + 3 * len(some.tasks) / pace > left_s:
+        return _NO_TIME
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a fallback is reported as the reason
         try:
             return _timed(executor, some, at_once)
-        except (RuntimeError, OSError) as error:
-            return f"{type(error).__name__}: {error}"
+        except (RuntimeError, OSError, EvsimError) as error:
+            if not rates and isinstance(error, EvsimError):
+                raise  # Serial says so: no executor can do better
+            return said(error)
+
+
+def _starting_s(executor: Executor, rates: dict[str, float | str]) -> float:
+    """What opening a candidate and its first tasks may cost, in seconds; the first vmapped call of all costs most."""
+    if (getattr(executor, "chunk", 1) or 1) > 1 and not any(name.startswith("batched") for name in rates):
+        return _START_S
+    return _FORK_S if isinstance(executor, Workers) else 0.0
 
 
 def _timed(executor: Executor, trial: _Trial, at_once: int) -> float | str:
@@ -180,11 +213,9 @@ def estimated_flops(job: Job) -> float:
     if size == 0:
         return _STEP_FLOPS
     counter = FlopCounterMode(display=False)
-    was_training = job.model.training
-    job.model.eval()  # training mode would move BatchNorm's statistics
-    with torch.no_grad(), limited_threads(1), counter:
-        job.model(job.data.x[:size].to(job.device))
-    job.model.train(was_training)
+    trial = private_copy(job.model).eval()  # training mode would move BatchNorm's statistics
+    with suppress(Exception), torch.no_grad(), limited_threads(1), named_draws(0, job.device), counter:
+        trial(job.data.x[:size].to(job.device))  # what a model raises is said when it trains
     return _STEP_FLOPS + 3.0 * float(counter.get_total_flops())
 
 
@@ -207,12 +238,15 @@ class Cache:
             saved = json.loads(self._path.read_text())
             settings = dict(saved["settings"])
             executor = _KINDS[settings.pop("kind")](**settings)
-            return Pick(executor=executor, rates=saved["rates"], seconds=float(saved["seconds"]))
+            pick = Pick(executor=executor, rates=saved["rates"], seconds=float(saved["seconds"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
+        return None if pick.unmeasured else pick
 
-    def save(self, pick: Pick) -> bool:
-        """Keep the pick; False if the folder cannot be written."""
+    def save(self, pick: Pick) -> str:
+        """Keep the pick; returns why it was not kept, or ""."""
+        if pick.unmeasured:
+            return "not kept, since rivals were not measured"
         content = {"settings": settings_of(pick.executor), "rates": pick.rates, "seconds": pick.seconds}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -220,8 +254,8 @@ class Cache:
             partial.write_text(json.dumps(content, indent=1))
             partial.replace(self._path)
         except OSError:
-            return False
-        return True
+            return "the cache folder cannot be written"
+        return ""
 
 
 def fingerprint(job: Job, n_tasks: int, *, summed: bool) -> str:

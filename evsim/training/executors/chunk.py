@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.func import grad, vmap
 
+from evsim.algorithms import tree
 from evsim.algorithms.base import Carry, OpeningPass, State
 from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload, Tree
@@ -68,8 +69,8 @@ def padding_matters(job: Job, functional: Functional, task: TrainTask) -> bool:
         samples = job.data.take(job.data.rows(np.array(rows)))
         batch = (samples, keys, torch.tensor(weights).to(job.device, job.dtype))
         found.append(gradients(job, functional, carry, received["buffers"], batch)[0])
-    size = max(float(leaf.abs().max()) for leaf in found[0].values())
-    gap = max(float((leaf - found[1][name]).abs().max()) for name, leaf in found[0].items())
+    one, other = tree.flat(found[0]), tree.flat(found[1])
+    size, gap = float(one.abs().max()), float((one - other).abs().max())
     return not gap <= min(tolerance(job), _CLEAR) * size
 
 
@@ -214,14 +215,23 @@ def gradients(
     for name, leaves in carry.items():
         values[name], dims[name] = split_shared(leaves)
     train, train_dims = values.pop("train"), dims.pop("train")
+    buffers, buffer_dims = _split_local(functional, buffers)
     key_dim = None if keys is None else 0
     mapped = vmap(
         grad(partial(_client_loss, job, functional), has_aux=True),
-        in_dims=(train_dims, dims, 0, 0, 0, 0, key_dim),
+        in_dims=(train_dims, dims, buffer_dims, 0, 0, 0, key_dim),
         randomness="error",
     )
     grads, (losses, new) = mapped(train, values, buffers, x, y, weights, keys)
     return grads, losses, new
+
+
+def _split_local(functional: Functional, buffers: Tree) -> tuple[Tree, dict[str, int | None]]:
+    """Buffers that never travel stay one for all clients, unless training has changed them; a mask may be large."""
+    if not functional.local:
+        return buffers, dict.fromkeys(buffers, 0)
+    local, dims = split_shared({name: leaf for name, leaf in buffers.items() if name in functional.local})
+    return {**buffers, **local}, {**dict.fromkeys(buffers, 0), **dims}
 
 
 def _client_loss(
@@ -240,8 +250,7 @@ def _opened(job: Job, functional: Functional, tasks: Sequence[TrainTask], carry:
         return carry
     alone = unstack({"train": carry["train"]}, len(tasks))
     pairs = [
-        mean_loss(job, task, {**_rest(carry, place), **alone[place]}, functional.evaluating())
-        for place, task in enumerate(tasks)
+        mean_loss(job, task, {**_rest(carry, place), **alone[place]}, functional) for place, task in enumerate(tasks)
     ]
     gradient = {name: torch.stack([leaves[name] for _, leaves in pairs]) for name in carry["train"]}
     return rule.opened(carry, torch.stack([loss for loss, _ in pairs]), gradient if rule.opening == "gradient" else {})

@@ -55,10 +55,10 @@ def keyed(model: nn.Module) -> list[KeyedDropout]:
     found: list[KeyedDropout] = []
     swapped: dict[int, KeyedDropout] = {}
     for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
+        for name, child in list(parent._modules.items()):  # noqa: SLF001  named_children leaves out a second name
             if isinstance(child, nn.modules.dropout._DropoutNd) and type(child) in _KINDS:  # noqa: SLF001
                 if id(child) not in swapped:
-                    swapped[id(child)] = KeyedDropout(child.p, _KINDS[type(child)])
+                    swapped[id(child)] = KeyedDropout(child.p, _KINDS[type(child)]).train(child.training)
                     found.append(swapped[id(child)])
                 setattr(parent, name, swapped[id(child)])
     return found

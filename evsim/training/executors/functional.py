@@ -6,14 +6,18 @@ leaves are put into the module's own slots, on a private copy of the model.
 
 from __future__ import annotations
 
-import copy
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, final
 
 import torch
 from torch import nn
 
+from evsim.algorithms import tree
+from evsim.training.draws import drawn_from, named_draws
 from evsim.training.executors.dropout import keyed, set_keys
+from evsim.training.models.leaves import local
+from evsim.training.models.modes import as_trained, evaluating, private_copy
 
 if TYPE_CHECKING:
     from evsim.algorithms.base import Apply
@@ -25,52 +29,73 @@ _Slots = dict[str, list[tuple[dict[str, torch.Tensor | None], str]]]
 
 @final
 class Functional:
-    """Runs the job's model; dropout and other random layers draw by the key of the step."""
+    """Runs the job's model; dropout and other random layers draw by the key of the step.
+
+    Attributes:
+        local: buffers that never travel, as every task begins with them.
+        uses_key: whether dropout modules draw by the key.
+        draws_globally: whether the model draws from the global generators of torch, NumPy or Python.
+        couples_samples: whether samples of a mini-batch are known to see each other.
+    """
 
     def __init__(self, job: Job) -> None:
-        self._model = copy.deepcopy(job.model).train()
-        self._dropout = keyed(self._model)
-        self._params = _slots(self._model, "_parameters")
-        self._buffers = _slots(self._model, "_buffers")
-        self._device, self._autocast = job.device.type, job.autocast
+        self.model = with_dense_gradients(as_trained(private_copy(job.model)))
+        self._dropout = keyed(self.model)
+        self._params = _slots(self.model, "_parameters")
+        self._buffers = _slots(self.model, "_buffers")
+        self._device, self._autocast = job.device, job.autocast
+        self.local = tree.apply(torch.clone, local(self.model))
         self.uses_key = bool(self._dropout)
-        self.draws_globally = _draws_globally(self._model, job)
-        self.couples_samples = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self._model.modules())  # noqa: SLF001
-        self.has_convolutions = any(leaf.dim() == 4 for leaf in self._model.parameters())  # noqa: PLR2004
+        self.draws_globally, self._draws_elsewhere = _draws_globally(self.model, job)
+        self.couples_samples = has_batch_norm(self.model)
+        self.has_convolutions = any(leaf.dim() == 4 for leaf in self.model.parameters())  # noqa: PLR2004
 
     def apply(self, key: torch.Tensor | None) -> Apply:
-        """The model in training mode, for one step."""
+        """The model in the modes it trains in, for one step."""
         return partial(self._call, key)
 
-    def evaluating(self) -> Apply:
-        """The model in evaluation mode, for passes that do not train."""
-        return self._evaluate
+    def evaluating(self, key: int) -> Apply:
+        """The model in evaluation mode, for passes that do not train; what it still draws is named by the key."""
+        return partial(self._evaluate, key)
 
-    def _evaluate(self, params: Tree, buffers: Tree, x: torch.Tensor) -> tuple[torch.Tensor, Tree]:
-        self._model.eval()
-        try:
+    def key(self, key: int) -> torch.Tensor | None:
+        """The key of a step as `apply` wants it; None if nothing is drawn."""
+        return torch.tensor(key, device=self._device) if self.uses_key or self.draws_globally else None
+
+    def _evaluate(self, key: int, params: Tree, buffers: Tree, x: torch.Tensor) -> tuple[torch.Tensor, Tree]:
+        with evaluating(self.model), named_draws(key, self._device):
             return self._call(None, params, buffers, x)
-        finally:
-            self._model.train()
 
     def _call(
         self, key: torch.Tensor | None, params: Tree, buffers: Tree, x: torch.Tensor
     ) -> tuple[torch.Tensor, Tree]:
-        own = {name: leaf.clone() for name, leaf in buffers.items()}  # BatchNorm writes into its buffers
+        given = {**self.local, **buffers} if self.local else buffers
+        own = {name: leaf.clone() for name, leaf in given.items()}  # BatchNorm writes into its buffers
         _put(self._params, params)
         _put(self._buffers, own)
         set_keys(self._dropout, key)
-        with torch.autocast(self._device, torch.bfloat16, enabled=self._autocast):
-            logits = self._seeded(key, x) if self.draws_globally and key is not None else self._model(x)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+            logits = self._seeded(key, x) if self.draws_globally and key is not None else self.model(x)
         return logits, {name: _get(self._buffers, name, leaf) for name, leaf in own.items()}
 
     def _seeded(self, key: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """For layers that draw from torch's global generator: it is seeded by the key and then put back."""
-        devices = [x.device] if x.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(int(key) & (2**63 - 1))
-            logits: torch.Tensor = self._model(x)
+        """For layers that draw from a global generator."""
+        with named_draws(int(key), self._device, self._draws_elsewhere):
+            logits: torch.Tensor = self.model(x)
             return logits
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether a model has layers in which samples of a mini-batch see each other."""
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules())  # noqa: SLF001
+
+
+def with_dense_gradients(model: nn.Module) -> nn.Module:
+    """The model, changed so that gradients of its embeddings are not sparse: the same numbers."""
+    for module in model.modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            module.sparse = False
+    return model
 
 
 def _slots(model: nn.Module, kind: str) -> _Slots:
@@ -98,19 +123,17 @@ def _get(slots: _Slots, name: str, default: torch.Tensor) -> torch.Tensor:
     return default if leaf is None else leaf
 
 
-@torch.no_grad()
-def _draws_globally(model: nn.Module, job: Job) -> bool:
-    """Whether a forward pass draws from torch's global generator, tried on two samples."""
+def _draws_globally(model: nn.Module, job: Job) -> tuple[bool, bool]:
+    """Whether a forward pass draws from torch's global generator, or from others, tried on two samples."""
     if len(job.data.x) == 0:
-        return False
-    trial = copy.deepcopy(model)
+        return False, False
+    trial = private_copy(model)
     x = job.data.x[:2].to(job.device).repeat_interleave(2, 0)  # never one sample alone, which BatchNorm refuses
-    devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        before = _generator_state(x.device)
-        trial(x)
-        return not torch.equal(before, _generator_state(x.device))
 
+    @torch.no_grad()
+    def run() -> None:
+        with suppress(Exception):  # training will say it, with client and task
+            trial(x)
 
-def _generator_state(device: torch.device) -> torch.Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+    torchs, others = drawn_from(run, job.device)
+    return torchs or others, others

@@ -46,7 +46,7 @@ class Lost:
     """A worker that died or could not train.
 
     Attributes:
-        what: what happened to it.
+        what: what happened to it, or the whole message of a fatal error.
         groups: its unfinished tasks.
         in_work: those it was training.
         fatal: whether trying again is pointless.
@@ -158,7 +158,9 @@ class Pool:
             return Trained(self._next_place(worker), *unpack(content, worker.station.outbox, own=True))
         if kind == "sums":
             return Summed(self._finish_group(worker), unpack(content, worker.station.outbox, own=True))
-        return self._lose(worker, f"a worker failed ({content})", fatal=kind == "error")
+        if kind == "error":
+            return self._lose(worker, content, fatal=True)
+        return self._lose(worker, f"a worker failed ({content})", fatal=False)
 
     def _lose(self, worker: _Worker, what: str, *, fatal: bool) -> Lost:
         """Give a worker up: it may have more to do, and its memory is in an unknown state."""

@@ -10,10 +10,12 @@ import torch
 from typing_extensions import override
 
 from evsim.base.errors import require
+from evsim.training.draws import torch_state
 from evsim.training.executors.base import Executor, Job, Result, Runner, TrainTask
 from evsim.training.executors.batches import BatchPlan, plan_batches
 from evsim.training.executors.functional import Functional
-from evsim.training.executors.opening import open_task
+from evsim.training.executors.naming import naming
+from evsim.training.executors.opening import gradient_of, open_task
 from evsim.training.executors.threads import limited_threads
 
 if TYPE_CHECKING:
@@ -65,20 +67,32 @@ class SerialRunner(Runner):
             some = tasks[start : start + _AHEAD]
             plan = plan_batches(self._job.rule.schedule, self._job.data, self._job.seed, some)
             for place, task in enumerate(some):
-                with limited_threads(self._threads):
-                    result = self._train(task, plan, place)
+                with limited_threads(self._threads), naming(self._job, task):
+                    result = self._trained(task, plan, place)
                 yield result
 
     @override
     def close(self) -> None:
         """Nothing to release."""
 
+    def _trained(self, task: TrainTask, plan: BatchPlan, place: int) -> Result:
+        """Train a task; once more, with named draws, if the model drew although it had not before."""
+        functional, device = self._functional, self._job.device
+        if functional.draws_globally:
+            return self._train(task, plan, place)
+        before = torch_state(device)
+        result = self._train(task, plan, place)
+        if torch.equal(before, torch_state(device)):
+            return result
+        functional.draws_globally = True
+        return self._train(task, plan, place)
+
     def _train(self, task: TrainTask, plan: BatchPlan, place: int) -> Result:
         """Train the task that has this place in the plan."""
         rule, received = self._job.rule, self._arranged(task.received)
         steps = int(plan.steps[place])
         carry = rule.begin(received, task.state, torch.tensor(task.version, device=self._job.device))
-        carry = open_task(self._job, task, carry, self._functional.evaluating())
+        carry = open_task(self._job, task, carry, self._functional)
         buffers = received["buffers"]
         losses = []
         for step in range(steps):
@@ -96,19 +110,15 @@ class SerialRunner(Runner):
         self, carry: Carry, buffers: Tree, plan: BatchPlan, place: tuple[int, int]
     ) -> tuple[Tree, torch.Tensor, Tree]:
         """Gradient of the mean loss of a step, the per-sample losses, the new buffers."""
-        data, device = self._job.data, self._job.device
+        data = self._job.data
         x, y = data.take(data.rows(plan.rows[place][: plan.counts[place]]))
-        key = torch.tensor(plan.keys[place], device=device) if self._draws else None
+        key = self._functional.key(plan.keys[place])
         train = {name: leaf.detach().requires_grad_() for name, leaf in carry["train"].items()}
         apply = self._functional.apply(key)
         with torch.enable_grad():
             per_sample, new = self._job.rule.loss(apply, {**carry, "train": train}, buffers, x, y)
-            grads = torch.autograd.grad(per_sample.mean(), list(train.values()))
-        return dict(zip(train, grads, strict=True)), per_sample.detach(), {k: v.detach() for k, v in new.items()}
-
-    @property
-    def _draws(self) -> bool:
-        return self._functional.uses_key or self._functional.draws_globally
+            grads = gradient_of(per_sample.mean(), train)
+        return grads, per_sample.detach(), {k: v.detach() for k, v in new.items()}
 
     def _arranged(self, received: Payload) -> Payload:
         return received if self._received is None else self._received(received)
@@ -129,8 +139,12 @@ class ChannelsLast:
 
 
 def gained(new: Tree, old: Tree) -> Tree:
-    """What the buffers gained."""
-    return {name: leaf - old[name] for name, leaf in new.items()}
+    """What the buffers that were received gained; narrow integers would wrap around below zero."""
+    return {name: _wide(new[name]) - _wide(leaf) for name, leaf in old.items()}
+
+
+def _wide(leaf: torch.Tensor) -> torch.Tensor:
+    return leaf if leaf.is_floating_point() else leaf.long()
 
 
 def _moments(losses: list[torch.Tensor]) -> tuple[float, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,13 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
+from evsim.base.errors import EvsimError
+from evsim.base.user_code import said
 from evsim.training.executors.arena import Arena, pack, unpack
 from evsim.training.executors.base import Job, Result, Runner, TrainTask
-from evsim.training.executors.batched import Batched, BatchedRunner, out_of_memory
+from evsim.training.executors.batched import Batched, BatchedRunner
 from evsim.training.executors.memory import keep_freed_memory
+from evsim.training.executors.naming import out_of_memory
 from evsim.training.executors.serial import Serial, SerialRunner
 from evsim.training.executors.sums import Weights, added_up_in_few
 
@@ -104,8 +106,8 @@ def _serve_group(station: Station, conn: Connection, runner: Runner, group: _Gro
         messages = _results(station, runner, group) if weights is None else _sums(station, runner, group, weights)
         for message in messages:
             conn.send(message)
-    except Exception as error:  # whatever it is, the parent says which task it was
-        what = traceback.format_exception_only(error)[-1].strip()
+    except Exception as error:  # whatever it is, the parent raises it again
+        what = str(error) if isinstance(error, EvsimError) else said(error)
         conn.send(("memory" if out_of_memory(error) else "error", what))
 
 

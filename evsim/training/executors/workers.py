@@ -139,6 +139,7 @@ class _Run:
         self._found: dict[int, Result] = {}
         self._blocks: dict[int, list[Block]] = {}  # by the first place of the group
         self._tries: dict[int, int] = {}
+        self._failed: dict[int, str] = {}  # by place: what the model said; raised when its turn comes
 
     def results(self) -> Iterator[Result]:
         """Results in order, while the workers go on."""
@@ -159,6 +160,8 @@ class _Run:
         self._deal(place)
         self._pump(block=False)
         while place not in found:
+            if place in self._failed:
+                raise TrainingError(self._failed[place])
             self._deal(place)
             self._pump(block=True)
 
@@ -186,7 +189,8 @@ class _Run:
         tasks = [self._tasks[place] for place in lost.in_work]
         named = ", ".join(f"task {task.task} of client {task.client}" for task in tasks)
         if lost.fatal:
-            raise TrainingError(f"{lost.what} while it trained {named}")
+            self._fail(lost)
+            return
         if max((self._tries[place] for place in lost.in_work), default=0) > 1:
             raise TrainingError(f"{lost.what} while it trained {named}, for the second time")
         text = f"{lost.what} while it trained {named}; tried once more in another worker"
@@ -195,6 +199,12 @@ class _Run:
             self._todo.extendleft([place] for group in reversed(lost.groups) for place in reversed(group))
         else:  # whole, so that the sums are the same
             self._todo.extendleft(reversed(lost.groups))
+
+    def _fail(self, lost: Lost) -> None:
+        """Keep an error until its turn comes: the first task in order that fails is named, as it would be serially."""
+        place = lost.groups[0][0]
+        self._failed[place] = lost.what
+        self._todo = deque(group for group in (*lost.groups[1:], *self._todo) if group[0] < place)
 
 
 def _group_size(job: Job, most_bytes: int) -> int:

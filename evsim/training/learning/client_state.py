@@ -1,7 +1,8 @@
 """What clients remember between their tasks: a chain of generations per client, stored lazily, spilled to disk.
 
 Only clients that had an accepted task have an entry. A state is never overwritten: accepting a task appends a
-generation, and `snapshot` pins the current ones, so that a checkpoint stays readable while the run goes on.
+generation, and `snapshot` pins the current ones, so that a checkpoint stays readable while the run goes on. Between
+`begin` and the next `begin` the generations of before are kept too, so that a server step that fails can be undone.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class ClientStates:
         self._memory: OrderedDict[Version, States] = OrderedDict()  # least recently used first
         self._on_disk: set[Version] = set()
         self._pinned: frozenset[Version] = frozenset()
+        self._before: dict[int, int] | None = None  # client -> generation, of those that advanced since `begin`
         self.bytes_in_memory = 0
 
     @property
@@ -69,11 +71,28 @@ class ClientStates:
         old = client, self.generation(client)
         new = client, old[1] + 1
         self._current[client] = new[1]
+        if self._before is not None:
+            self._before.setdefault(*old)
         self._memory[new] = states
         self.bytes_in_memory += _n_bytes(states)
         self._release(old)
         self._spill()
         return new[1]
+
+    def begin(self) -> None:
+        """What was put so far stands; what is put from now on can be undone."""
+        before, self._before = self._before or {}, {}
+        for version in before.items():
+            self._release(version)
+
+    def undo(self) -> None:
+        """Forget what was put since `begin`."""
+        before, self._before = self._before or {}, {}
+        for client, generation in before.items():
+            new, self._current[client] = self._current[client], generation
+            self._release((client, new))
+            if generation == 0:
+                del self._current[client]
 
     def snapshot(self) -> dict[int, int]:
         """Pin the current generations and release those pinned before; returns them by client."""
@@ -88,8 +107,9 @@ class ClientStates:
             self._temporary.cleanup()
 
     def _release(self, version: Version) -> None:
-        """Forget a generation that is neither current nor pinned."""
-        if version in self._pinned or self._current.get(version[0]) == version[1]:
+        """Forget a generation that is neither current nor pinned, nor may come back."""
+        client, generation = version
+        if version in self._pinned or generation in (self._current.get(client), (self._before or {}).get(client)):
             return
         if version in self._memory:
             self.bytes_in_memory -= _n_bytes(self._memory.pop(version))

@@ -8,34 +8,46 @@ import numpy as np
 import torch
 from torch.func import functional_call
 
+from evsim.base.errors import TrainingError
+from evsim.base.user_code import user_code
+from evsim.training.draws import named_draws
+from evsim.training.models.leaves import local
+from evsim.training.models.modes import evaluating
+
 if TYPE_CHECKING:
     from evsim.algorithms.tree import Tree
     from evsim.base.vocabulary import FloatArray
     from evsim.training.data.samples import Inputs, TrainingData
 
+    Stored = torch.Tensor | Inputs
+
+_WHILE = {"while": "it is evaluated"}
+
 
 @torch.no_grad()
 def evaluate(
-    model: torch.nn.Module, state: tuple[Tree, Tree], x: torch.Tensor | Inputs, y: torch.Tensor, batch_size: int
+    model: torch.nn.Module, state: tuple[Tree, Tree], x: Stored, y: torch.Tensor, batch_size: int, key: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss of each sample (float64) and whether its largest logit is right; two tensors of shape (samples,).
 
-    The samples may lie in host memory.
+    The samples may lie in host memory. What a model draws in evaluation mode it draws by the key.
+
+    Raises:
+        TrainingError: if the model raises anything.
     """
+    params, buffers = state[0], {**local(model), **state[1]}
     device = next((leaf.device for leaf in model.parameters()), x.device)
-    model.eval()
-    try:
-        losses = torch.empty(len(y), dtype=torch.float64, device=device)  # not lists: what is kept between
-        hits = torch.empty(len(y), dtype=torch.bool, device=device)  # batches would scatter the heap
+    losses = torch.empty(len(y), dtype=torch.float64, device=device)  # not lists: what is kept between
+    hits = torch.empty(len(y), dtype=torch.bool, device=device)  # batches would scatter the heap
+    with evaluating(model), named_draws(key, device), user_code(TrainingError, slot="model", cls=model, **_WHILE):
         for start in range(0, len(y), batch_size):
+            own = {**params, **{name: leaf.clone() for name, leaf in buffers.items()}}  # a model may write into buffers
             part = slice(start, start + batch_size)
-            logits = functional_call(model, state, (x[part].to(device),))
+            logits = functional_call(model, own, (x[part].to(device),))
             labels = y[part].to(device)
             losses[part] = torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none")
             hits[part] = logits.argmax(-1) == labels
-        return losses, hits
-    finally:
-        model.train()
+    return losses, hits
 
 
 def summarize(losses: torch.Tensor, hits: torch.Tensor) -> dict[str, float]:

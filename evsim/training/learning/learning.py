@@ -7,6 +7,7 @@ report. The timeline hears of it only through `Feedback`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -18,19 +19,25 @@ from evsim.algorithms import tree
 from evsim.algorithms.base import Method, State, StatefulMerge, StepInfo, SummingMerge
 from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload, Tree
+from evsim.algorithms.weighting import checked
 from evsim.base import rng
+from evsim.base.errors import TrainingError
 from evsim.base.profiling import part
+from evsim.base.user_code import user_code
 from evsim.base.vocabulary import Feedback, IntArray
 from evsim.training.data.samples import Inputs, TrainingData, fits, inputs
 from evsim.training.executors.base import Executor, Job, TrainTask
+from evsim.training.executors.probe import batch_of_one, probe, rehearse
 from evsim.training.executors.sums import Weights
 from evsim.training.executors.threads import limited_threads
 from evsim.training.learning.client_state import ClientStates
 from evsim.training.learning.evaluation import evaluate, per_client, summarize
 from evsim.training.learning.pending import Pending
-from evsim.training.learning.reports import Seen, averaged, feedback_of
+from evsim.training.learning.reports import Seen, feedback_of, moved
+from evsim.training.models.leaves import averaged, check_leaves, saved, trained
 
 if TYPE_CHECKING:
+    from evsim.base.caveat import Caveat
     from evsim.base.vocabulary import FloatArray
     from evsim.training.data.base import FederatedData
 
@@ -78,25 +85,53 @@ class Learning:
     ) -> None:
         self._method, self._seed, self._goal = method, setting.seed, setting.cohort_goal
         self._device, self._dtype = torch.device(setting.device), _DTYPES[setting.precision]
-        self._model = model.to(self._device, self._dtype).train()
+        check_leaves(model)
+        self._model = model.to(self._device, self._dtype)
         self._data = TrainingData.of(data, self._dtype, self._device)
         self._test = self._placed(data)
-        self._n_clients = data.n_clients
         self._server = self._initial_state()
         autocast = setting.precision == "bfloat16"
         job = Job(self._model, method.client_rule, self._data, self._dtype, autocast, self._device, setting.seed)
+        probe(job)
+        self._job = job
         self._runner = executor.open(job)
         self._sums_suffice = isinstance(method.merge, SummingMerge) and not method.upload
         self.client_states = ClientStates(setting.state_budget, setting.state_folder)
-        self._pending = Pending(method, job, self._runner, self.client_states, self._n_clients)
+        self.client_states.begin()
+        self._pending = Pending(method, job, self._runner, self.client_states)
         self._sent: tuple[int, Payload] | None = None
         self.version = 0
+        self._looked_at = -1, False  # a version, and whether it has diverged
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the current version holds a number that is not finite; looked at once per version, when asked."""
+        if self._looked_at[0] != self.version:
+            self._looked_at = self.version, not tree.is_finite({k: self._server[k] for k in ("model", "buffers")})
+        return self._looked_at[1]
 
     @property
     def plan(self) -> Mapping[str, object]:
         """The executor's plan."""
         streamed = {"samples": "streamed from host memory"} if self._data.streamed else {}
         return {**self._runner.plan, **streamed}
+
+    # -- before a run ------------------------------------------------------------------------------------------------
+
+    def caveats(self) -> list[Caveat]:
+        """What may go wrong in training, though it need not."""
+        alone = batch_of_one(self._job, np.diff(self._data.offsets))
+        return [] if alone is None else [alone]
+
+    def rehearse(self) -> None:
+        """Train one pass of the clients that differ most, evaluate a few samples, and throw it all away.
+
+        Raises:
+            TrainingError: if the model, the client rule or the broadcast raises anything.
+        """
+        rehearse(self._job, self._received())
+        x, y = (values[:2] for values in self._test)
+        evaluate(self._model, self._current(), x, y, batch_size=2, key=0)
 
     # -- what the timeline asks -------------------------------------------------------------------------------------
 
@@ -123,34 +158,41 @@ class Learning:
         """Train the tasks, merge their updates in (client, task) order, step the optimizer: the next version.
 
         Where the merge is a sum and nothing changes updates on their way, executors add up what they train. Without a
-        single finite update nothing changes, and the feedback says so.
+        single finite update nothing changes, and the feedback says so; nor where finite updates merge into one that is
+        not, which then are all invalid: their clients' states stay as they were.
 
         Raises:
             TrainingError: if the merge needs more updates; the model is then as it was.
         """
         order = self._pending.in_order(tasks)
-        weights = self._method.weighting.weights(self._pending.reports(order, self.version))
-        info = StepInfo(self.version, self._n_clients, self._goal, len(order), self._seed)
-        acc = self._method.merge.init(self._server, info)
+        with self._blaming("weighting"):
+            weights = checked(self._method.weighting, self._pending.reports(order, self.version))
+        info = StepInfo(self.version, self._pending.n_clients, self._goal, len(order), self._seed)
+        with self._blaming("merge"):
+            acc = self._method.merge.init(self._server, info)
         if self._sums_suffice and isinstance(acc, WeightedSums) and not self._pending.some_are_trained:
             seen = self._pending.add_up(order, weights, acc)
         else:
             acc, seen = self._add_each(order, weights, acc)
         usable = sum(valid for _, valid in seen.values())
-        if usable:
-            self._step(acc, replace(info, n_reports=usable))
+        if usable and not self._step(acc, replace(info, n_reports=usable)):
+            seen = {task: (utility, False) for task, (utility, _) in seen.items()}
+            self.client_states.undo()
+        self.client_states.begin()
         self.discard(order)
         return feedback_of(tasks, seen, dict(zip(order, weights[""].tolist(), strict=True)))
 
     @part("evaluation")
     def evaluate(self, batch_size: int) -> dict[str, float]:
         """Loss and accuracy of the current version on the central test set."""
-        return summarize(*evaluate(self._model, self._current(), *self._test, batch_size))
+        key = rng.key(self._seed, "evaluate", self.version)
+        return summarize(*evaluate(self._model, self._current(), *self._test, batch_size, key))
 
     @part("evaluation")
     def evaluate_clients(self, batch_size: int) -> dict[str, FloatArray]:
         """Loss and accuracy of the current version on each client's own samples."""
-        return per_client(*evaluate(self._model, self._current(), self._data.x, self._data.y, batch_size), self._data)
+        key, data = rng.key(self._seed, "evaluate clients", self.version), self._data
+        return per_client(*evaluate(self._model, self._current(), data.x, data.y, batch_size, key), data)
 
     @part("evaluation")
     def losses(self, clients: IntArray, max_samples: int | None = None, batch_size: int = 1024) -> FloatArray:
@@ -160,14 +202,16 @@ class Learning:
         if not sizes.sum():
             return np.full(len(rows), np.nan)
         picked = self._data.rows(np.concatenate(rows))
-        each, _ = evaluate(self._model, self._current(), self._data.x[picked], self._data.y[picked], batch_size)
+        x, y, key = self._data.x[picked], self._data.y[picked], rng.key(self._seed, "query loss", self.version)
+        each, _ = evaluate(self._model, self._current(), x, y, batch_size, key)
         totals = np.bincount(np.repeat(np.arange(len(rows)), sizes), each.cpu().numpy(), len(rows))
         return np.asarray(np.divide(totals, sizes, out=np.full(len(rows), np.nan), where=sizes > 0))
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Parameters and buffers of the current version, for the run folder."""
+        """The state dict of the current version, frozen parameters included, for the run folder."""
         params, buffers = self._current()
-        return {name: leaf.cpu().numpy() for name, leaf in {**params, **buffers}.items()}
+        own = {**saved(self._model), **params, **buffers}
+        return {name: leaf.cpu().numpy() for name, leaf in own.items()}
 
     def close(self) -> None:
         """Release the executor and the client states."""
@@ -183,8 +227,8 @@ class Learning:
 
     def _initial_state(self) -> State:
         # copies, since the module's own tensors are only a template from here on
-        params = {name: leaf.detach().clone().double() for name, leaf in self._model.named_parameters()}
-        buffers = {name: leaf.detach().clone() for name, leaf in self._model.named_buffers()}
+        params = {name: leaf.detach().clone().double() for name, leaf in trained(self._model).items()}
+        buffers = {name: leaf.detach().clone() for name, leaf in averaged(self._model).items()}
         merge = self._method.merge
         kept = merge.init_state(params) if isinstance(merge, StatefulMerge) else {}
         return {"model": params, "buffers": buffers, **self._method.server_optimizer.init(params), **kept}
@@ -195,7 +239,8 @@ class Learning:
     def _received(self) -> Payload:
         """What clients get from the current version, cast to the precision of training; one object per version."""
         if self._sent is None or self._sent[0] != self.version:
-            message = self._method.broadcast.send(self._server)
+            with self._blaming("broadcast"):
+                message = self._method.broadcast.send(self._server)
             self._sent = self.version, {name: tree.cast(leaves, self._dtype) for name, leaves in message.items()}
         return self._sent[1]
 
@@ -206,19 +251,30 @@ class Learning:
         for position, (task, resolved) in enumerate(self._pending.resolve(order, self.version)):
             if resolved.update is not None:
                 own = {name: float(values[position]) for name, values in weights.items()}
-                acc = self._method.merge.add(acc, resolved.update, own, metas[position])
+                with self._blaming("merge"):
+                    acc = self._method.merge.add(acc, resolved.update, own, metas[position])
             seen[task] = resolved.utility, resolved.update is not None
         return acc, seen
 
-    def _step(self, acc: object, info: StepInfo) -> None:
-        merge, server = self._method.merge, self._server
-        merged = merge.finish(acc, server, info)
-        kept = merge.next_state(acc, server, info) if isinstance(merge, StatefulMerge) else {}
-        if "model" in merged:  # else every report weighs nothing
-            buffers = {name: averaged(leaf, merged["buffers"][name]) for name, leaf in server["buffers"].items()}
-            stepped = self._method.server_optimizer.apply(server, merged, info)
-            self._server = {**stepped, "buffers": buffers, **kept}
+    def _step(self, acc: object, info: StepInfo) -> bool:
+        """The next version; False, and nothing changes, if the merged update is not finite."""
+        merge, optimizer, server = self._method.merge, self._method.server_optimizer, self._server
+        with self._blaming("merge"):
+            merged = merge.finish(acc, server, info)
+            if not tree.is_finite(merged):
+                return False
+            kept = merge.next_state(acc, server, info) if isinstance(merge, StatefulMerge) else {}
+        if optimizer.needs <= merged.keys():  # else every report weighs nothing
+            with self._blaming("server_optimizer"):
+                stepped = optimizer.apply(server, merged, info)
+            self._server = {**stepped, "buffers": _moved(server["buffers"], merged.get("buffers", {})), **kept}
         self.version += 1
+        return True
+
+    def _blaming(self, slot: str) -> AbstractContextManager[None]:
+        """What a policy of the method raises, as a sentence."""
+        cls = getattr(self._method, slot)
+        return user_code(TrainingError, slot=slot, cls=cls, **{"model version": self.version})
 
     def _some_rows(self, client: int, max_samples: int | None) -> IntArray:
         own = self._data.of_client(client)
@@ -226,3 +282,8 @@ class Learning:
             return own
         draws = rng.hash64(rng.key(self._seed, "query", self.version), client, np.arange(len(own)))
         return own[np.argsort(draws, kind="stable")[:max_samples]]
+
+
+def _moved(buffers: Tree, gained: Tree) -> Tree:
+    """The next buffers; those of which nothing came stay as they are."""
+    return {name: moved(leaf, gained[name]) if name in gained else leaf for name, leaf in buffers.items()}

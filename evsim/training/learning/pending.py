@@ -16,7 +16,9 @@ from evsim.algorithms import tree
 from evsim.algorithms.base import Method, ReportMeta, Reports, State
 from evsim.algorithms.tree import Payload
 from evsim.base import rng
+from evsim.base.errors import TrainingError
 from evsim.base.profiling import parts_of
+from evsim.base.user_code import user_code
 from evsim.base.vocabulary import IntArray
 from evsim.training.executors.base import Job, Result, Runner, TrainTask
 from evsim.training.executors.sums import Block, Weights, weights_at
@@ -38,12 +40,13 @@ class Pending:
         job: what executors know.
         runner: the open executor.
         states: of the clients; kept by the caller.
-        n_clients: size of the population.
     """
 
-    def __init__(self, method: Method, job: Job, runner: Runner, states: ClientStates, n_clients: int) -> None:
+    def __init__(self, method: Method, job: Job, runner: Runner, states: ClientStates) -> None:
         self._method, self._job, self._runner, self._states = method, job, runner, states
-        self._n_clients = n_clients
+        with_data = np.diff(job.data.offsets) > 0
+        self._places = np.cumsum(with_data) - 1  # a client's number among those with data
+        self.n_clients = int(with_data.sum())  # clients that can be drawn, which is what N means everywhere
         self._waiting: dict[int, TrainTask] = {}  # a state, if clients keep any, is looked up when the task is trained
         self._early: dict[int, Resolved] = {}  # trained before the server step that uses them
 
@@ -76,7 +79,7 @@ class Pending:
         for place, task in enumerate(tasks):
             own, steps = self._waiting[task], scheduled[place]
             samples, staleness = int(columns.samples[place]), int(columns.staleness[place])
-            run = (self._job.seed, self._n_clients, own.received)
+            run = (self._job.seed, self.n_clients, own.received, int(self._places[own.client]))
             done = min(steps, own.max_steps or steps)
             found.append(ReportMeta(own.client, task, samples, done, own.version, staleness, *run))
         return found
@@ -181,7 +184,8 @@ class Pending:
             name = f"upload{place}"
             state = self._moved(old[name]) if name in old else transform.init_client(update)
             key = rng.key(self._job.seed, "upload", place, task.client, task.nth)
-            update, states[name] = transform.encode(update, state, meta, key)
+            with user_code(TrainingError, slot="upload", cls=transform, client=task.client, task=task.task):
+                update, states[name] = transform.encode(update, state, meta, key)
         return update, states
 
     def _moved(self, state: State) -> State:

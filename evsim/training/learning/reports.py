@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import numpy as np
+import torch
 
 from evsim.algorithms.tree import Payload
 from evsim.base.vocabulary import Feedback, IntArray
-
-if TYPE_CHECKING:
-    import torch
-
 
 Seen = dict[int, tuple[float, bool]]  # by task: its utility, and whether its update is finite
 
@@ -27,10 +24,13 @@ class Resolved:
     utility: float
 
 
-def averaged(buffer: torch.Tensor, gained: torch.Tensor) -> torch.Tensor:
-    """Buffers are averaged and nothing else; integer ones are rounded."""
+def moved(buffer: torch.Tensor, gained: torch.Tensor) -> torch.Tensor:
+    """A buffer and the mean of what clients gained, nothing else; integers are rounded and never wrap around."""
     total = buffer.double() + gained
-    return total if buffer.is_floating_point() else total.round().to(buffer.dtype)
+    if buffer.is_floating_point():
+        return total
+    bounds = torch.iinfo(buffer.dtype)
+    return total.round().clamp(bounds.min, bounds.max).to(buffer.dtype)
 
 
 def feedback_of(tasks: IntArray, seen: Seen, weights: Mapping[int, float] | None = None) -> Feedback:

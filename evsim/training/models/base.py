@@ -6,7 +6,6 @@ in float32 without touching the global generator, so a float64 run starts from t
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -16,7 +15,11 @@ from torch import nn
 
 from evsim.base import rng
 from evsim.base.errors import ModelError
+from evsim.base.user_code import user_code
 from evsim.training.data.samples import inputs
+from evsim.training.draws import named_draws
+from evsim.training.models.leaves import check_leaves, uninitialised
+from evsim.training.models.modes import evaluating, private_copy
 
 if TYPE_CHECKING:
     from evsim.training.data.base import FederatedData
@@ -35,32 +38,39 @@ class Model(ABC):
 
 
 def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
-    """Build on the CPU in float32, whatever torch's defaults are, and put its global generator back."""
+    """Build on the CPU in float32, whatever torch's defaults are, and put all global generators back."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            torch.default_generator.manual_seed(rng.key(seed, "model") % 2**63)  # torch.manual_seed reseeds GPUs too
+        with named_draws(rng.key(seed, "model"), torch.device("cpu")), torch.device("cpu"):
             return make()
     finally:
         torch.set_default_dtype(default)
+
+
+def materialized(model: nn.Module, shape: tuple[int, ...], n_tokens: int | None) -> nn.Module:
+    """The model after one pass over zeros if it has lazy layers; call it where the model's draws are seeded."""
+    if uninitialised(model):
+        dtype = torch.float32 if n_tokens is None else torch.int64
+        with torch.no_grad(), evaluating(model):
+            model(torch.zeros((2, *shape), dtype=dtype))
+    return model
 
 
 def check_model(model: nn.Module, data: FederatedData) -> None:
     """Run two samples through the model and look at what comes out.
 
     Raises:
-        ModelError: if the inputs do not fit the model, or its output does not fit the labels.
+        ModelError: if a leaf cannot be trained, the inputs do not fit the model, or its output does not fit the labels.
     """
+    check_leaves(model)
     rows = min(2, len(data.y_test))
     x = inputs(data.x_test, torch.float32, tokens=data.n_tokens is not None)[:rows]
-    trial = copy.deepcopy(model).to("cpu", torch.float32).eval()  # the model itself stays as it is
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            logits = trial(x)
-    except Exception as error:  # whatever a user's code raises
-        kind = "token ids" if data.n_tokens is not None else "numbers"
-        raise ModelError(f"the model cannot take {kind} of shape {tuple(x.shape)}: {error}") from error
+    kind = "token ids" if data.n_tokens is not None else "numbers"
+    trial = private_copy(model).to("cpu", torch.float32).eval()  # the model itself stays as it is
+    task = {"while": f"it is given {kind} of shape {tuple(x.shape)}"}
+    with torch.no_grad(), named_draws(0, x.device), user_code(ModelError, slot="model", cls=model, **task):
+        logits = trial(x)
     expected = (rows, data.n_classes)
     if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:
         given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__

@@ -11,7 +11,8 @@ from typing_extensions import override
 
 from evsim.base import registry
 from evsim.base.errors import ModelError, ScenarioError, require
-from evsim.training.models.base import Model, seeded
+from evsim.base.user_code import user_code
+from evsim.training.models.base import Model, materialized, seeded
 
 
 @final
@@ -35,13 +36,15 @@ class Factory(Model):
         make = self._function()
         known = {"shape": shape, "n_classes": n_classes, "n_tokens": n_tokens}
         wanted = {name: known[name] for name in inspect.signature(make).parameters if name in known}
-        try:
-            module = seeded(seed, lambda: make(**{**wanted, **self.options}))
-        except Exception as error:  # whatever a user's code raises
-            raise ModelError(f"{self.target}: building the model failed: {type(error).__name__}: {error}") from error
-        if not isinstance(module, nn.Module):
-            raise ModelError(f"{self.target}: gave {type(module).__name__}; expected a torch.nn.Module")
-        return module
+
+        def made() -> nn.Module:
+            module = make(**{**wanted, **self.options})
+            if not isinstance(module, nn.Module):
+                raise ModelError(f"{self.target}: gave {type(module).__name__}; expected a torch.nn.Module")
+            return materialized(module, shape, n_tokens)
+
+        with user_code(ModelError, slot="model", cls=self.target, **{"while": "it is built"}):
+            return seeded(seed, made)
 
     def _function(self) -> Callable[..., Any]:
         try:

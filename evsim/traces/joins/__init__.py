@@ -1,0 +1,1 @@
+"""Who gets which device: one policy per module."""
