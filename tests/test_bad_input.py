@@ -128,14 +128,16 @@ def test_minimum_reports_above_minimum_cohort(refused):
         ("x = = 3", "SyntaxError: invalid syntax (mine.py, line 1)"),
         ("raise ValueError('not today')", "ValueError: not today"),
         ("import nowhere_to_be_found", "No module named 'nowhere_to_be_found'"),
-        ("", "module 'evsim_plugin_mine' has no attribute 'Mine'"),
+        ("", "mine.py has no attribute 'Mine'"),
     ],
 )
 def test_code_that_cannot_be_loaded(refused, code, why):
     Path("mine.py").write_text(code, encoding="utf-8")
     for _ in range(2):  # the second look-up does not find what the first left half loaded
         said = refused("run", "dry.toml", "-o", "selection.kind=mine.py:Mine")
-        assert said == f"-o selection.kind: cannot load 'mine.py:Mine': {why}"
+        first, *frames = said.splitlines()
+        assert first == f"-o selection.kind: cannot load 'mine.py:Mine': {why}"
+        assert all("mine.py, line 1" in each for each in frames)
 
 
 def test_a_module_that_is_a_file_beside_the_scenario(refused):
@@ -208,7 +210,9 @@ def test_a_trace_without_devices(refused):
 def test_a_population_that_never_comes_online_ends_with_that_reason(evsim):
     Path("trace.csv").write_text("device,start_s,stop_s\nann,5,5\n", encoding="utf-8")
     done = evsim("run", "dry.toml", "-o", "population.availability=trace.csv", "-o", "stop.virtual_time=", "--out", "r")
-    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.exit_code == 0
+    assert all(line.startswith("evsim: caveat: ") for line in done.stderr.splitlines())
+    assert "no device is online within the run" in done.stderr
     assert load_run("r").manifest["end"] == {"at": 0, "reason": "no_clients"}
 
 
@@ -241,7 +245,8 @@ def test_a_run_folder_that_already_exists(evsim, refused):
 def test_a_target_that_no_run_can_reach(evsim, refused, target):
     assert evsim("run", "dry.toml", "--out", "r").exit_code == 0
     said = refused("compare", "r", "--target", target)
-    assert said == f"target must lie in (0, 1], but got target={float(target)}"
+    assert said.startswith("a target of accuracy must ")
+    assert f"but got target={float(target):g}" in said
 
 
 @pytest.mark.parametrize("damage", ["", "{", "{}"])

@@ -11,8 +11,9 @@ from typing_extensions import override
 
 from evsim.algorithms import tree
 from evsim.algorithms.base import Merge, ReportMeta, Reports, State, StepInfo, SummingMerge
-from evsim.algorithms.company import name_of
+from evsim.algorithms.company import in_rounds, name_of
 from evsim.algorithms.sums import WeightedSums
+from evsim.base.caveat import Caveat
 from evsim.base.errors import Problem, require
 
 if TYPE_CHECKING:
@@ -31,6 +32,26 @@ class BufferMean(SummingMerge):
     """
 
     style: ClassVar[Literal["mean", "coordinate", "whole", "model"]] = "mean"
+
+    @override
+    def caveats(self, scenario: Any) -> Iterator[Caveat]:
+        aggregation = scenario.aggregation
+        size = aggregation.reports_per_step
+        if in_rounds(aggregation):
+            yield Caveat(
+                "buffer_mean_in_rounds",
+                f"merge buffer_mean divides by cohort_goal = {size}, however few reports came; it is FedBuff's",
+                remedy='use merge kind = "mean", or aggregation kind = "buffered"',
+            )
+        most = getattr(aggregation, "concurrency", size)
+        if getattr(aggregation, "period", None) is not None and size > most:
+            yield Caveat(
+                "buffer_mean_of_periods",
+                f"merge buffer_mean divides by buffer_size = {size}, however few reports a period brought: steps come "
+                "out too small",
+                f"concurrency = {most}",
+                "merge mean divides by the weights of those that came",
+            )
 
     @property
     @override
@@ -74,6 +95,21 @@ class Mixing(Merge["Payload"]):
                 f"{name_of(scenario.weighting)} gives a fresh report of 1000 samples the weight {weight:g}",
                 "weights of at most 1, which merge kind = 'mixing' multiplies by alpha",
                 "use weighting kind = 'uniform', or a staleness weighting with base = 'uniform'",
+            )
+
+    @override
+    def caveats(self, scenario: Any) -> Iterator[Caveat]:
+        size = scenario.aggregation.reports_per_step
+        if in_rounds(scenario.aggregation):
+            remedy = 'use aggregation kind = "buffered" with buffer_size = 1'
+            yield Caveat("mixing_in_rounds", "merge mixing is FedAsync's, not for rounds", remedy=remedy)
+        elif size > 1:
+            yield Caveat(
+                "mixing_in_buffers",
+                "FedAsync steps with every single report; in a buffer merge mixing takes them in one after the other, "
+                "and their staleness does not count each other",
+                f"buffer_size = {size}",
+                "set aggregation.buffer_size = 1",
             )
 
     @property

@@ -19,6 +19,11 @@ def in_rounds(aggregation: Any) -> bool:
     return hasattr(aggregation, "late_reports")
 
 
+def never_stale(aggregation: Any) -> bool:
+    """Whether no report can be stale: rounds that discard late ones."""
+    return getattr(aggregation, "late_reports", "keep") == "discard"
+
+
 def name_of(policy: object) -> str:
     """How a message names a policy."""
     return type(policy).__name__

@@ -14,7 +14,8 @@ from typing_extensions import override
 
 from evsim.algorithms import tree
 from evsim.algorithms.base import Merge, ReportMeta, State, StepInfo
-from evsim.algorithms.company import in_rounds
+from evsim.algorithms.company import in_rounds, never_stale
+from evsim.base.caveat import Caveat
 from evsim.base.errors import Problem, require
 
 if TYPE_CHECKING:
@@ -51,6 +52,15 @@ class Refl(Merge[Updates]):
         if not in_rounds(scenario.aggregation):
             given, hint = "refl without rounds", "a buffer may hold stale updates only, which refl weighs by fresh ones"
             yield Problem("merge.kind", given, 'refl with aggregation.kind = "synchronous", or buffer_mean', hint)
+
+    @override
+    def caveats(self, scenario: Any) -> Iterator[Caveat]:
+        if never_stale(scenario.aggregation):
+            yield Caveat(
+                "refl_without_stale",
+                "no report of a round is stale: merge refl is then the plain mean of the reports, without weights",
+                remedy='set aggregation.late_reports = "keep"',
+            )
 
     @property
     @override

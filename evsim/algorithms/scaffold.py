@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 import torch
@@ -34,11 +34,15 @@ from evsim.algorithms.base import (
     Update,
     Wires,
 )
+from evsim.algorithms.company import in_rounds
 from evsim.algorithms.local_sgd import LocalSgd, effective_steps
+from evsim.base.caveat import Caveat
 from evsim.base.errors import require
 from evsim.cost.work import Work
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from evsim.algorithms.tree import Payload, Tree
     from evsim.base.vocabulary import IntArray
 
@@ -74,6 +78,16 @@ class ScaffoldSgd(LocalSgd, OpeningPass):
     sends = frozenset({"model", "buffers", "control"})
 
     option: Literal[1, 2] = 2
+
+    @override
+    def caveats(self, scenario: Any) -> Iterator[Caveat]:
+        if not in_rounds(scenario.aggregation):
+            yield Caveat(
+                "scaffold_not_in_rounds",
+                "SCAFFOLD's analysis assumes that the clients of a step start from the same model; under this "
+                "aggregation they do not, so its guarantee does not carry over",
+                remedy='use aggregation kind = "synchronous"',
+            )
 
     @property
     @override

@@ -8,24 +8,42 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 from typing_extensions import override
 
 from evsim.algorithms.base import Reports, Weighting
+from evsim.algorithms.company import never_stale
+from evsim.algorithms.refl import Refl
+from evsim.base.caveat import Caveat
 from evsim.base.errors import require
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from evsim.base.vocabulary import FloatArray, IntArray
 
 Base = Literal["uniform", "samples"]
 _LEAST = 1e-150  # whose products with updates and sums are still far from underflow
 
 
+class Discount(Weighting):
+    """A weighting that means something only where reports can be stale."""
+
+    @override
+    def caveats(self, scenario: Any) -> Iterator[Caveat]:
+        if never_stale(scenario.aggregation) and not isinstance(scenario.merge, Refl):  # which makes its own weights
+            yield Caveat(
+                "nothing_to_discount",
+                "no report of a round is stale: the weighting has nothing to discount",
+                remedy='set aggregation.late_reports = "keep"',
+            )
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
-class PolynomialStaleness(Weighting):
+class PolynomialStaleness(Discount):
     """s = (1 + tau)^-a: FedBuff's 1/sqrt(1 + tau) at a = 0.5 (Nguyen et al. 2022); DynSGD at a = 1 (Jiang et al. 2017).
 
     Attributes:
@@ -46,7 +64,7 @@ class PolynomialStaleness(Weighting):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class HingeStaleness(Weighting):
+class HingeStaleness(Discount):
     """s = 1 if tau <= b, else 1 / (a (tau - b) + 1) (Xie et al. 2019, section 5).
 
     Attributes:
@@ -72,7 +90,7 @@ class HingeStaleness(Weighting):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class ExponentialStaleness(Weighting):
+class ExponentialStaleness(Discount):
     """s = e^-(1 + tau), and 1 for fresh reports: AdaSGD as REFL compares with it (Abdelmoniem et al. 2023).
 
     Attributes:

@@ -8,6 +8,10 @@ from typing import Any, final
 from typing_extensions import override
 
 
+class CaveatWarning(UserWarning):
+    """How a run from Python says a caveat; the command line prints it instead."""
+
+
 @final
 @dataclass(frozen=True)
 class Caveat:

@@ -6,6 +6,7 @@ rebuilds exceptions as ``type(e)(*e.args)``.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
@@ -74,8 +75,39 @@ class Problem:
 def report(problems: Iterable[Problem]) -> str:
     """All problems as the text of one error, a line each."""
     lines = [str(problem) for problem in problems]
-    head = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
-    return "\n".join([head, *(f"  {line}" for line in lines)])
+    return "\n".join([_count(len(lines)), *(f"  {line}" for line in lines)])
+
+
+def joined(errors: Iterable[Exception]) -> str:
+    """Several errors as the text of one: the lines of reports side by side, with one count.
+
+    >>> print(
+    ...     joined([ScenarioError(report([Problem("a", "1", "2"), Problem("b", "3", "4")])), TraceError("t.csv: no")])
+    ... )
+    3 problems
+      a: 1; expected 2
+      b: 3; expected 4
+      t.csv: no
+    """
+    lines = [line for error in errors for line in _lines(str(error))]
+    return "\n".join([_count(len(lines)), *(f"  {line}" for line in lines)])
+
+
+def _lines(message: str) -> list[str]:
+    """The problems in a message of `report`; another message is one, with all its lines."""
+    first, *rest = message.splitlines() or [""]
+    return (
+        [line.removeprefix("  ") for line in rest]
+        if rest and _HEAD.fullmatch(first)
+        else ["\n    ".join((first, *rest))]
+    )
+
+
+def _count(n: int) -> str:
+    return "1 problem" if n == 1 else f"{n} problems"
+
+
+_HEAD = re.compile(r"\d+ problems?")
 
 
 def require(condition: bool, message: str, /, **given: object) -> None:  # noqa: FBT001  a predicate reads best bare
@@ -97,7 +129,8 @@ def suggest(name: str, known: Iterable[str]) -> str:
     "did you mean 'exploration'? (known: exploration, pacer)"
     """
     names = sorted(known)
-    near = get_close_matches(name, names, n=1)
+    plain = {each.lower().replace("-", "_"): each for each in names}
+    near = [plain[each] for each in get_close_matches(name.lower().replace("-", "_"), plain, n=1)]
     listed = f"(known: {', '.join(names)})" if names else ""
     return f"did you mean '{near[0]}'? {listed}".strip() if near else listed
 

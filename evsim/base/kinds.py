@@ -101,6 +101,14 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "qfedavg": ("evsim.algorithms.qfedavg:QFedAvg", "divides by the sum of h (Li et al. 2020)"),
         "scaffold": ("evsim.algorithms.scaffold:Scaffold", "moves the model and the control (Karimireddy et al. 2020)"),
     },
+    "listener": {
+        "csv_log": ("evsim.run.listeners.csv_log:CsvLog", "every event as a line of events.csv"),
+        "perfetto": (
+            "evsim.run.listeners.perfetto:Perfetto",
+            "tasks and rounds as bars over time, for ui.perfetto.dev",
+        ),
+        "progress": ("evsim.run.listeners.progress:Progress", "a line now and then, for logs of batch jobs"),
+    },
     "executor": {
         "auto": (
             "evsim.training.executors.auto:Auto",

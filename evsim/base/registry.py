@@ -9,14 +9,17 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from evsim.base.errors import ScenarioError, suggest
 from evsim.base.kinds import BUILT_IN
+from evsim.base.user_code import own_frames
 
 #: What the names of modules begin with that were loaded from a file beside a scenario.
 FILE_MODULE = "evsim_plugin_"
@@ -32,7 +35,16 @@ class Entry:
     summary: str
 
 
+#: Slots that any class or function serves which makes the thing: a torch module, a listener.
+MADE = frozenset({"model", "listener"})
+
 _registered: dict[tuple[str, str], Entry] = {}
+_loaded: dict[Any, str] = {}  # what is not evsim's own, by class, function or module: its slot
+
+
+def plug_ins() -> dict[Any, str]:
+    """The classes, functions and modules loaded so far that are not evsim's own, with their slots."""
+    return dict(_loaded)
 
 
 def slots() -> tuple[str, ...]:
@@ -74,21 +86,29 @@ def load(slot: str, kind: str, folder: Path | None = None) -> Any:
         ScenarioError: if the kind is unknown or cannot be imported.
     """
     known = entries(slot)
-    if kind in known:
-        return _resolve(known[kind].target, folder)
-    if ":" in kind:
-        return _resolve(kind, folder)
-    raise ScenarioError(f"unknown kind {kind!r}; {suggest(kind, known)}")
+    if kind not in known and ":" not in kind and not kind.endswith(".py"):
+        raise ScenarioError(f"unknown kind {kind!r}; {suggest(kind, known)}")
+    found = _resolve(known[kind].target if kind in known else kind, folder)
+    home = str(getattr(found, "__module__", None) or getattr(found, "__name__", ""))
+    if not home.startswith("evsim.") and (callable(found) or isinstance(found, ModuleType)):
+        _loaded[found] = slot
+    return found
 
 
 def _resolve(target: str, folder: Path | None) -> Any:
     where, _, name = target.partition(":")
     try:
         module = _load_file(where, folder) if where.endswith(".py") else importlib.import_module(where)
-        return getattr(module, name) if name else module
-    except Exception as error:  # importing runs a user's code, which may raise anything
+        if not name:
+            return module
+        if not hasattr(module, name):
+            own = [each for each, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+            raise AttributeError(f"{where} has no attribute {name!r}; {suggest(name, own)}".rstrip("; "))  # noqa: TRY301
+        return getattr(module, name)
+    except (Exception, SystemExit) as error:  # importing runs a user's code, which may raise anything
         kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
-        raise ScenarioError(f"cannot load {target!r}: {kind}{error}{_file_hint(where, name, folder)}") from error
+        lines = "".join(f"\n  {line}" for line in own_frames(error))
+        raise ScenarioError(f"cannot load {target!r}: {kind}{error}{_file_hint(where, name, folder)}{lines}") from error
 
 
 def _file_hint(where: str, name: str, folder: Path | None) -> str:
@@ -99,12 +119,12 @@ def _file_hint(where: str, name: str, folder: Path | None) -> str:
 
 def _load_file(where: str, folder: Path | None) -> Any:
     path = ((folder or Path()) / where).resolve()
-    name = f"{FILE_MODULE}{path.stem}"
-    if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
+    name = f"{FILE_MODULE}{path.stem}_{zlib.crc32(bytes(path)):08x}"  # files of one name in two folders are two modules
+    if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise ImportError(f"no such file: {path.name}")
+        raise ImportError(f"no such file: {path.name}; looked for {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -20,7 +20,22 @@ if TYPE_CHECKING:
 
 _SHOWN = 3  # frames; the last ones say most
 #: Packages whose frames say nothing about a plug-in: evsim and what it is built on.
-_NOT_THE_USERS = frozenset({"evsim", "numpy", "pandas", "pyarrow", "pydantic", "scipy", "simpy", "torch", "typer"})
+_NOT_THE_USERS = frozenset(
+    {
+        "click",
+        "evsim",
+        "matplotlib",
+        "numpy",
+        "pandas",
+        "pyarrow",
+        "pydantic",
+        "rich",
+        "scipy",
+        "simpy",
+        "torch",
+        "typer",
+    }
+)
 
 
 def blame(error: BaseException, *, slot: str, cls: object, details: Mapping[str, object] | None = None) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from evsim.cli.base import app
+from evsim.cli.check_command import check
 from evsim.cli.data_commands import data
-from evsim.cli.look_commands import check, describe, list_kinds
+from evsim.cli.look_commands import describe, list_kinds
 from evsim.cli.run_command import run
 from evsim.cli.study_commands import compare, report, sweep
 from evsim.cli.trace_commands import traces

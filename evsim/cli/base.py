@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 from typing_extensions import override
 
+from evsim.base.culprit import explain
 from evsim.base.errors import EvsimError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # what shells report for SIGINT
+_LEAVING = ("click", "typer")  # packages whose exceptions are ways to leave
 _WIDE = 200  # columns when the output is no terminal: nothing is cut that a program may read
 
 Overrides = Annotated[
@@ -26,7 +28,10 @@ Overrides = Annotated[
 
 
 class _Group(TyperGroup):
-    """Errors that a user can cause end with a message and exit code 2, SIGINT with 130; neither with a traceback."""
+    """Errors that a user can cause end with a message and exit code 2, SIGINT with 130; neither with a traceback.
+
+    So do errors of a plug-in that nobody caught where it was called.
+    """
 
     @override
     def invoke(self, ctx: Any) -> Any:
@@ -38,6 +43,13 @@ class _Group(TyperGroup):
         except KeyboardInterrupt as stop:
             complain("interrupted")
             raise typer.Exit(INTERRUPTED) from stop
+        except (Exception, SystemExit) as error:
+            leaving = type(error).__module__.partition(".")[0] in _LEAVING
+            text = None if leaving else explain(error)
+            if text is None:  # typer's own ways to leave, or a fault of evsim
+                raise
+            complain(text)
+            raise typer.Exit(BAD_INPUT) from error
 
 
 app = typer.Typer(

@@ -1,34 +1,33 @@
-"""The caveats of a scenario on stderr, once."""
+"""Caveats on stderr, each once."""
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+from evsim.base.caveat import Caveat, CaveatWarning
 from evsim.cli.base import complain
 
-if TYPE_CHECKING:
-    from evsim.scenario import Scenario
 
-
-def caution(scenario: Scenario) -> list[str]:
-    """Say the caveats of a scenario, and return them."""
-    from evsim.scenario.caveats import caveats
-
-    found = caveats(scenario)
-    for caveat in found:
+def caution(caveats: Iterable[Caveat]) -> None:
+    """Say caveats."""
+    for caveat in caveats:
         complain(f"caveat: {caveat}")
-    return found
 
 
 @contextmanager
-def cautioned(scenario: Scenario) -> Iterator[None]:
-    """Say the caveats of a scenario; what runs inside does not warn of them again, as it would from Python."""
-    said = caution(scenario)
+def cautioned() -> Iterator[None]:
+    """Whatever runs inside says its caveats here, not as warnings of Python."""
     with warnings.catch_warnings():
-        for caveat in said:
-            warnings.filterwarnings("ignore", message=re.escape(caveat), category=UserWarning)
+        warnings.simplefilter("always", CaveatWarning)
+        plain = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: object) -> None:
+            if issubclass(category, CaveatWarning):
+                complain(f"caveat: {message}")
+            else:
+                plain(message, category, *rest)  # type: ignore[arg-type]  # as Python calls it
+
+        warnings.showwarning = show  # type: ignore[assignment]  # as Python documents it; put back on leaving
         yield

@@ -1,4 +1,4 @@
-"""Commands that look and change nothing: check, list, describe."""
+"""Commands that look and change nothing: list, describe."""
 
 from __future__ import annotations
 
@@ -7,22 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evsim.cli.base import Overrides, say, say_table
-
-
-def check(
-    scenario: Annotated[str, typer.Argument(help="A scenario file, a run folder, or the name of a bundled scenario.")],
-    override: Overrides = None,
-) -> None:
-    """Check a scenario and say what it means; every problem is reported at once."""
-    from evsim.cli.cautions import caution
-    from evsim.scenario import Scenario
-    from evsim.scenario.words import in_words
-
-    found = Scenario.load(scenario, override or ())
-    say_table(in_words(found))
-    said = caution(found)
-    say(f"{scenario}: {'runs, with caveats' if said else 'fine'}")
+from evsim.cli.base import say, say_table
 
 
 def list_kinds(
@@ -48,11 +33,12 @@ def describe(
 
 
 def _describe_scenario(path: str) -> None:
+    from evsim.run.assembly import population_of
     from evsim.scenario import Scenario
     from evsim.scenario.words import devices_in_words, in_words
 
     found = Scenario.load(path)
-    say_table([*in_words(found), ("", ""), *devices_in_words(found)])
+    say_table([*in_words(found), ("", ""), *devices_in_words(found, population_of(found))])
 
 
 def _describe_run(path: str) -> None:

@@ -32,7 +32,7 @@ def run(
     seeds = [] if seed is None else [f"seed={seed}"]
     chosen = Scenario.load(scenario, [*(override or ()), *seeds])
     watch = profile() if profiled else nullcontext()
-    with cautioned(chosen), claimed(out, chosen.name) as folder, progress(chosen.start) as show, watch as told:
+    with cautioned(), claimed(out, chosen.name) as folder, progress(chosen.start) as show, watch as told:
         Simulation(chosen, device=device).run(folder, show)
     if told is not None:
         say("\n".join(told.lines()))

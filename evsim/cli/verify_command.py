@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evsim.base.units import format_bytes, format_duration
 from evsim.cli.base import say, say_table
 
 if TYPE_CHECKING:
@@ -40,9 +41,18 @@ def _tell(folder: Path, verdict: Verdict) -> None:
     say_table([(check.name, f"{check.rows:,}", _result(check)) for check in verdict.checks])
     if verdict.lacks:
         say(f"an older folder: it lacks {', '.join(verdict.lacks)}; what needs them was not checked")
+    say_table([(name.replace("_", " "), _figure(name, value)) for name, value in verdict.figures.items()])
     wrong = [check.name for check in verdict.checks if not check.ok]
     said = f"{len(wrong)} checks are violated: {', '.join(wrong)}" if wrong else "everything that was checked is right"
     say(f"{folder}: {said}")
+
+
+def _figure(name: str, value: float | None) -> str:
+    if value is None:
+        return "never"
+    if name.endswith("_ms"):
+        return format_duration(value)
+    return format_bytes(value) if name.startswith("bytes") else f"{value:.1%}"
 
 
 def _result(check: Check) -> str:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
+from torch.nn import Module
 
 from evsim.algorithms.base import Wire, Wires, total_bytes
-from evsim.base.errors import Problem, ScenarioError, report
+from evsim.base.caveat import Caveat, CaveatWarning
+from evsim.base.culprit import explain
+from evsim.base.errors import EvsimError, Problem, ScenarioError, joined, report
 from evsim.base.profiling import part
 from evsim.base.vocabulary import IntArray
+from evsim.cost.pricing import Pricing
+from evsim.run.doubts import doubts
 from evsim.scenario import Scenario
 from evsim.scenario.caveats import caveats
 from evsim.traces.population import Population, populate
@@ -20,6 +26,35 @@ from evsim.training.data.base import FederatedData, federate
 from evsim.training.learning.learning import Learning, Method, Setting
 from evsim.training.models.base import check_model
 from evsim.training.models.leaves import wires as model_wires
+
+if TYPE_CHECKING:
+    from evsim.traces.availability import AvailabilityTrace
+    from evsim.traces.speed import DeviceSpeed
+    from evsim.training.executors.base import Executor
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """Everything a scenario names, open, before anything runs: what `evsim check` and a run have in common.
+
+    Attributes:
+        device: where training runs.
+        data: the clients' samples and the test set; None without `[data]`.
+        samples: data size of each client.
+        population: when each client is online and how fast it is.
+        model: a freshly initialised module; None in a dry run.
+        wires: how the dense model travels.
+        wire_bytes: what a message down and up is charged.
+    """
+
+    device: str
+    data: FederatedData | None
+    samples: IntArray
+    population: Population
+    model: Module | None
+    wires: Wires
+    wire_bytes: tuple[int, int]
 
 
 @final
@@ -34,6 +69,7 @@ class Parts:
         learning: the learning side; None in a dry run.
         true_model_bytes: size of the dense model that is really trained.
         wire_bytes: what a message down and up is charged.
+        caveats: what runs, but cannot mean what it seems to.
     """
 
     device: str
@@ -42,23 +78,105 @@ class Parts:
     learning: Learning | None
     true_model_bytes: int
     wire_bytes: tuple[int, int]
+    caveats: tuple[Caveat, ...] = ()
 
 
 def assemble(scenario: Scenario, device: str) -> Parts:
-    """Load everything a scenario names.
+    """Load everything a scenario names; its caveats are said as warnings.
 
     Raises:
         EvsimError: if something cannot be loaded or does not fit together.
     """
-    for caveat in caveats(scenario):
-        warnings.warn(caveat, UserWarning, stacklevel=3)
-    device = _pick_device(device) if scenario.training == "real" else "cpu"
-    data = _load_data(scenario)
-    samples = _data_sizes(scenario, data)
-    _check_population(scenario, samples)
-    population = _load_population(scenario, samples)
-    learning, wires = _load_learning(scenario, data, device)
-    return Parts(device, samples, population, learning, total_bytes(wires), _charged(scenario, wires))
+    opened = open_all(scenario, device)
+    said = (*caveats(scenario), *doubts(scenario, opened))
+    for caveat in said:
+        warnings.warn(str(caveat), CaveatWarning, stacklevel=3)
+    learning = None if opened.model is None else learning_of(scenario, opened, scenario.executor)
+    size = total_bytes(opened.wires)
+    return Parts(opened.device, opened.samples, opened.population, learning, size, opened.wire_bytes, said)
+
+
+def open_all(scenario: Scenario, device: str) -> Opened:
+    """Open data, traces and model; what does not depend on each other is tried even if another part failed.
+
+    Raises:
+        EvsimError: with everything that cannot be opened or does not fit together.
+    """
+    attempt = _Attempt()
+    device = attempt(_pick_device, device) if scenario.training == "real" else "cpu"
+    data = attempt(_load_data, scenario)
+    samples: Any = attempt(_data_sizes, scenario, data) if data is not None or scenario.data is None else None
+    count = scenario.population.clients or 1 if samples is None else len(samples)
+    availability, speed = attempt(_availability, scenario, count), attempt(_speed, scenario, count)
+    if samples is not None:
+        attempt(_check_population, scenario, samples)
+    wanted = scenario.training == "real" and data is not None
+    model = attempt(_open_model, scenario, data) if wanted else None
+    attempt.conclude()
+    population = _population(scenario, samples, availability, speed)
+    wires = _model_wires(model, scenario)
+    return Opened(device, data, samples, population, model, wires, _charged(scenario, wires))
+
+
+def learning_of(scenario: Scenario, opened: Opened, executor: Executor) -> Learning:
+    """The learning side of a run that trains."""
+    if opened.model is None or opened.data is None:
+        raise ScenarioError("a dry run has no learning side")
+    method = Method(
+        broadcast=scenario.broadcast,
+        client_rule=scenario.client_rule,
+        upload=scenario.upload,
+        weighting=scenario.weighting,
+        merge=scenario.merge,
+        server_optimizer=scenario.server_optimizer,
+    )
+    goal = scenario.aggregation.reports_per_step
+    setting = Setting(seed=scenario.seed, precision=scenario.precision, device=opened.device, cohort_goal=goal)
+    return Learning(method, opened.model, opened.data, executor, setting)
+
+
+def population_of(scenario: Scenario) -> Population:
+    """The clients' devices alone, without a model.
+
+    Raises:
+        EvsimError: if traces or data cannot be opened.
+    """
+    samples = _data_sizes(scenario, _load_data(scenario))
+    count = len(samples)
+    return _population(scenario, samples, _availability(scenario, count), _speed(scenario, count))
+
+
+def pricing_of(scenario: Scenario, population: Population) -> Pricing:
+    """What prices the tasks of a run."""
+    return Pricing(scenario.cost, population.speed, scenario.seed)
+
+
+@final
+class _Attempt:
+    """Calls what may fail, and keeps what went wrong until the end."""
+
+    def __init__(self) -> None:
+        self._errors: list[EvsimError] = []
+
+    def __call__(self, make: Callable[..., Any], *arguments: Any) -> Any:
+        """What `make` gives, or None if it failed."""
+        try:
+            return make(*arguments)
+        except EvsimError as error:
+            self._errors.append(error)
+        except Exception as error:  # of a plug-in
+            text = explain(error)
+            if text is None:
+                raise
+            self._errors.append(ScenarioError(text))
+        return None
+
+    def conclude(self) -> None:
+        """Raise what went wrong: one error as it is, several as one list."""
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            raise ScenarioError(joined(self._errors))
 
 
 def _charged(scenario: Scenario, model: Wires) -> tuple[int, int]:
@@ -108,18 +226,30 @@ def _data_sizes(scenario: Scenario, data: FederatedData | None) -> IntArray:
 
 
 @part("data")
-def _load_population(scenario: Scenario, samples: IntArray) -> Population:
-    table = scenario.population
-    count, seed, folder = len(samples), scenario.seed, scenario.folder
+def _availability(scenario: Scenario, n_devices: int) -> AvailabilityTrace:
+    options: dict[str, Any] = {"n_devices": n_devices, "seed": scenario.seed, "folder": scenario.folder}
+    return load_availability(scenario.population.availability, **options)
+
+
+@part("data")
+def _speed(scenario: Scenario, n_devices: int) -> DeviceSpeed:
+    options: dict[str, Any] = {"n_devices": n_devices, "seed": scenario.seed, "folder": scenario.folder}
+    return load_speed(scenario.population.speed, **options)
+
+
+@part("data")
+def _population(
+    scenario: Scenario, samples: IntArray, availability: AvailabilityTrace, speed: DeviceSpeed
+) -> Population:
     return populate(
-        n_clients=count,
-        availability=load_availability(table.availability, n_devices=count, seed=seed, folder=folder),
-        speed=load_speed(table.speed, n_devices=count, seed=seed, folder=folder),
-        join=table.join,
+        n_clients=len(samples),
+        availability=availability,
+        speed=speed,
+        join=scenario.population.join,
         sizes=samples,
         seed=scenario.seed,
         start_ms=scenario.start,
-        folder=folder,
+        folder=scenario.folder,
     )
 
 
@@ -135,24 +265,19 @@ def _check_population(scenario: Scenario, samples: IntArray) -> None:
         raise ScenarioError(report([problem]))
 
 
-def _load_learning(scenario: Scenario, data: FederatedData | None, device: str) -> tuple[Learning | None, Wires]:
-    """The learning side (None in a dry run), and how the dense model travels."""
-    if scenario.training == "none" or data is None or scenario.model is None:
-        numbers = max((scenario.cost.model_bytes or 0) // 4, 1)  # one leaf of float32 stands for the model
-        return None, {"model": {"": Wire(numbers, numbers)}}
+def _open_model(scenario: Scenario, data: FederatedData) -> Module | None:
+    if scenario.model is None:
+        return None
     model = scenario.model.build(
         shape=data.x.shape[1:], n_classes=data.n_classes, n_tokens=data.n_tokens, seed=scenario.seed
     )
     check_model(model, data)
-    method = Method(
-        broadcast=scenario.broadcast,
-        client_rule=scenario.client_rule,
-        upload=scenario.upload,
-        weighting=scenario.weighting,
-        merge=scenario.merge,
-        server_optimizer=scenario.server_optimizer,
-    )
-    goal = scenario.aggregation.reports_per_step
-    setting = Setting(seed=scenario.seed, precision=scenario.precision, device=device, cohort_goal=goal)
-    wires = model_wires(model, bits=64 if scenario.precision == "float64" else 32)
-    return Learning(method, model, data, scenario.executor, setting), wires
+    return model
+
+
+def _model_wires(model: Module | None, scenario: Scenario) -> Wires:
+    """How the dense model travels; without one, a leaf of float32 stands for it."""
+    if model is None:
+        numbers = max((scenario.cost.model_bytes or 0) // 4, 1)
+        return {"model": {"": Wire(numbers, numbers)}}
+    return model_wires(model, bits=64 if scenario.precision == "float64" else 32)

@@ -28,7 +28,7 @@ class Evaluations:
         learning: holds the model.
         server: tells the version.
         rows: where rows go.
-        on_accuracy: called after each evaluation but the last with the accuracy on the test set.
+        on_evaluation: called after each evaluation with its trigger and the metrics.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class Evaluations:
         learning: Learning,
         server: LiveServer,
         rows: Rows,
-        on_accuracy: Callable[[float], None],
+        on_evaluation: Callable[[str, Mapping[str, float]], None],
     ) -> None:
         self._table, self._learning, self._server, self._rows = table, learning, server, rows
-        self._on_accuracy = on_accuracy
+        self._on_evaluation = on_evaluation
         self._known: tuple[int, dict[str, float]] = (-1, {})  # version and its metrics
         self._told_version = -1
         self._due_at = -1  # the latest instant that is evaluated for its steps
@@ -71,8 +71,7 @@ class Evaluations:
         metrics = self._metrics()
         self._write(trigger, metrics)
         self._told_version, self.accuracy = self._server.version, metrics["accuracy"]
-        if trigger != "final":
-            self._on_accuracy(self.accuracy)
+        self._on_evaluation(trigger, metrics)
 
     def _metrics(self) -> dict[str, float]:
         """Metrics of the current version, computed once per version."""

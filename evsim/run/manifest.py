@@ -13,7 +13,7 @@ import numpy as np
 
 from evsim.base.errors import MissingExtraError
 from evsim.run.schema import FORMAT
-from evsim.scenario.caveats import caveats, sampling
+from evsim.scenario.caveats import sampling
 from evsim.timeline.world import ANSWER_BYTES
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def manifest(scenario: Scenario, parts: Parts, server: LiveServer, reason: str, 
         "rounds": server.rounds,
         "timeline_hash": server.timeline_hash,
         "trace_hash": _trace_hash(parts.population),
-        "caveats": caveats(scenario),
+        "caveats": [caveat.to_json() for caveat in parts.caveats],
         "population": _population(parts),
         "cost": _cost(scenario, parts),
         "executor": {} if parts.learning is None else dict(parts.learning.plan),
@@ -59,8 +59,8 @@ def _population(parts: Parts) -> dict[str, Any]:
         "clients_with_data": int((parts.samples > 0).sum()),
         "distinct_devices": len(np.unique(population.device)),
         "clones": int((population.clone > 0).sum()),
-        "join": type(population.join).__name__.lower(),
         "period_ms": _one_for_all(population.availability.period),
+        "join": type(population.join).__name__.lower(),
         "notes": [note.to_json() for note in population.notes],
     }
 

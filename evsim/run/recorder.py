@@ -74,6 +74,11 @@ class Recorder:
             for name, layout in self._schemas.items()
         }
 
+    @property
+    def folder(self) -> Path:
+        """Where the run is written."""
+        return self._folder
+
     def keep_scenario(self, text: str) -> None:
         """Write the resolved scenario, before anything happens: a killed run then says what it was."""
         _atomically(self._folder / _SCENARIO, lambda path: path.write_text(text, encoding="utf-8"))
@@ -105,7 +110,12 @@ class Recorder:
 
     @part("recording")
     def finish(
-        self, *, manifest: Mapping[str, object], scenario_toml: str, tensors: Mapping[str, np.ndarray] | None
+        self,
+        *,
+        manifest: Mapping[str, object],
+        scenario_toml: str,
+        tensors: Mapping[str, np.ndarray] | None,
+        model: str = "model",
     ) -> None:
         """Turn the journal into tables, write the other files, remove the journal."""
         self.flush()
@@ -115,7 +125,7 @@ class Recorder:
             _atomically(self._folder / f"{name}.parquet", lambda path, source=source: _to_parquet(source, path))
         if tensors is not None:
             whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}  # keeps scalars as they are
-            _atomically(self._folder / "model.safetensors", lambda path: save_file(whole, str(path)))
+            _atomically(self._folder / f"{model}.safetensors", lambda path: save_file(whole, str(path)))
         self.keep_scenario(scenario_toml)
         text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
         _atomically(self._folder / "manifest.json", lambda path: path.write_text(text, encoding="utf-8"))

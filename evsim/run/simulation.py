@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, final
 import numpy as np
 
 from evsim.algorithms.base import ClientRule, PartialWork
+from evsim.base.errors import EvsimError
 from evsim.base.profiling import part
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import Rank
@@ -24,9 +25,12 @@ from evsim.run.evaluations import Evaluations
 from evsim.run.manifest import manifest
 from evsim.run.named import Named
 from evsim.run.online import OnlineCounts
+from evsim.run.pace import Pace
 from evsim.run.reachable import sessions_of
 from evsim.run.recorder import Recorder
+from evsim.run.stops import Stops
 from evsim.scenario import Scenario
+from evsim.timeline.audience import Audience, RunFacts
 from evsim.timeline.clock import Clock
 from evsim.timeline.manager import ClientManager
 from evsim.timeline.server import LiveServer
@@ -66,11 +70,12 @@ class Simulation:
     Args:
         scenario: what to run.
         device: "cpu", "cuda", or "auto": a GPU where there is one.
+        listeners: objects that are told what happens, besides those of the scenario (`timeline/audience.py`).
     """
 
-    def __init__(self, scenario: Scenario, *, device: str = "auto") -> None:
+    def __init__(self, scenario: Scenario, *, device: str = "auto", listeners: Sequence[object] = ()) -> None:
         self.scenario = scenario
-        self._device = device
+        self._device, self._listeners = device, tuple(listeners)
 
     def run(self, out: str | Path, on_progress: Callable[[Snapshot], None] | None = None) -> Path:
         """Run to the end and write the run folder `out`; returns its path.
@@ -82,9 +87,11 @@ class Simulation:
         """
         began = time.perf_counter()
         parts = assemble(self.scenario, self._device)
+        listeners = [spec.make() for spec in self.scenario.listener]
+        audience = Audience([*listeners, *self._listeners])
         recorder = Recorder(Path(out))
         recorder.keep_scenario(self.scenario.to_toml())
-        live = _Live(self.scenario, parts, recorder, began)
+        live = _Live(self.scenario, parts, recorder, audience, began)
         live.on_progress = on_progress
         with _interruptible(live.interrupt):
             live.run()
@@ -95,20 +102,20 @@ class Simulation:
 class _Live:
     """A run in progress."""
 
-    def __init__(self, scenario: Scenario, parts: Parts, recorder: Recorder, began: float) -> None:
-        self._scenario, self._parts, self._recorder = scenario, parts, recorder
+    def __init__(self, scenario: Scenario, parts: Parts, recorder: Recorder, audience: Audience, began: float) -> None:
+        self._scenario, self._parts, self._recorder, self._audience = scenario, parts, recorder, audience
         self._began, self._last_progress = began, 0.0
-        self._failed_in_a_row = 0
+        self._pace = Pace(scenario.engine, trains=parts.learning is not None, wanted=_wants_events(scenario, audience))
         self.on_progress: Callable[[Snapshot], None] | None = None
         self._clock = Clock()
         replay = Sessions(parts.population.availability, self._on_window)
         self._online = OnlineCounts(len(replay.online_at_start()), scenario.record.availability_every)
         self._server = LiveServer(self._world(replay), self._on_step)
+        learning = parts.learning
+        self._stops = Stops(scenario.stop, self._server.end, lambda: learning is not None and learning.diverged)
         self._evaluations: Evaluations | None = None
-        if parts.learning is not None:
-            self._evaluations = Evaluations(
-                scenario.evaluation, parts.learning, self._server, recorder, self._on_accuracy
-            )
+        if learning is not None:
+            self._evaluations = Evaluations(scenario.evaluation, learning, self._server, recorder, self._on_evaluation)
 
     def interrupt(self) -> None:
         """End at the next event."""
@@ -125,8 +132,11 @@ class _Live:
                 self._server.end("nothing_left")
             if self._evaluations is not None:
                 self._evaluations.at_end()
+            self._audience.tell("ended", self._clock.now, self._server.end_reason)
         except BaseException as problem:
             error = f"error: {problem}"
+            with suppress(EvsimError):  # listeners close their files
+                self._audience.tell("ended", self._clock.now, error)
             raise
         finally:
             self._finish(error)
@@ -148,10 +158,23 @@ class _Live:
             rows=Named(self._recorder, pricing, scenario.client_rule.schedule),
             seed=scenario.seed,
             horizon=FOREVER if scenario.stop.virtual_time is None else scenario.stop.virtual_time,
+            audience=self._audience,
+            by_events=self._pace.by_events,
         )
 
     def _start(self) -> None:
-        horizon = self._scenario.stop.virtual_time
+        scenario = self._scenario
+        facts = RunFacts(
+            name=scenario.name,
+            seed=scenario.seed,
+            n_clients=len(self._parts.samples),
+            start_ms=scenario.start,
+            horizon_ms=scenario.stop.virtual_time,
+            folder=self._recorder.folder,
+            end=self._server.end,
+        )
+        self._audience.tell("started", facts)
+        horizon = scenario.stop.virtual_time
         if horizon is not None:
             self._clock.call(horizon, Rank.END, partial(self._server.end, "virtual_time"))
         self._server.start(self._scenario.aggregation)
@@ -161,23 +184,18 @@ class _Live:
     # -- what happens on the way ------------------------------------------------------------------------------------
 
     def _on_step(self, applied: bool, number: int) -> None:  # noqa: FBT001  a column of the round's row
-        stop, server = self._scenario.stop, self._server
-        self._failed_in_a_row = 0 if applied else self._failed_in_a_row + 1
         if applied and self._evaluations is not None:
             self._evaluations.after_step(self._clock)
-        if stop.server_steps is not None and server.version >= stop.server_steps:
-            server.end("server_steps")
-        if stop.rounds is not None and number + 1 >= stop.rounds:
-            server.end("rounds")
-        if self._failed_in_a_row >= stop.failed_rounds:
-            server.end("failed_rounds")
+        self._stops.after_step(applied=applied, number=number, version=self._server.version)
+        self._pace.watch(self._server.agenda, self._clock.now)
         self._progress()
 
-    def _on_accuracy(self, accuracy: float) -> None:
-        target = self._scenario.stop.target_accuracy
-        if target is not None and accuracy >= target:
-            self._server.end("target_accuracy")
-        self._progress()
+    def _on_evaluation(self, trigger: str, metrics: Mapping[str, float]) -> None:
+        if self._audience.hears("evaluated"):
+            self._audience.tell("evaluated", self._clock.now, self._server.version, dict(metrics))
+        if trigger != "final":
+            self._stops.after_evaluation(metrics)
+            self._progress()
 
     def _on_window(self, edges: Edges) -> None:
         self._online.add(edges)
@@ -214,10 +232,13 @@ class _Live:
         for rows in sessions_of(parts.population.availability, wanted, self._clock.now):
             self._recorder.append("sessions", rows)
         wall = time.perf_counter() - self._began
+        told = manifest(self._scenario, parts, server, error or server.end_reason, wall)
+        told |= {"engine": self._pace.told(server.agenda), "diverged_at_version": self._stops.diverged_at}
         self._recorder.finish(
-            manifest=manifest(self._scenario, parts, server, error or server.end_reason, wall),
+            manifest=told,
             scenario_toml=self._scenario.to_toml(),
             tensors=None if parts.learning is None else parts.learning.tensors(),
+            model="model" if self._stops.diverged_at is None else "model.diverged",
         )
         if parts.learning is not None:
             parts.learning.close()
@@ -236,6 +257,13 @@ class _Live:
             "latency_ms": population.speed.latency_ms,
             "online_share": population.availability.online_share(),
         }
+
+
+def _wants_events(scenario: Scenario, audience: Audience) -> str:
+    """Who needs each thing to be an event of its own, in words."""
+    if audience.wants_every:
+        return "a listener is told of every event"
+    return "the selector is told of every report at its instant" if scenario.selection.prompt else ""
 
 
 def _partial(rule: ClientRule) -> PartialWork | None:

@@ -13,18 +13,21 @@ from typing import Any, Literal, final
 
 from evsim.aggregation.base import Aggregator
 from evsim.algorithms.base import Broadcast, ClientRule, Merge, ServerOptimizer, Upload, Weighting
+from evsim.base.caveat import Caveat
 from evsim.base.errors import ScenarioError, report
 from evsim.base.units import TimeOfDay
 from evsim.cost.pricing import CostModel
 from evsim.scenario import dumping, together
 from evsim.scenario.assembling import assemble
 from evsim.scenario.layers import Layer, find, override, read
-from evsim.scenario.tables import DataTable, EvaluationTable, PopulationTable, RecordTable, Stop
+from evsim.scenario.listening import Listener
+from evsim.scenario.paths import from_working_directory
+from evsim.scenario.tables import DataTable, EngineTable, EvaluationTable, PopulationTable, RecordTable, Stop
 from evsim.selection.base import Selector
 from evsim.training.executors.base import Executor
 from evsim.training.models.base import Model
 
-__all__ = ["DataTable", "EvaluationTable", "PopulationTable", "RecordTable", "Scenario", "Stop"]
+__all__ = ["DataTable", "EngineTable", "EvaluationTable", "PopulationTable", "RecordTable", "Scenario", "Stop"]
 
 
 @final
@@ -61,7 +64,10 @@ class Scenario:
         executor: how tasks are really trained.
         evaluation: when the model is evaluated.
         record: what the run folder holds.
+        engine: how the timeline moves.
+        listener: who is told what happens.
         folder: where relative paths are looked up; no part of the file.
+        notes: what loading the file found worth saying; no part of the file.
     """
 
     name: str
@@ -86,7 +92,10 @@ class Scenario:
     executor: Executor
     evaluation: EvaluationTable = field(default_factory=EvaluationTable)
     record: RecordTable = field(default_factory=RecordTable)
+    engine: EngineTable = field(default_factory=EngineTable)
+    listener: tuple[Listener, ...] = ()
     folder: Path = field(default=Path(), compare=False)
+    notes: tuple[Caveat, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         problems = together.problems({each.name: getattr(self, each.name) for each in fields(self)})
@@ -94,18 +103,22 @@ class Scenario:
             raise ScenarioError(report(problems))
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
+    def load(cls, path: str | Path, overrides: Sequence[str] = (), *, paths_from: str | Path = ".") -> Scenario:
         """A scenario from a file, a run folder, or the name of a bundled scenario.
 
         Args:
             path: of the TOML file.
             overrides: ``"section.key=value"``, applied in order.
+            paths_from: where relative paths in overrides begin; what is not there is looked up beside the file.
 
         Raises:
             ScenarioError: with every problem found.
         """
         file = find(path)
-        layers = [*read(file), *(override(text) for text in overrides)]
+        typed = [override(text) for text in overrides]
+        if Path(paths_from).resolve() != file.parent.resolve():
+            typed = [from_working_directory(layer, Path(paths_from)) for layer in typed]
+        layers = [*read(file), *typed]
         return cls(**assemble(cls, layers, name=file.stem, folder=file.parent), folder=file.parent)
 
     @classmethod

@@ -1,4 +1,8 @@
-"""What runs, but not as one may think, or without what theory promises: said by `evsim check` and before a run."""
+"""What runs, but not as one may think, or without what theory promises: what a scenario alone can tell.
+
+What can be told once its traces, data and model are open is in `evsim.run.doubts`; what a policy knows of itself it
+says itself (`Policy.caveats`).
+"""
 
 from __future__ import annotations
 
@@ -7,21 +11,23 @@ from typing import TYPE_CHECKING
 
 from evsim.aggregation.buffered import Buffered
 from evsim.aggregation.synchronous import Synchronous
-from evsim.algorithms.asynchronous import BufferMean, Mixing
 from evsim.algorithms.dp import DpMean
 from evsim.algorithms.privacy import Sampling
-from evsim.algorithms.refl import Refl
-from evsim.algorithms.scaffold import ScaffoldSgd
-from evsim.algorithms.staleness import ExponentialStaleness, HingeStaleness, PolynomialStaleness
+from evsim.base.caveat import Caveat
+from evsim.base.policy import policies
 from evsim.selection.uniform import Uniform
 
 if TYPE_CHECKING:
     from evsim.scenario import Scenario
 
+_NEARLY_ONE = 1.05  # an over-commitment below that leaves nobody to spare
 
-def caveats(scenario: Scenario) -> list[str]:
-    """Every caveat of a scenario, a sentence each; what cannot work at all is a problem and no caveat."""
-    return [caveat for check in _CHECKS for caveat in check(scenario)]
+
+def caveats(scenario: Scenario) -> list[Caveat]:
+    """Every caveat of a scenario; what cannot work at all is a problem and no caveat."""
+    own = [caveat for check in _CHECKS for caveat in check(scenario)]
+    said = [caveat for policy in policies(scenario) for caveat in policy.caveats(scenario)]
+    return list(dict.fromkeys((*scenario.notes, *own, *said)))
 
 
 def sampling(scenario: Scenario, n_clients: int) -> Sampling:
@@ -39,71 +45,53 @@ def sampling(scenario: Scenario, n_clients: int) -> Sampling:
     )
 
 
-def _scaffold(scenario: Scenario) -> Iterator[str]:
-    if isinstance(scenario.client_rule, ScaffoldSgd) and not isinstance(scenario.aggregation, Synchronous):
-        yield (
-            "SCAFFOLD's analysis assumes that the clients of a step start from the same model; under this aggregation "
-            "they do not, so its guarantee does not carry over"
+# -- lost devices ------------------------------------------------------------------------------------------------------
+
+
+def _no_task_timeout(scenario: Scenario) -> Iterator[Caveat]:
+    """A buffer has no default timeout: which one is fair depends on the tasks, and any would change what a run is."""
+    aggregation = scenario.aggregation
+    if isinstance(aggregation, Buffered) and aggregation.task_timeout is None and _devices_leave(scenario):
+        yield Caveat(
+            "no_task_timeout",
+            "a device that leaves holds its slot until it comes back, often for hours: fewer clients are at work than "
+            "concurrency says, which slows this arm against rounds with a deadline",
+            f"concurrency = {aggregation.concurrency}, no task_timeout",
+            "set aggregation.task_timeout to a few times the duration of a slow task, such as the deadline of the "
+            "rounds it is compared with",
         )
 
 
-def _privacy(scenario: Scenario) -> Iterator[str]:
+def _no_deadline(scenario: Scenario) -> Iterator[Caveat]:
+    aggregation = scenario.aggregation
+    if not isinstance(aggregation, Synchronous) or not _devices_leave(scenario):
+        return
+    limited = aggregation.reporting_deadline is not None or aggregation.pacing is not None
+    if not limited and aggregation.over_commitment < _NEARLY_ONE:
+        yield Caveat(
+            "no_deadline",
+            "a round without a deadline and without clients to spare waits until its slowest client reported, or came "
+            "back after it was lost, which can take hours",
+            f"over_commitment = {aggregation.over_commitment:g}",
+            "set aggregation.reporting_deadline, or over_commitment to 1.3",
+        )
+
+
+def _devices_leave(scenario: Scenario) -> bool:
+    return scenario.population.availability != "always"
+
+
+def _privacy(scenario: Scenario) -> Iterator[Caveat]:
     if not isinstance(scenario.merge, DpMean):
         return
     reasons = sampling(scenario, scenario.population.clients or 0).reasons_against_amplification
     if reasons:
-        yield f"privacy is not amplified by sampling, every server step counts in full (q = 1): {', '.join(reasons)}"
-
-
-def _buffer_mean(scenario: Scenario) -> Iterator[str]:
-    aggregation = scenario.aggregation
-    if not isinstance(scenario.merge, BufferMean):
-        return
-    if isinstance(aggregation, Synchronous):
-        yield (
-            f"merge buffer_mean divides by cohort_goal = {aggregation.cohort_goal}, however few reports came; "
-            'it is FedBuff\'s, made for aggregation kind = "buffered"'
-        )
-    if isinstance(aggregation, Buffered) and aggregation.period is not None:
-        size, most = aggregation.buffer_size, aggregation.concurrency
-        if size > most:
-            yield (
-                f"merge buffer_mean divides by buffer_size = {size}, however few reports a period brought, and with "
-                f"concurrency = {most} they may be far fewer: steps come out too small; merge mean divides by the "
-                "weights of those that came"
-            )
-
-
-def _mixing(scenario: Scenario) -> Iterator[str]:
-    aggregation = scenario.aggregation
-    if not isinstance(scenario.merge, Mixing):
-        return
-    if isinstance(aggregation, Synchronous):
-        yield 'merge mixing is FedAsync\'s, made for aggregation kind = "buffered" with buffer_size = 1, not for rounds'
-    elif aggregation.reports_per_step > 1:
-        yield (
-            f"FedAsync steps with every single report, buffer_size = 1; in buffers of {aggregation.reports_per_step} "
-            "merge mixing takes them in one after the other, and their staleness does not count each other"
+        yield Caveat(
+            "no_amplification",
+            "privacy is not amplified by sampling, every server step counts in full",
+            f"q = 1: {', '.join(reasons)}",
+            "report the epsilon without amplification, as the manifest does",
         )
 
 
-def _nothing_stale(scenario: Scenario) -> Iterator[str]:
-    """Methods for stale reports in rounds that have none."""
-    aggregation = scenario.aggregation
-    if not isinstance(aggregation, Synchronous) or aggregation.late_reports == "keep":
-        return
-    without = 'without aggregation.late_reports = "keep" no report of a round is stale'
-    if isinstance(scenario.merge, Refl):
-        yield f"{without}: merge refl is then the plain mean of the reports, without weights"
-    if isinstance(scenario.weighting, _DISCOUNTS) and not isinstance(scenario.merge, Refl):
-        yield f"{without}: the weighting has nothing to discount"
-
-
-_DISCOUNTS = (PolynomialStaleness, HingeStaleness, ExponentialStaleness)
-_CHECKS: tuple[Callable[[Scenario], Iterator[str]], ...] = (
-    _scaffold,
-    _privacy,
-    _buffer_mean,
-    _mixing,
-    _nothing_stale,
-)
+_CHECKS: tuple[Callable[[Scenario], Iterator[Caveat]], ...] = (_no_task_timeout, _no_deadline, _privacy)

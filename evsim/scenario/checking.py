@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, Field, is_dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
 from evsim.base import registry
-from evsim.base.errors import Problem, ScenarioError, suggest
+from evsim.base.errors import EvsimError, Problem, ScenarioError, suggest
+from evsim.base.user_code import own_frames, said
+from evsim.scenario.contracts import lacks
+from evsim.scenario.guesses import meant, share
 from evsim.scenario.hints import (
     MismatchError,
     describe,
@@ -45,17 +49,25 @@ class Checker:
         origin: says where a dotted key was written, such as a file name.
         folder: where files named by a kind (``"rule.py:MyRule"``) are looked for.
         top: keys of the top level, which a file may write into a table by mistake.
+        dropped: what became of the options of a policy whose kind changed, by its dotted key, in words.
     """
 
-    def __init__(self, origin: Callable[[str], str], folder: Path, top: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        origin: Callable[[str], str],
+        folder: Path,
+        top: Collection[str] = (),
+        dropped: Mapping[str, str] | None = None,
+    ) -> None:
         self.problems: list[Problem] = []
-        self._origin, self._folder, self._top = origin, folder, top
+        self._origin, self._folder, self._top, self._dropped = origin, folder, top, dropped or {}
 
-    def add(self, at: str, given: str, expected: str = "", hint: str = "") -> object:
-        """Note a problem at a dotted key."""
-        origin = self._origin(at)
+    def add(self, at: str, given: str, expected: str = "", hint: str = "", said_at: str | None = None) -> object:
+        """Note a problem at a dotted key; who said another one may be to blame."""
+        origin = self._origin(at if said_at is None else said_at)
         where = f"-o {at}" if origin.startswith("-o ") else ": ".join(filter(None, (origin, at)))
-        self.problems.append(Problem(where, given, expected, hint))
+        inherited = self._inherited(at) if at and given != "missing" else ""
+        self.problems.append(Problem(where, given, expected, "; ".join(filter(None, (hint, inherited)))))
         return FAILED
 
     def values(self, cls: type, table: Mapping[str, Any], at: str) -> Tables:
@@ -82,8 +94,11 @@ class Checker:
             return FAILED
         try:
             return cls(**values)
-        except ValueError as error:  # PolicyError is one
-            return self.add(_blame(str(error), fields_of(cls), at), str(error))
+        except (ValueError, EvsimError) as error:  # PolicyError is both
+            return self._refused(str(error), cls, given, at)
+        except Exception as error:  # whatever a user's own check raises
+            lines = "".join(f"; {line}" for line in own_frames(error))
+            return self.add(at, f"{cls.__name__} cannot be made: {said(error)}{lines}")
 
     def policy(self, slot: str, given: object, at: str, base: type | None = None) -> Any:
         """A policy of a slot made of its kind, or of a table with a kind, or FAILED."""
@@ -99,18 +114,32 @@ class Checker:
         except ScenarioError as error:
             return self.add(_join(at, "kind"), str(error).rstrip("; "))
         options = {key: value for key, value in table.items() if key != "kind"}
-        if slot == "model" and callable(cls) and not _fits(cls, base):
-            return self._factory(kind, cls, options, at)
-        if not _fits(cls, base):
-            return self.add(_join(at, "kind"), repr(kind), f"a frozen dataclass derived from {base and base.__name__}")
-        return self.table(cls, options, at)
+        if slot in registry.MADE and callable(cls) and not _fits(cls, base):
+            return self._factory(slot, kind, cls, options, at)
+        unfit = list(_unfit(cls, base, kind))
+        for problem in unfit:
+            self.add(_join(at, "kind"), *problem)
+        return FAILED if unfit else self.table(cls, options, at)
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _factory(self, kind: str, make: Callable[..., Any], options: Tables, at: str) -> Any:
-        """Any ``module:factory`` that returns a torch module serves as a model."""
-        from evsim.training.models.factory import Factory
+    def _refused(self, message: str, cls: type, given: Mapping[str, Any], at: str) -> object:
+        """A dataclass did not take its values: which key is to blame, and which others it speaks of come from where."""
+        blamed = _blame(message, fields_of(cls), at)
+        others = [_join(at, key) for key in given if key in re.findall(r"\w+", message) and _join(at, key) != blamed]
+        inherited = [self._inherited(key) for key in others if self._origin(key) != self._origin(blamed)]
+        return self.add(blamed, message, "", "; ".join(filter(None, (share(message), *inherited))))
 
+    def _inherited(self, at: str) -> str:
+        """Which file a key comes from, if that is not the one that is run."""
+        origin = self._origin(at)
+        main = self._origin("")
+        if origin.startswith("-o ") or origin == main or not main:
+            return ""
+        return f"`{at.rsplit('.', 1)[-1]}` is inherited from {Path(origin).name}"
+
+    def _factory(self, slot: str, kind: str, make: Callable[..., Any], options: Tables, at: str) -> Any:
+        """Any ``module:factory`` that returns a torch module serves as a model, any plain class as a listener."""
         parameters = inspect.signature(make).parameters.values()
         names = [each.name for each in parameters if each.kind in _NAMED]
         for key in options:
@@ -119,7 +148,7 @@ class Checker:
         target = kind
         if kind.partition(":")[0].endswith(".py"):
             target = str((self._folder / kind).resolve())
-        return self.table(Factory, {"target": target, "options": options}, at)
+        return self.table(_maker(slot), {"target": target, "options": options}, at)
 
     def _field(self, key: str, field: Field[Any], hint: Any, table: Mapping[str, Any], at: str) -> Any:
         if key in table:
@@ -127,7 +156,8 @@ class Checker:
                 return None
             return self._value(hint, table[key], _join(at, key), key)
         if field.default is MISSING and field.default_factory is MISSING:
-            self.add(_join(at, key), "missing", _wanted(key, hint))
+            dropped = self._dropped.get(at, "")
+            self.add(_join(at, key), "missing", _wanted(key, hint), dropped, _join(at, "kind") if dropped else None)
         return MISSING
 
     def _value(self, hint: Any, given: object, at: str, key: str) -> Any:
@@ -149,7 +179,7 @@ class Checker:
                     return parse(member, given)
                 except MismatchError:
                     continue
-        return self.add(at, _show(given), describe(hint))
+        return self.add(at, _show(given), describe(hint), meant(hint, given))
 
     def _writable(self, hint: Any, given: object, at: str) -> bool:
         """Whether a value is plain and finite, all the way down; TOML also knows dates, nan and inf."""
@@ -163,6 +193,14 @@ class Checker:
             self.add(at, str(given), "a finite number")
             return False
         return True
+
+
+def _maker(slot: str) -> type:
+    """The policy that makes something of a slot from a class or function."""
+    from evsim.scenario.listening import Listening
+    from evsim.training.models.factory import Factory
+
+    return {"model": Factory, "listener": Listening}[slot]
 
 
 def _above(key: str, given: object) -> str:
@@ -203,6 +241,14 @@ def _blame(message: str, known: Mapping[str, object], at: str) -> str:
     """The dotted key a message talks about: the field it begins with, else the whole table."""
     first = message.split(" ", 1)[0]
     return _join(at, first) if first in known else at
+
+
+def _unfit(cls: Any, base: type | None, kind: str) -> Iterator[tuple[str, str]]:
+    """Why a class cannot fill a slot: what was given, what was expected."""
+    if not _fits(cls, base):
+        yield repr(kind), f"a frozen dataclass derived from {base and base.__name__}"
+    elif base is not None and not cls.__module__.startswith("evsim."):
+        yield from ((each, "") for each in lacks(cls, base))
 
 
 def _fits(cls: object, base: type | None) -> bool:

@@ -55,7 +55,7 @@ def write_value(hint: Any, value: Any, key: str) -> object:
 def policy_table(slot: str, policy: object) -> dict[str, Any]:
     """A policy as the table a scenario file writes."""
     fields = _fields(policy)
-    if slot == "model" and set(fields) == {"target", "options"}:  # a factory of the user's
+    if slot in registry.MADE and set(fields) == {"target", "options"}:  # a class or factory of the user's
         return {"kind": fields["target"], **fields["options"]}
     return {"kind": kind_of(slot, type(policy)), **fields}
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from typing_extensions import override as overriding
+
 from evsim.base import registry
 from evsim.base.bundled import bundled, bundled_scenario
 from evsim.base.errors import Problem, ScenarioError, report, suggest
@@ -63,7 +65,8 @@ def find(name: str | Path) -> Path:
         return found
     known = [each.stem for each in bundled("scenarios")]
     given = "a folder without scenario.toml" if path.is_dir() else "no such file"
-    raise fail(str(name), given, "a scenario file or the name of a bundled scenario", suggest(path.stem, known))
+    hint = "; ".join((suggest(path.stem, known), f"looked for {path.absolute()}"))
+    raise fail(str(name), given, "a scenario file or the name of a bundled scenario", hint)
 
 
 def read(path: Path) -> list[Layer]:
@@ -99,7 +102,8 @@ def _extended(base: object, path: Path) -> Path:
     for found in (path.parent / base, bundled_scenario(base)):
         if found is not None and found.is_file():
             return found
-    raise fail(where, repr(base), "a file beside this one, or the name of a bundled scenario", "no such file")
+    hint = f"no such file; looked for {(path.parent / base).absolute()}"
+    raise fail(where, repr(base), "a file beside this one, or the name of a bundled scenario", hint)
 
 
 def _unset_keys(given: object, base: object, where: str) -> tuple[str, ...]:
@@ -191,6 +195,48 @@ def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> Tables:
         elif not (isinstance(old, Mapping) and old.get("kind") == value):  # the same kind again changes nothing
             merged[key] = value
     return merged
+
+
+@final
+@dataclass(frozen=True)
+class Drop:
+    """Options of a policy that went with its kind.
+
+    Attributes:
+        at: dotted key of the policy.
+        old: the kind that was replaced.
+        new: the kind that took its place.
+        options: what was said about the old one.
+    """
+
+    at: str
+    old: str
+    new: str
+    options: Tables
+
+    @overriding
+    def __str__(self) -> str:
+        said = ", ".join(f"{key} = {value!r}" for key, value in self.options.items())
+        return f"the options of kind {self.old!r} were dropped with it ({said})"
+
+
+def drops(base: Mapping[str, Any], top: Mapping[str, Any], at: str = "") -> list[Drop]:
+    """What `merge` leaves out because a kind changes.
+
+    >>> [str(each) for each in drops({"merge": {"kind": "x", "n": 1}}, {"merge": "y"})]
+    ["the options of kind 'x' were dropped with it (n = 1)"]
+    """
+    found = []
+    for key, value in top.items():
+        old, new = _as_table(key, base.get(key)), _as_table(key, value)
+        if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+            continue
+        options = {name: each for name, each in old.items() if name != "kind" and name not in new}
+        if not _changes_kind(old, new):
+            found += drops(old, new, f"{at}{key}.")
+        elif options:
+            found.append(Drop(f"{at}{key}", str(old["kind"]), str(new["kind"]), options))
+    return found
 
 
 def take_out(below: Tables, layer: Layer) -> Tables:

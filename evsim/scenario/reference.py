@@ -9,9 +9,9 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import MISSING, Field
+from dataclasses import MISSING, Field, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from evsim.algorithms.compositions import COMPOSITIONS
 from evsim.base import registry
@@ -32,9 +32,10 @@ takes over the tables of another one, all but its name; tables are merged deeply
 replaced. Beside it, `unset = ["aggregation.reporting_deadline"]` first returns keys or whole tables that were taken
 over to their defaults; a key that the other files do not set is an error. Both stand above the first `[table]`.
 Relative paths are looked up beside the file that is run. On the command line `-o section.key=value` sets a key (the
-value is TOML, a bare word is text) and `-o section.key=` returns it to its default. A policy without options may be
-written as its kind alone: `join = "sample"`. Instead of a listed kind, `"module:Class"` or `"file.py:Class"` plugs in
-your own. Durations are a number of seconds or text such as "90s", "10min", "2h", "7d".
+value is TOML, a bare word is text; a path begins in the working directory) and `-o section.key=` returns it to its
+default. A policy without options may be written as its kind alone: `join = "sample"`. Instead of a listed kind,
+`"module:Class"` or `"file.py:Class"` plugs in your own: such a scenario is a program, and `evsim check --no-plugins`
+refuses it. Durations are a number of seconds or text such as "90s", "10min", "2h", "7d".
 """
 
 _GENERATED = """## Generated devices
@@ -105,7 +106,7 @@ def _inline(table: Any) -> str:
 
 
 def _options(cls: type) -> str:
-    rows = list(_rows(cls, ""))
+    rows = list(_rows(cls, "") if is_dataclass(cls) else _arguments(cls))
     return (
         "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *rows, ""])
         if rows
@@ -124,6 +125,16 @@ def _rows(cls: type, prefix: str) -> Iterator[str]:
         for member in members(hint) if cls is not Scenario else ():
             if is_table(member):
                 yield from _rows(plain_class(member) or object, f"{prefix}{key}.")
+
+
+def _arguments(cls: type) -> Iterator[str]:
+    """A row per argument of a plain class."""
+    hints, meanings = get_type_hints(cls.__init__), _attributes(cls)  # type: ignore[misc]  # of the class itself
+    for name, parameter in inspect.signature(cls).parameters.items():
+        default = parameter.default
+        shown = "required" if default is parameter.empty else f"`{_toml(default)}`"
+        kind = "list of texts" if not isinstance(default, str | int | float) else _escaped(describe(hints[name]))
+        yield f"| `{name}` | {kind} | {shown} | {meanings.get(name, '')} |"
 
 
 def _type(cls: type, key: str, hint: Any) -> str:
@@ -168,10 +179,10 @@ def _summary(cls: type) -> str:
 
 
 def _attributes(cls: type) -> dict[str, str]:
-    """The meaning of each attribute, from the section "Attributes" of the docstrings of a class and its bases."""
+    """The meaning of each attribute, from the section "Attributes" or "Args" of a class and its bases."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        section = re.search(r"^Attributes:\n(.*?)(?=\n\S|\Z)", inspect.cleandoc(base.__doc__ or ""), _WHOLE)
+        section = re.search(r"^(?:Attributes|Args):\n(.*?)(?=\n\S|\Z)", inspect.cleandoc(base.__doc__ or ""), _WHOLE)
         if section is not None:
             found |= dict(re.findall(r"^    (\w+): (.*(?:\n {8,}.*)*)", section[1], re.MULTILINE))
     return {name: _escaped(" ".join(meaning.split())) for name, meaning in found.items()}

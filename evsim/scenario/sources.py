@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evsim.base.bundled import bundled_trace
-from evsim.base.errors import Problem, TraceError
+from evsim.base.bundled import bundled, bundled_trace
+from evsim.base.errors import Problem, TraceError, suggest
+from evsim.scenario.paths import looked_for
 from evsim.scenario.tables import PopulationTable
 from evsim.traces.sources import load_availability, load_speed
 
@@ -16,11 +17,24 @@ _LOADERS: dict[str, Callable[..., object]] = {"availability": load_availability,
 _HEAD = re.compile(r"\d+ problems?")
 
 
-def problems(population: PopulationTable, folder: Path) -> Iterator[Problem]:
-    """Everything wrong with the sources of availability and speed; `where` is a dotted key."""
+def problems(population: PopulationTable, places: Callable[[str], Sequence[Path]]) -> Iterator[Problem]:
+    """Everything wrong with the sources of availability and speed; `where` is a dotted key.
+
+    Args:
+        population: the table.
+        places: the folders in which a key's relative path is looked for, the scenario's last.
+    """
     for axis, loader in _LOADERS.items():
-        spec = getattr(population, axis)
-        if _is_cheap(spec, folder):
+        spec, (*_, folder) = getattr(population, axis), places(f"population.{axis}")
+        path = spec.get("path") if isinstance(spec, dict) else spec
+        if _is_cheap(path, folder):
+            continue
+        if isinstance(path, str) and path != "always":
+            names = [found.name for found in bundled("traces")] + ["always"] * (axis == "availability")
+            hint = "; ".join((suggest(path, names), looked_for(path, *places(f"population.{axis}"))))
+            yield Problem(
+                f"population.{axis}", f"{path!r}: no such file", "a path or the name of a bundled trace", hint
+            )
             continue
         small = {**spec, "devices": 1} if isinstance(spec, Mapping) and "path" not in spec and _counts(spec) else spec
         try:
@@ -29,9 +43,8 @@ def problems(population: PopulationTable, folder: Path) -> Iterator[Problem]:
             yield from (_problem(line, axis) for line in _lines(str(error)))
 
 
-def _is_cheap(spec: str | dict[str, Any], folder: Path) -> bool:
+def _is_cheap(path: Any, folder: Path) -> bool:
     """Whether a source names a file that is there: it is read when the run starts."""
-    path = spec.get("path") if isinstance(spec, dict) else spec
     return isinstance(path, str) and (bundled_trace(path) is not None or (folder / path).exists())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Literal, final
 
 from evsim.base.errors import require
 from evsim.base.units import MS_PER_MINUTE, Duration
@@ -27,6 +27,7 @@ class Stop:
         rounds: attempts, failed ones included.
         virtual_time: time on the virtual clock.
         failed_rounds: failed rounds in a row that end a run.
+        on_divergence: whether a model that is not finite any more ends it, with the reason "diverged".
     """
 
     target_accuracy: float | None = None
@@ -34,6 +35,7 @@ class Stop:
     rounds: int | None = None
     virtual_time: Duration | None = None
     failed_rounds: int = 1000
+    on_divergence: bool = True
 
     def __post_init__(self) -> None:
         target = self.target_accuracy
@@ -119,6 +121,20 @@ class EvaluationTable:
     def every_steps(self) -> int | None:
         """The number of server steps, if it is one."""
         return self.every.steps
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class EngineTable:
+    """How the timeline moves; the log is the same every way.
+
+    Attributes:
+        replay: "events": each check-in, check-out, report, drop-out and deadline is a SimPy event at its rank; "bulk":
+            what happens between two decisions is settled at once, as arrays; "auto": events where a model is trained,
+            as long as they cost less than a tenth of the run, and wherever somebody listens to every one.
+    """
+
+    replay: Literal["auto", "events", "bulk"] = "auto"
 
 
 @final

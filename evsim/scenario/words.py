@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evsim.base.units import format_bytes, format_clock, format_duration
-from evsim.base.vocabulary import IntArray
 from evsim.scenario.dumping import policy_table
 from evsim.traces.describe import describe_population
-from evsim.traces.population import populate
-from evsim.traces.sources import load_availability, load_speed
-from evsim.training.data.base import federate
 
 if TYPE_CHECKING:
     from evsim.scenario import Scenario
     from evsim.scenario.tables import Stop
+    from evsim.traces.population import Population
 
 
 _SLOTS = ("aggregation", "selection", "broadcast", "client_rule", "weighting", "merge", "server_optimizer", "executor")
@@ -41,39 +38,11 @@ def in_words(scenario: Scenario) -> list[tuple[str, str]]:
     ]
 
 
-def devices_in_words(scenario: Scenario) -> list[tuple[str, str]]:
-    """The clients' devices: how many are distinct, when they are online, how fast they are. Loads traces and data."""
-    table = scenario.population
-    sizes = _sizes(scenario)
-    options: dict[str, Any] = {"n_devices": len(sizes), "seed": scenario.seed, "folder": scenario.folder}
-    population = populate(
-        n_clients=len(sizes),
-        availability=load_availability(table.availability, **options),
-        speed=load_speed(table.speed, **options),
-        join=table.join,
-        sizes=sizes,
-        seed=scenario.seed,
-        start_ms=scenario.start,
-        folder=scenario.folder,
-    )
-    everyone = np.arange(len(sizes))
+def devices_in_words(scenario: Scenario, population: Population) -> list[tuple[str, str]]:
+    """The clients' devices: how many are distinct, when they are online, how fast they are."""
+    everyone = np.arange(population.availability.n_devices)
     by_the_clock = population.availability.take(everyone, scenario.start)  # its hours are then hours of the day
     return list(describe_population(replace(population, availability=by_the_clock)).items())
-
-
-def _sizes(scenario: Scenario) -> IntArray:
-    table = scenario.data
-    if table is None:
-        return np.full(scenario.population.clients or 0, scenario.cost.samples_per_client or 1, np.int64)
-    data = federate(
-        table.dataset,
-        table.partition,
-        test_fraction=table.test_fraction,
-        n_clients=scenario.population.clients,
-        seed=scenario.seed,
-        folder=scenario.folder,
-    )
-    return np.asarray(data.sizes, np.int64)
 
 
 def policy(slot: str, value: object) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -35,6 +35,7 @@ class Study:
         target_accuracy: what comparisons ask for; default: the scenario's.
         overrides: for all arms.
         goal: a target of another metric, instead of `target_accuracy`: ``target = { metric = "loss", at_most = 0.5 }``.
+        folder: where relative paths in overrides begin: that of the study file.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Study:
     target_accuracy: float | None = None
     overrides: tuple[str, ...] = ()
     goal: Target | None = None
+    folder: Path = Path()
 
     @classmethod
     def load(cls, path: str | Path) -> Study:
@@ -75,6 +77,7 @@ class Study:
             target_accuracy=given.get("target_accuracy"),
             overrides=tuple(given.get("overrides", ())),
             goal=Target(**given["target"]) if "target" in given else None,
+            folder=file.parent,
         )
 
     def scenarios(self, executors: Mapping[str, Mapping[str, Any]] | None = None) -> dict[tuple[str, int], Scenario]:
@@ -87,13 +90,16 @@ class Study:
         for arm, own in self.arms.items():
             try:
                 texts = [*self.overrides, *own, _NO_TARGET]
-                base = Scenario.load(self.scenario, texts)
+                base = self._load(texts)
                 if arm in (executors or {}) and picks_itself(base):
-                    base = Scenario.load(self.scenario, [*texts, f"executor={_inline((executors or {})[arm])}"])
+                    base = self._load([*texts, f"executor={_inline((executors or {})[arm])}"])
             except ScenarioError as error:
                 raise ScenarioError(f"arm {arm!r}: {error}") from error
             found |= {(arm, seed): replace(base, seed=seed) for seed in self.seeds}
         return found
+
+    def _load(self, overrides: Sequence[str]) -> Scenario:
+        return Scenario.load(self.scenario, overrides, paths_from=self.folder)
 
     def target(self) -> Target | None:
         """What is asked for: the study's target, else the scenario's accuracy if anything learns."""
@@ -101,7 +107,7 @@ class Study:
             return self.goal
         accuracy = self.target_accuracy
         if accuracy is None:
-            scenario = Scenario.load(self.scenario, self.overrides)
+            scenario = self._load(self.overrides)
             accuracy = scenario.stop.target_accuracy if scenario.training != "none" else None
         return None if accuracy is None else Target.of("accuracy", accuracy)
 

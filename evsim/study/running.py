@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
+from evsim.base.culprit import explain
 from evsim.base.errors import EvsimError, Problem, ScenarioError, report
 from evsim.results.arms import STUDY_FILE
 from evsim.results.comparable import flat, other_answers
@@ -194,9 +195,12 @@ def _run(folder: str, text: str, base: str) -> str:
     try:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # the sweep has said them
             Simulation(Scenario.from_dict(tomllib.loads(text), folder=base), device="cpu").run(part)
-    except EvsimError as error:
+    except Exception as error:
+        said = str(error) if isinstance(error, EvsimError) else explain(error)
+        if said is None:  # a fault of evsim
+            raise
         shutil.rmtree(part, ignore_errors=True)
-        return str(error)
+        return said
     shutil.rmtree(target, ignore_errors=True)
     part.rename(target)
     return ""

@@ -32,6 +32,7 @@ from typing import Any, final
 import numpy as np
 
 from evsim.base.errors import EvsimError, ListenerError, PolicyError
+from evsim.base.user_code import blame
 from evsim.base.vocabulary import IntArray
 
 #: What happens by itself, in the order of ranks; then what the server and the run do.
@@ -144,9 +145,9 @@ def _told(call: Callable[..., Any], fact: str, words: Sequence[Any]) -> None:
     except EvsimError:
         raise
     except Exception as error:  # whatever a user's code raises
-        name = type(getattr(call, "__self__", call)).__name__
-        when = "" if fact == "started" else f" at {_instant(words[0])} ms"
-        raise ListenerError(f"listener {name}.{fact}{when}: {type(error).__name__}: {error}") from error
+        when = {} if fact == "started" else {"at": f"{_instant(words[0])} ms"}
+        name = f"{type(getattr(call, '__self__', call)).__name__}.{fact}"
+        raise ListenerError(blame(error, slot="listener", cls=name, details=when)) from error
 
 
 def _instant(at: Any) -> int:

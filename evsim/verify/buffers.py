@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from evsim.verify.asking import Asking
 from evsim.verify.fates import Fates
 from evsim.verify.folder import Folder
 from evsim.verify.story import PUT, Story, base_versions, in_order, without_server
@@ -19,13 +20,14 @@ def story(run: Folder, fate: Fates) -> Story:
     outcome = without_server(run, fate)
     order = in_order(run, fate.known, train & (outcome == PUT))
     stale = tasks["outcome"][order] == OF["stale"]
-    row = _rows(run, fate.known[order], stale)
+    row = _rows(run, Asking(run).handled(fate.known[order]), stale)
     handled = row < count
     base = base_versions(run)[row]
     most = run.setting("aggregation", "max_staleness")
     late = base - tasks["version"][order]
     # What arrives at the instant at which a run ends by a step of that instant is not looked at.
-    looked_at = handled | (fate.known[order] < run.end) | stale
+    heard = Asking(run).handled(fate.known[order])
+    looked_at = handled | (heard < run.end) | stale
     refused = looked_at & (late > (NEVER if most is None else most)) & ~_unheard(run, order)
     outcome[order] = np.where(refused, OF["stale"], np.where(handled & ~stale, PUT, OF["in_flight"]))
     step, staleness = np.full(len(train), -1, np.int64), np.full(len(train), NULL, np.int64)
@@ -37,76 +39,61 @@ def story(run: Folder, fate: Fates) -> Story:
     losses = train & (fate.lost | fate.stopped) & (fate.known <= run.end)
     lost_row = np.searchsorted(steps["closed_at"], fate.known)
     dropped = counted(lost_row, count, losses)
-    closed_at, reason = _closes(run, fate.known[order], row, stale, held)
+    closed_at, reason = _closes(run, heard, row, stale, held)
     return Story(outcome, fate.sure, step, staleness, closed_at, reason, held + late_ones, dropped, late_ones)
 
 
 def _unheard(run: Folder, order: Ints) -> Flags:
     """Reports that the run left in flight though they arrived: only at its very end, which `checks` looks at."""
-    return run.tasks["outcome"][order] == OF["in_flight"]
+    return np.asarray(run.tasks["outcome"][order] == OF["in_flight"])
 
 
 def _size(run: Folder) -> int:
     return int(run.setting("aggregation", "buffer_size"))
 
 
-def _rows(run: Folder, known: Ints, stale: Flags) -> Ints:
+def _rows(run: Folder, heard: Ints, stale: Flags) -> Ints:
     """The buffer that each report, in the order of arrival, came to; the number of steps: none that was closed."""
     steps = run.server_steps
     held = np.cumsum(steps["reports"] - steps["late"])
-    before = np.cumsum(~stale) - ~stale
-    row = np.searchsorted(held, before, side="right")
+    before: Ints = np.cumsum(~stale) - ~stale
+    row: Ints = np.searchsorted(held, before, side="right").astype(np.int64)
     # A refused report may be the last of a buffer that closed because its period was over.
     earlier = np.searchsorted(held, before, side="left")
     safe = np.minimum(earlier, max(len(held) - 1, 0))
     if len(held):
         partial = (steps["reports"] - steps["late"])[safe] < _size(run)
-        here = stale & (earlier < row) & partial & (known <= steps["closed_at"][safe])
+        here = stale & (earlier < row) & partial & (heard <= steps["closed_at"][safe])
         row = np.where(here, earlier, row)
     return row
 
 
-def _closes(run: Folder, known: Ints, row: Ints, stale: Flags, held: Ints) -> tuple[Ints, Column]:
-    """A full buffer closes with its last report; another one when its period is over."""
+def _closes(run: Folder, handled: Ints, row: Ints, stale: Flags, held: Ints) -> tuple[Ints, Column]:
+    """A full buffer closes with its last report; another one when the period is over."""
     count = len(run.server_steps)
     last = np.full(count, -1, np.int64)
     mine = (row < count) & ~stale
-    np.maximum.at(last, row[mine], known[mine])
-    full, period = held >= _size(run), run.duration("aggregation", "period")
-    closed_at = last
-    if (run.tasks["kind"] == "query").any():  # what arrives while candidates are asked waits for their answers
-        closed_at = np.maximum(last, np.where(_after_asking(run, last), run.server_steps["closed_at"], last))
-    if period is not None:
-        over = -(-last // period) * period
-        recorded = run.server_steps["closed_at"]
-        later = _after_asking(run, over) & (recorded >= over)
-        closed_at = np.where(full, closed_at, np.where(later, recorded, over))
-    return closed_at, np.where(full, "buffer", "period").astype(object)
+    np.maximum.at(last, row[mine], handled[mine])
+    full = held >= _size(run)
+    return np.where(full, last, _next_period(run, last)), np.where(full, "buffer", "period").astype(object)
 
 
-def _after_asking(run: Folder, at: Ints) -> Flags:
-    """Whether the server was asking candidates at each instant, and closed the step when it had asked."""
-    query = run.tasks["kind"] == "query"
-    if not query.any():
-        return np.zeros(len(at), np.bool_)
-    begin, known = run.tasks["dispatched_at"][query], run.tasks["known_at"][query]
-    begins, which = np.unique(begin, return_inverse=True)
-    ends = np.zeros(len(begins), np.int64)
-    np.maximum.at(ends, which, np.where(known == NULL, NEVER, known))
-    place = np.searchsorted(begins, at, side="right") - 1
-    asked = np.where(place >= 0, ends[np.maximum(place, 0)], -1)
-    return (at <= asked) & (run.server_steps["closed_at"] == asked)
+def _next_period(run: Folder, at: Ints) -> Ints:
+    """When the period is over that each instant lies in; never without periods."""
+    period = run.duration("aggregation", "period")
+    over = np.array([NEVER]) if period is None else np.append(Asking(run).periods(period, run.end), NEVER)
+    return over[np.searchsorted(over, at)]
 
 
-def checks(run: Folder, fate: Fates) -> Iterator[Check]:
+def checks(run: Folder) -> Iterator[Check]:
     """Buffers follow one another, hold no more than they may, and never more tasks run than allowed."""
-    steps, tasks, count = run.server_steps, run.tasks, len(run.server_steps)
+    steps, count = run.server_steps, len(run.server_steps)
     begins = np.concatenate([np.zeros(1, np.int64), steps["closed_at"]])[:count]
     yield steps.equal("a buffer begins when the last one closed", "started_at", begins)
     yield steps.equal("buffers have no deadline", "deadline_at", NULL)
     yield steps.equal("goals of buffers", "goal", _size(run))
     yield _concurrency(run)
-    yield from _left_over(run, fate)
+    yield from _left_over(run)
 
 
 def _concurrency(run: Folder) -> Check:
@@ -119,18 +106,17 @@ def _concurrency(run: Folder) -> Check:
     return tasks.holds("no more tasks at work than allowed", running <= most, "dispatched_at", f"{most} at most", train)
 
 
-def _left_over(run: Folder, fate: Fates) -> Iterator[Check]:
+def _left_over(run: Folder) -> Iterator[Check]:
     """What waits at the end of the run is less than a buffer, and no period was passed over."""
-    if run.was_cut or (run.tasks["kind"] == "query").any():
+    if run.was_cut:
         return
     tasks = run.tasks
-    waits = (tasks["outcome"] == OF["in_flight"]) & (tasks["ended_at"] != NULL) & (tasks["known_at"] < run.end)
-    rows = in_order(run, fate.known, waits)
+    handled = Asking(run).handled(tasks["known_at"])
+    waits = (tasks["outcome"] == OF["in_flight"]) & (tasks["known_at"] != NULL) & (handled < run.end)
+    waits &= tasks["kind"] == "train"
     full = np.ones(len(waits), np.bool_)
-    full[rows[_size(run) - 1 :]] = False
+    full[in_order(run, tasks["known_at"], waits)[_size(run) - 1 :]] = False
     yield tasks.holds("what waits at the end is less than a buffer", full, "outcome", PUT, waits)
-    period = run.duration("aggregation", "period")
-    if period is not None:
-        soon = -(-tasks["known_at"] // period) * period
-        good = np.where(waits, soon > run.end, tasks["used_at"] <= soon)
-        yield tasks.holds("no period is passed over", good, "used_at", soon, waits | (tasks["used_at"] != NULL))
+    soon = _next_period(run, handled)
+    good = np.where(waits, soon > run.end, tasks["used_at"] <= soon)
+    yield tasks.holds("no period is passed over", good, "used_at", soon, waits | (tasks["used_at"] != NULL))

@@ -29,6 +29,8 @@ def evaluations(run: Folder) -> Iterator[Check]:
     once = np.ones(len(at), np.bool_)
     once[rows[1:]] = ~same
     yield table.holds("one evaluation per instant", once, "at", "another instant")
+    first = np.searchsorted(np.sort(at), at)
+    yield table.equal("one trigger per instant", "trigger", trigger[np.argsort(at, kind="stable")][first])
 
 
 def _grid(run: Folder, table: Table, at: Ints, trigger: Column) -> Iterator[Check]:

@@ -41,7 +41,7 @@ class Fates:
 
 
 def style(run: Folder) -> str:
-    """ "rounds", "buffers", or nothing for an aggregator from elsewhere."""
+    """How the server organizes its time: rounds, buffers, or nothing for an aggregator from elsewhere."""
     return {"synchronous": "rounds", "buffered": "buffers"}.get(run.kind("aggregation"), "")
 
 
@@ -65,7 +65,7 @@ def recompute(run: Folder, presence: Presence) -> Fates:
     known[lost] = np.maximum(ended[lost], np.minimum(back, np.minimum(deadline, limit)[lost]))
     would, would_arrive = known.copy(), arrives.copy()
     if style(run) == "rounds" and run.setting("aggregation", "on_close") == "abort":
-        close = np.where((row >= 0) & ~query, run.server_steps["closed_at"][np.maximum(row, 0)], NEVER)
+        close = run.server_steps.at("closed_at", np.where(query, -1, row), NEVER)
         cut, late = ended > close, known > close
         ended, known = np.where(cut, close, ended), np.where(late, close, known)
         stopped, arrives, lost = stopped | cut, arrives & ~cut, lost & ~cut
@@ -98,7 +98,7 @@ def _rounds(run: Folder, query: Flags) -> tuple[Ints, Ints]:
         return row, never
     fixed = run.duration("aggregation", "reporting_deadline")
     open_until = never if fixed is None else run.tasks["dispatched_at"] + fixed
-    closed = steps["deadline_at"][np.maximum(row, 0)] if len(steps) else never
+    closed = steps.at("deadline_at", row)
     deadline = np.where(row < 0, open_until, np.where(closed == NULL, NEVER, closed))
     return row, np.where(query, NEVER, deadline)
 
@@ -115,6 +115,17 @@ def presence_checks(run: Folder, presence: Presence) -> Iterator[Check]:
     same = client[order][1:] == client[order][:-1]
     free[order[1:]] = ~same | (begin[order][1:] >= known[:-1])
     yield tasks.holds("no client has two tasks at once", free, "dispatched_at", "an instant after its last task")
+
+
+def session_checks(run: Folder) -> Iterator[Check]:
+    """Sessions of a client are apart from each other and within the run."""
+    table = run.sessions
+    client, begin, end = table["client"], table["check_in_at"], table["check_out_at"]
+    good = (begin >= 0) & (begin <= run.end) & ((end == NULL) | ((end > begin) & (end <= run.end)))
+    yield table.holds("sessions are within the run", good, "check_out_at", "later than the check-in, within the run")
+    after = np.ones(len(table), np.bool_)
+    after[1:] = (client[1:] > client[:-1]) | ((client[1:] == client[:-1]) & (begin[1:] > end[:-1]) & (end[:-1] != NULL))
+    yield table.holds("sessions are apart and in order", after, "check_in_at", "later than the check-out before it")
 
 
 def fates(run: Folder, fate: Fates) -> Iterator[Check]:

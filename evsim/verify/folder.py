@@ -25,6 +25,10 @@ _LABELS = {
     "availability": lambda c, i: f"instant {c['at'][i]} ms",
     "sessions": lambda c, i: f"session of client {c['client'][i]} from {c['check_in_at'][i]} ms",
 }
+_REAL = (
+    *("weight", "compute_factor", "link_factor", "mean_staleness", "value", "online_share"),
+    *("compute_ms_per_sample", "download_kbps", "upload_kbps"),
+)
 
 
 @final
@@ -85,6 +89,8 @@ def read(folder: Path) -> Folder:
     Raises:
         RunFolderError: if it is none, or a file of it cannot be read.
     """
+    if (folder / "journal").is_dir():
+        raise RunFolderError(f"{folder}: the run was killed before it wrote its tables; run it again to verify it")
     for name in ("manifest.json", "scenario.toml", "tasks.parquet"):
         if not (folder / name).is_file():
             raise RunFolderError(f"{folder}: not a run folder, it has no {name}; expected what `evsim run` wrote")
@@ -110,9 +116,10 @@ def _column(name: str, cells: pa.ChunkedArray) -> Column:
         return _codes(cells)
     if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
         return np.asarray(cells.to_pandas().to_numpy(dtype=object))
-    if pa.types.is_integer(cells.type):
-        return np.asarray(cells.fill_null(NULL).to_numpy(), np.int64)
-    return np.asarray(cells.to_numpy())
+    if pa.types.is_boolean(cells.type) or name in _REAL:
+        return np.asarray(cells.to_numpy())
+    whole = cells.cast(pa.int64())  # other programs write a column with empty cells as floating-point numbers
+    return np.asarray(whole.fill_null(NULL).to_numpy(), np.int64)
 
 
 def _codes(cells: pa.ChunkedArray) -> Column:

@@ -15,39 +15,40 @@ from evsim.verify.table import NEVER, NULL, OF, Check, Column, Flags, Ints, coun
 
 def story(run: Folder, fate: Fates) -> Story:
     """What each round did with its tasks."""
-    steps, count = run.server_steps, len(run.server_steps)
-    train = run.tasks["kind"] == "train"
+    count, train = len(run.server_steps), run.tasks["kind"] == "train"
     row = np.where(train, fate.round_row, -1)
+    mine = row >= 0
     closed_at, reason = _closes(run, fate, row)
-    close = np.where(row >= 0, closed_at[row] if count else NEVER, NEVER)
-    arrives = train & fate.would_arrive
-    before = arrives & (fate.would_be_known <= close) & (fate.known <= run.end)
-    position = _positions(run, fate, row, before)
-    goal = np.where(row >= 0, steps["goal"][row] if count else 0, NEVER)
-    reports = counted(row, count, before & (row >= 0))
-    dropped = counted(row, count, train & fate.lost & (fate.would_be_known <= close) & (row >= 0))
-    enough = np.minimum(reports, steps["goal"]) >= run.setting("aggregation", "minimum_reports", default=1)
-    fresh = before & (row >= 0) & (position < goal)
-    used = fresh & (enough[row] if count else False)
+    close = np.full(len(row), NEVER)
+    close[mine] = closed_at[row[mine]]
+    in_time = train & (fate.would_be_known <= close)
+    arrived = in_time & fate.would_arrive & (fate.known <= run.end)
+    reports, dropped = counted(row, count, arrived & mine), counted(row, count, in_time & fate.lost & mine)
+    late = counted(row, count, mine) - reports - dropped
+    outcome, step = _placed(run, fate, row, arrived, reports, reason)
+    staleness = staleness_of(run, step)
+    step = np.where(outcome == OF["stale"], -1, step)
+    return Story(outcome, fate.sure, step, staleness, closed_at, reason, reports, dropped, late)
 
+
+def _placed(run: Folder, fate: Fates, row: Ints, arrived: Flags, reports: Ints, reason: Column) -> tuple[Ints, Ints]:
+    """The outcome of each task, and the row of the step whose version its report met; -1: of none."""
+    steps = run.server_steps
+    enough = np.minimum(reports, steps["goal"]) >= run.setting("aggregation", "minimum_reports", default=1)
     outcome = without_server(run, fate)
-    settle = outcome == PUT
-    outcome[settle & before & (row < 0)] = OF["in_flight"]  # its round never closed
-    outcome[settle & before & (row >= 0)] = OF["surplus"]
-    outcome[settle & fresh & ~used] = OF["round_failed"]
-    outcome[settle & used] = PUT
-    after = settle & train & ~before & (row >= 0)
-    by_goal = (reason == "goal")[row] if count else np.zeros(len(row), np.bool_)
-    outcome[after] = np.where(by_goal, OF["surplus"], OF["late"])[after]
-    step = np.where(settle & used, row, -1)
+    reported = (outcome == PUT) & (run.tasks["kind"] == "train")
+    outcome[reported & (row < 0)] = OF["in_flight"]  # its round never closed
+    before, after = reported & arrived & (row >= 0), reported & ~arrived & (row >= 0)
+    fresh = before & (_positions(run, fate, row, arrived) < steps.at("goal", row, NEVER))
+    used = fresh.copy()
+    used[fresh] = enough[row[fresh]]
+    outcome[before & ~fresh] = OF["surplus"]
+    outcome[fresh & ~used] = OF["round_failed"]
+    outcome[after] = np.where(reason[row[after]] == "goal", OF["surplus"], OF["late"])
+    step = np.where(used, row, -1)
     if run.setting("aggregation", "late_reports") == "keep":
         _keep(run, fate, after, enough, outcome, step)
-    late = counted(row, count, train & (row >= 0)) - reports - dropped
-    stale = outcome == OF["stale"]
-    staleness = np.where(stale, staleness_of(run, step), NULL)
-    step = np.where(stale, -1, step)
-    staleness = np.where(step >= 0, staleness_of(run, step), staleness)
-    return Story(outcome, fate.sure, step, staleness, closed_at, reason, reports, dropped, late)
+    return outcome, step
 
 
 def _closes(run: Folder, fate: Fates, row: Ints) -> tuple[Ints, Column]:
@@ -106,39 +107,48 @@ def checks(run: Folder, fate: Fates) -> Iterator[Check]:
     np.minimum.at(begin, row[row >= 0], tasks["dispatched_at"][row >= 0])
     yield steps.equal("starts of rounds", "started_at", begin)
     mine = row >= 0
-    started = steps["started_at"][row] if count else begin
-    yield tasks.equal("a round's tasks begin together", "dispatched_at", started, mine)
-    yield from _goals(run, wanted)
+    yield tasks.equal("a round's tasks begin together", "dispatched_at", steps.at("started_at", row), mine)
+    yield steps.equal("goals of rounds", "goal", np.minimum(wanted, steps["invited"]))
     asked = steps["invited"] == np.minimum(ceil(round(wanted * over, 9)), np.where(steps["idle"] < 0, 0, steps["idle"]))
     yield steps.holds("as many are invited as are idle and wanted", asked, "invited", "min(idle, wanted)")
-    yield from _deadlines(run)
+    yield from _deadlines(run, fate)
     yield _unclosed(run, fate)
 
 
-def _goals(run: Folder, wanted: int) -> Iterator[Check]:
-    """The goal of a round, also where an option makes it follow the number invited."""
-    steps = run.server_steps
-    over = run.setting("aggregation", "over_commitment", default=1.0)
-    least = np.minimum(wanted, steps["invited"])
-    if run.setting("aggregation", "goal", default="cohort") in ("invited", "share"):
-        least = np.minimum(least, np.ceil(np.round(steps["invited"] / over, 9)).astype(np.int64))
-    yield steps.equal("goals of rounds", "goal", least)
-
-
-def _deadlines(run: Folder) -> Iterator[Check]:
+def _deadlines(run: Folder, fate: Fates) -> Iterator[Check]:
     steps, pace = run.server_steps, run.setting("aggregation", "pacing")
     fixed = run.duration("aggregation", "reporting_deadline")
     if pace is None:
         expected = np.full(len(steps), NULL) if fixed is None else steps["started_at"] + fixed
         yield steps.equal("deadlines of rounds", "deadline_at", expected)
         return
-    if not {"shortest", "longest"} <= set(pace):
+    if pace.get("kind") != "quantile":
         yield Check("deadlines of rounds", skipped="the pacing is not one of evsim's own")
         return
-    shortest, longest = (run.duration("aggregation", "pacing", name) for name in ("shortest", "longest"))
-    lasts = steps["deadline_at"] - steps["started_at"]
-    good = (lasts >= (shortest or 0)) & (lasts <= (longest or NEVER))
-    yield steps.holds("deadlines within the pacing's bounds", good, "deadline_at", "one within its bounds")
+    yield steps.equal("deadlines of rounds", "deadline_at", steps["started_at"] + _paced(run, fate))
+
+
+def _paced(run: Folder, fate: Fates) -> Ints:
+    """How long each round may last: what a share of the last one's clients took, remembered, with some slack."""
+    steps, tasks, pace = run.server_steps, run.tasks, run.scenario["aggregation"]["pacing"]
+    low, high, lasts = (run.duration("aggregation", "pacing", name) or 0 for name in ("shortest", "longest", "start"))
+    in_time = (tasks["kind"] == "train") & fate.would_arrive & (fate.round_row >= 0)
+    in_time &= fate.would_be_known <= steps.at("closed_at", fate.round_row)
+    rows = np.flatnonzero(in_time)
+    rows = rows[np.lexsort((fate.would_be_known[rows], fate.round_row[rows]))]
+    took, first = (
+        fate.would_be_known[rows] - tasks["dispatched_at"][rows],
+        np.searchsorted(fate.round_row[rows], np.arange(len(steps) + 1)),
+    )
+    found = []
+    for row, invited in enumerate(steps["invited"].tolist()):
+        found.append(lasts)
+        wanted, mine = ceil(pace["share"] * invited), took[first[row] : first[row + 1]]
+        target = lasts * pace["growth"]
+        if len(mine) >= wanted:
+            target = pace["memory"] * lasts + (1 - pace["memory"]) * float(np.sort(mine)[wanted - 1]) * pace["slack"]
+        lasts = min(max(round(target), low), high)
+    return np.array(found, np.int64)
 
 
 def _unclosed(run: Folder, fate: Fates) -> Check:

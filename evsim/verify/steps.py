@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from evsim.verify import buffers, rounds
+from evsim.verify.asking import Asking
+from evsim.verify.draws import ties
 from evsim.verify.fates import Fates, style
 from evsim.verify.folder import Folder
 from evsim.verify.sessions import Presence
@@ -30,6 +32,12 @@ def rows(run: Folder) -> Iterator[Check]:
     yield steps.holds("closes never go back in time", rising, "closed_at", "no earlier, and no later than the end")
     yield steps.equal("versions of steps", "version", base_versions(run)[1:])
     yield run.clients.equal("ids of clients", "client", np.arange(len(run.clients)))
+    for table in (tasks, run.sessions):
+        there = (table["client"] >= 0) & (table["client"] < len(run.clients))
+        yield table.holds(f"clients of {table.name}", there, "client", f"less than {len(run.clients)}")
+    yield tasks.equal("the order of one instant", "order", ties(int(run.manifest["seed"]), tasks["task"]))
+    if style(run):
+        yield steps.equal("one process of the server", "by", "")
 
 
 def _numbered(clients: Ints) -> Ints:
@@ -42,8 +50,11 @@ def _numbered(clients: Ints) -> Ints:
 
 def dispatches(run: Folder) -> Iterator[Check]:
     """A task belongs to the attempt that is under way, and starts from the model of that instant."""
-    closed = np.searchsorted(run.server_steps["closed_at"], run.tasks["dispatched_at"], side="right")
+    begin, closes = run.tasks["dispatched_at"], run.server_steps["closed_at"]
     train = run.tasks["kind"] == "train"
+    first = train & Asking(run).ends_at(begin)
+    closed = np.searchsorted(closes, begin, side="right")
+    closed[first] = np.searchsorted(closes, begin[first], side="left")
     yield run.tasks.equal("rounds of tasks", "round", closed, train)
     yield run.tasks.equal("rounds of queries", "round", closed, ~train)
     yield run.tasks.equal("versions of tasks", "version", base_versions(run)[closed])
@@ -55,11 +66,10 @@ def story_checks(run: Folder, fate: Fates) -> Iterator[Check]:
     if not kind:
         yield Check("outcomes and closes", skipped="the aggregator is not one of evsim's own")
         return
-    part = rounds if kind == "rounds" else buffers
-    story = part.story(run, fate)
+    story = rounds.story(run, fate) if kind == "rounds" else buffers.story(run, fate)
     yield from outcomes(run, story)
     yield from closes(run, story)
-    yield from part.checks(run, fate)
+    yield from rounds.checks(run, fate) if kind == "rounds" else buffers.checks(run)
 
 
 def outcomes(run: Folder, story: Story) -> Iterator[Check]:
@@ -69,15 +79,11 @@ def outcomes(run: Folder, story: Story) -> Iterator[Check]:
     found = np.where(invalid, PUT, tasks["outcome"])
     yield tasks.holds("outcomes", found == story.outcome, "outcome", story.outcome, story.sure)
     yield tasks.equal("staleness", "staleness", story.staleness, story.sure)
-    steps, put = run.server_steps, story.step >= 0
-    used_at = np.where(put, _at(steps["closed_at"], story.step), NULL)
+    steps = run.server_steps
+    used_at = steps.at("closed_at", story.step)
     yield tasks.equal("when reports are used", "used_at", used_at, story.sure)
-    merged = np.where(put & ~invalid, _at(steps["version"], story.step), NULL)
+    merged = np.where(invalid, NULL, steps.at("version", story.step))
     yield tasks.equal("steps that used a report", "server_step", merged, story.sure)
-
-
-def _at(column: Ints, row: Ints) -> Ints:
-    return column[np.maximum(row, 0)] if len(column) else np.full(len(row), NULL, np.int64)
 
 
 def closes(run: Folder, story: Story) -> Iterator[Check]:
@@ -116,7 +122,7 @@ def used(run: Folder) -> Iterator[Check]:
         "reports are used when their step is made", exists & (tasks["used_at"] == at), "used_at", at, merged
     )
     count = counted(tasks["server_step"], len(made), merged)
-    yield steps.holds("an applied step merged something", ~applied | (count[steps["version"]] > 0), "applied", False)
+    yield steps.holds("an applied step merged something", ~applied | (count[steps["version"]] > 0), "applied", "false")
 
 
 def weights(run: Folder) -> Iterator[Check]:
@@ -186,7 +192,9 @@ def _selections(run: Folder) -> tuple[Ints, Flags]:
     begin = run.tasks["dispatched_at"][run.tasks["kind"] == "train"]
     if style(run) == "rounds":
         return run.server_steps["started_at"], np.ones(len(run.server_steps), np.bool_)
-    place = np.searchsorted(begin, run.server_steps["closed_at"], side="left") - 1
+    closed = run.server_steps["closed_at"]
+    first = Asking(run).ends_at(closed)
+    place = np.where(first, np.searchsorted(begin, closed, side="right"), np.searchsorted(begin, closed)) - 1
     if not len(begin):
-        return run.server_steps["closed_at"], np.zeros(len(run.server_steps), np.bool_)
+        return closed, np.zeros(len(closed), np.bool_)
     return begin[np.maximum(place, 0)], place >= 0

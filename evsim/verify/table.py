@@ -80,6 +80,11 @@ class Table:
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
+    def at(self, column: str, rows: Ints, none: int = NULL) -> Ints:
+        """A column of integers at some rows; rows below 0 are none of the table's."""
+        found = self[column]
+        return np.where(rows >= 0, found[np.maximum(rows, 0)], none) if len(found) else np.full(len(rows), none)
+
     def equal(self, name: str, column: str, expected: ArrayLike, where: Flags | None = None) -> Check:
         """The column holds what was expected, in the rows named."""
         found = self[column]

@@ -63,7 +63,9 @@ def test_check_says_what_a_scenario_means(evsim):
     assert done.exit_code == 0
     assert "at 18:00, seed 7" in done.stdout
     assert "every 5 server steps" in done.stdout
-    assert done.stdout.endswith("quickstart: fine\n")
+    assert done.stdout.endswith("quickstart: runs, with caveats\n")
+    assert "evsim: caveat: the same samples are dealt to several clients" in done.stderr
+    assert evsim("check", "quickstart", "--fast").stdout.endswith("quickstart: fine (nothing was opened)\n")
 
 
 def test_check_reports_every_problem_on_stderr(evsim):
@@ -152,8 +154,9 @@ def test_a_refused_scenario_leaves_nothing_behind(evsim):
 
 def test_a_run_that_cannot_start_leaves_no_empty_folder(evsim):
     Path("data").mkdir()
+    Path("mine.toml").write_text('extends = "quickstart"\n', encoding="utf-8")
     overrides = ["-o", "data.dataset={kind='arrays', path='data'}", "-o", "data.partition=natural"]
-    done = evsim("run", "quickstart", *overrides)
+    done = evsim("run", "mine.toml", *overrides)
     assert done.exit_code == BAD_INPUT
     assert list(Path("runs").iterdir()) == []
 
@@ -214,7 +217,7 @@ def test_an_error_in_the_middle_says_where_the_rest_is(evsim, monkeypatch):
     monkeypatch.setattr("evsim.cli.progress.progress", failing)
     done = evsim("run", "replay", "-o", "stop.virtual_time=3650d")
     assert done.exit_code == BAD_INPUT
-    assert done.stderr == (
+    assert done.stderr.endswith(
         "evsim: what happened before the error is in runs/replay-1\nevsim: the machine caught fire\n"
     )
     assert load_run("runs/replay-1").manifest["end"]["reason"].startswith("error")

@@ -182,7 +182,7 @@ def test_a_listener_that_raises_is_named() -> None:
 
     trace = AvailabilityTrace.from_intervals([0, 1], [0, 0], [50, 100], n_devices=2, period=100)
     world = TinyWorld(trace=trace, listeners=[Broken()])
-    with pytest.raises(EvsimError, match=r"listener Broken\.checked_out at \d+ ms: ValueError: .*read-only"):
+    with pytest.raises(EvsimError, match=r"listener Broken\.checked_out \(at \d+ ms\): ValueError: .*read-only"):
         world.run(Synchronous(cohort_goal=1), until=1000)
 
 

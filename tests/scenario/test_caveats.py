@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import re
 import warnings
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+import evsim
 from evsim.algorithms.compositions import COMPOSITIONS
 from evsim.base.bundled import bundled
+from evsim.base.caveat import Caveat
 from evsim.cli import app
 from evsim.scenario import Scenario
 from evsim.scenario.caveats import caveats, sampling
 
-BUFFER = "aggregation={ kind = 'buffered', concurrency = 20, buffer_size = 5 }"
-PERIOD = "aggregation={ kind = 'buffered', concurrency = 20, buffer_size = 50, period = '5min' }"
-SINGLE = "aggregation={ kind = 'buffered', concurrency = 20, buffer_size = 1 }"
+TIMEOUT = "task_timeout = '30min'"
+BUFFER = f"aggregation={{ kind = 'buffered', concurrency = 20, buffer_size = 5, {TIMEOUT} }}"
+PERIOD = f"aggregation={{ kind = 'buffered', concurrency = 20, buffer_size = 50, period = '5min', {TIMEOUT} }}"
+SINGLE = f"aggregation={{ kind = 'buffered', concurrency = 20, buffer_size = 1, {TIMEOUT} }}"
+NO_TIMEOUT = "aggregation.task_timeout="
 KEEP = "aggregation.late_reports=keep"
 DISCOUNT = "weighting={ kind = 'hinge_staleness' }"
 IDEAL = (
@@ -27,7 +33,7 @@ IDEAL = (
 )
 
 
-def _caveats(*overrides: str) -> list[str]:
+def _caveats(*overrides: str) -> list[Caveat]:
     return caveats(Scenario.load("quickstart", overrides))
 
 
@@ -41,46 +47,103 @@ def test_a_method_of_rounds_has_none_in_rounds(name):
     assert _caveats(f"algorithm={name}") == []
 
 
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        ([BUFFER, "algorithm=scaffold"], ["guarantee does not carry over"]),
-        ([BUFFER, "algorithm=dp_fedavg"], ["aggregation is not in synchronous rounds"]),
-        (["algorithm=dp_fedavg"], ["(q = 1): clients are not always available, over-commitment favors fast clients"]),
-        (
-            [*IDEAL, "aggregation.pacing={ kind = 'quantile' }"],
-            ["(q = 1): the reporting deadline leaves out slow clients"],
-        ),
-        (["algorithm=fedbuff"], ["divides by cohort_goal = 20, however few", "the weighting has nothing to discount"]),
-        (["algorithm=fedasync"], ["buffer_size = 1, not for rounds", "the weighting has nothing to discount"]),
-        ([BUFFER, "algorithm=fedasync"], ["in buffers of 5 merge mixing takes them in one after the other"]),
-        ([PERIOD, "algorithm=fedbuff"], ["divides by buffer_size = 50, however few reports a period brought"]),
-        (["merge.kind=refl"], ["merge refl is then the plain mean of the reports, without weights"]),
-        ([DISCOUNT], ["the weighting has nothing to discount"]),
-    ],
-)
-def test_what_is_said_of_each(overrides, said):
-    found = _caveats(*overrides)
-    assert len(found) == len(said)
-    assert all(words in caveat for words, caveat in zip(said, found, strict=True))
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
+#: By key: what produces a caveat, words of it, and what its remedy leaves to be said (nothing).
+CASES = {
+    "no_task_timeout": ([BUFFER, NO_TIMEOUT], "concurrency = 20, no task_timeout", [BUFFER]),
+    "no_deadline": (
+        ["aggregation.reporting_deadline=", "aggregation.over_commitment=1.04"],
+        "over_commitment = 1.04",
+        ["aggregation.reporting_deadline=", "aggregation.over_commitment=1.3"],
+    ),
+    "scaffold_not_in_rounds": ([BUFFER, "algorithm=scaffold"], "guarantee does not carry over", ["algorithm=scaffold"]),
+    "no_amplification": (
+        ["algorithm=dp_fedavg"],
+        "(q = 1: clients are not always available, over-commitment favors fast clients",
         IDEAL,
+    ),
+    "buffer_mean_in_rounds": (
+        ["algorithm=fedbuff", "weighting.kind=uniform"],
+        "divides by cohort_goal = 20, however few",
         [BUFFER, "algorithm=fedbuff"],
-        [SINGLE, "algorithm=fedasync"],
+    ),
+    "buffer_mean_of_periods": (
+        [PERIOD, "algorithm=fedbuff"],
+        "divides by buffer_size = 50, however few reports a period brought",
         [PERIOD, "algorithm=fedbuff", "merge.kind=mean"],
-        [PERIOD, "algorithm=fedbuff", "aggregation.buffer_size=20"],
-        [PERIOD, "algorithm=fedbuff", "aggregation.period="],
-        ["merge.kind=refl", KEEP],
-        [DISCOUNT, KEEP],
-        [DISCOUNT, BUFFER],
+    ),
+    "mixing_in_rounds": (
+        ["algorithm=fedasync", "weighting.kind=uniform"],
+        "not for rounds",
+        [SINGLE, "algorithm=fedasync"],
+    ),
+    "mixing_in_buffers": (
+        [BUFFER, "algorithm=fedasync"],
+        "takes them in one after the other",
+        [SINGLE, "algorithm=fedasync"],
+    ),
+    "refl_without_stale": (["merge.kind=refl"], "the plain mean of the reports", ["merge.kind=refl", KEEP]),
+    "nothing_to_discount": ([DISCOUNT], "has nothing to discount", [DISCOUNT, KEEP]),
+    "dropped_option": (
+        ["client_rule={ kind = 'adam', learning_rate = 0.01 }"],
+        "5 was inherited, kind 'adam' runs with 20",
+        ["client_rule={ kind = 'adam', learning_rate = 0.01, batch_size = 5 }"],
+    ),
+}
+
+
+#: Tested beside their policies, in `algorithms/test_checks`.
+ELSEWHERE = {"selection_without_privacy", "delta_of_a_client", "robust_merge_counts_reports"}
+
+
+@pytest.mark.parametrize("key", CASES)
+def test_a_caveat_is_said_with_its_measure_and_its_remedy_removes_it(key):
+    overrides, words, mended = CASES[key]
+    (found,) = _caveats(*overrides)
+    assert found.key == key
+    assert words in str(found)
+    assert found.remedy
+    assert _caveats(*mended) == []
+
+
+def test_every_caveat_of_a_scenario_has_a_case():
+    root = Path(evsim.__file__).parent
+    rooms = [root / "scenario/caveats.py", root / "scenario/assembling.py", *(root / "algorithms").glob("*.py")]
+    source = "".join(room.read_text(encoding="utf-8") for room in rooms)
+    assert set(re.findall(r'Caveat\(\s*"(\w+)"', source)) == set(CASES) | ELSEWHERE
+
+
+@pytest.mark.parametrize(
+    ("overrides", "keys"),
+    [
+        (["algorithm=fedbuff"], ["buffer_mean_in_rounds", "nothing_to_discount"]),
+        (["algorithm=fedasync"], ["mixing_in_rounds", "nothing_to_discount"]),
+        ([BUFFER, "algorithm=dp_fedavg"], ["no_amplification"]),
+        ([*IDEAL, "aggregation.pacing={ kind = 'quantile' }"], ["no_amplification"]),
+        ([BUFFER, NO_TIMEOUT, "population.availability=always"], []),
+        (["aggregation.reporting_deadline=", "aggregation.over_commitment=", "population.availability=always"], []),
+        ([PERIOD, "algorithm=fedbuff", "aggregation.buffer_size=20"], []),
+        ([PERIOD, "algorithm=fedbuff", "aggregation.period="], []),
+        ([DISCOUNT, BUFFER], []),
+        (["client_rule={ kind = 'adam', learning_rate = 0.05, batch_size = 20, epochs = 1 }"], []),
     ],
 )
-def test_the_remedy_leaves_nothing_to_say(overrides):
-    assert _caveats(*overrides) == []
+def test_what_is_said_of_several(overrides, keys):
+    assert sorted(each.key for each in _caveats(*overrides)) == keys
+
+
+def test_a_caveat_of_a_plug_in_is_said_with_the_rest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from evsim.algorithms.base import Weighting\n"
+        "from evsim.base.caveat import Caveat\n"
+        "@dataclass(frozen=True)\n"
+        "class Mine(Weighting):\n"
+        "    def weights(self, reports): ...\n"
+        "    def caveats(self, scenario): yield Caveat('mine', f'goal {scenario.aggregation.cohort_goal}')\n",
+        encoding="utf-8",
+    )
+    assert [str(each) for each in _caveats("weighting.kind=mine.py:Mine")] == ["goal 20"]
 
 
 def test_sampling_is_told_as_the_scenario_has_it():
@@ -91,32 +154,35 @@ def test_sampling_is_told_as_the_scenario_has_it():
 
 # -- the command line --------------------------------------------------------------------------------------------------
 
-DRY = ["replay", "-o", "stop.virtual_time=1h", "-o", "population.clients=60", "-o", DISCOUNT]
-SAID = 'evsim: caveat: without aggregation.late_reports = "keep" no report of a round is stale: '
+DRY = ["replay", "-o", "stop.virtual_time=1h", "-o", "population.clients=600", "-o", DISCOUNT]
+SAID = "evsim: caveat: no report of a round is stale: "
 
 
 @pytest.fixture
-def evsim(tmp_path, monkeypatch):
+def command(tmp_path, monkeypatch):
     """Runs a command in an empty folder."""
     monkeypatch.chdir(tmp_path)
     return lambda *arguments: CliRunner().invoke(app, list(arguments), catch_exceptions=False)
 
 
-def test_check_says_them_on_stderr(evsim):
-    done = evsim("check", *DRY)
-    assert (done.exit_code, done.stderr.count(SAID), done.stderr.count("\n")) == (0, 1, 1)
+def test_check_says_them_on_stderr(command):
+    done = command("check", *DRY)
+    assert (done.exit_code, done.stderr.count(SAID)) == (0, 1)
     assert done.stdout.endswith("replay: runs, with caveats\n")
 
 
-def test_run_says_them_on_stderr_once(evsim):
-    done = evsim("run", *DRY)
-    assert (done.exit_code, done.stderr.count(SAID), done.stderr.count("\n")) == (0, 1, 1)
-    assert Path("runs/replay-1/manifest.json").is_file()
+def test_run_says_them_on_stderr_once_and_keeps_them(command):
+    done = command("run", *DRY)
+    assert (done.exit_code, done.stderr.count(SAID)) == (0, 1)
+    kept, *others = json.loads(Path("runs/replay-1/manifest.json").read_text(encoding="utf-8"))["caveats"]
+    assert Caveat.from_json(kept) == caveats(Scenario.load("replay", [DISCOUNT]))[0]
+    assert done.stderr.count("evsim: caveat: ") == 1 + len(others)
 
 
-def test_run_does_not_let_python_warn_of_them_again(evsim):
+def test_run_does_not_let_python_warn_of_them_again(command):
     overrides = ["algorithm=scaffold", BUFFER, "stop.virtual_time=30min", "executor.kind=serial"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the run would end with the warning
-        done = evsim("run", "quickstart", *(word for each in overrides for word in ("-o", each)))
-    assert (done.exit_code, done.stderr.count("SCAFFOLD"), done.stderr.count("\n")) == (0, 1, 1)
+        done = command("run", "quickstart", *(word for each in overrides for word in ("-o", each)))
+    assert (done.exit_code, done.stderr.count("SCAFFOLD")) == (0, 1)
+    assert all(line.startswith("evsim: caveat: ") for line in done.stderr.splitlines())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from evsim.base.errors import ScenarioError
@@ -106,3 +108,14 @@ def test_an_arm_with_a_wrong_override_is_named(tmp_path):
 def test_a_missing_study_file_is_told(tmp_path):
     with pytest.raises(ScenarioError, match="no such file; expected a study file"):
         Study.load(tmp_path / "none.toml")
+
+
+def test_a_path_of_an_arm_begins_beside_the_study_file(tmp_path, monkeypatch):
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies/t.csv").write_text("device,start_s,stop_s\nann,0,10\n", encoding="utf-8")
+    (tmp_path / "t.csv").write_text("another", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    text = 'scenario = "quickstart"\nseeds = 1\n[arms]\na = ["population.availability=t.csv"]\n'
+    (tmp_path / "studies/mine.toml").write_text(text, encoding="utf-8")
+    (scenario,) = Study.load("studies/mine.toml").scenarios().values()
+    assert Path(scenario.population.availability).resolve() == tmp_path / "studies/t.csv"

@@ -291,7 +291,8 @@ def _table(path: Path, content: bytes) -> pa.Table:
         rows = pq.read_metadata(pa.BufferReader(content)).num_rows  # few bytes may stand for many rows
         if rows > _MOST_ROWS:
             raise TraceError(f"{path}: {rows} rows; expected at most {_MOST_ROWS}")
-        return pq.read_table(pa.BufferReader(content))
+        # on this thread: one that reads ahead may abort a process that ends in an error right afterwards
+        return pq.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise TraceError(f"{path}: not readable as Parquet: {error}") from error
 

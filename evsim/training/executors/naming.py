@@ -43,14 +43,15 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def _culprit(job: Job, error: BaseException) -> tuple[str, object]:
-    """Slot and object of the innermost module or client rule of a user at work; the model if there is none."""
+    """Slot and object of the innermost module or client rule at work; if there is none, whose values are unfit."""
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         at_work = frame.f_locals.get("self")
         if isinstance(at_work, torch.nn.Module):
             break
         if isinstance(at_work, ClientRule) and not type(at_work).__module__.startswith("evsim."):
             return "client_rule", at_work
-    return "model", job.model
+    own_rule = not type(job.rule).__module__.startswith("evsim.")  # evsim's own give what is expected
+    return ("client_rule", f"{type(job.rule).__name__} or the model") if own_rule else ("model", job.model)
 
 
 def _hint(error: BaseException) -> str:

@@ -1,0 +1,108 @@
+"""What runs, but cannot mean what it seems to: what only open traces, data and models can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from evsim.aggregation.buffered import Buffered
+from evsim.aggregation.synchronous import Synchronous
+from evsim.algorithms.base import total_bytes
+from evsim.base.caveat import Caveat
+from evsim.base.units import MS_PER_DAY, MS_PER_HOUR, format_bytes
+from evsim.traces.caveats import availability_caveats, period_caveats
+
+if TYPE_CHECKING:
+    from evsim.run.assembly import Opened
+    from evsim.scenario import Scenario
+
+_FAR = 10  # times: a charged model is another one than the trained
+_LOOKS = 200  # instants at which the clients online are counted
+_EVER = 10 * 365 * MS_PER_DAY  # how far ahead is looked where a run has no horizon
+_MOST = 0.5  # of the time
+
+
+def doubts(scenario: Scenario, opened: Opened) -> tuple[Caveat, ...]:
+    """Every caveat that the opened parts of a scenario give reason for."""
+    return tuple(caveat for check in _CHECKS for caveat in check(scenario, opened))
+
+
+def _devices(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
+    """What the traces say for themselves."""
+    trace, horizon = opened.population.availability, scenario.stop.virtual_time
+    yield from opened.population.notes
+    yield from availability_caveats(trace, 0, _EVER if horizon is None else horizon)
+    if horizon is not None:
+        yield from period_caveats(trace, horizon)
+
+
+def _few_online(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
+    """Where everybody online is asked, a selector has no choice and over-commitment no reserve."""
+    wanted, key = _wanted(scenario)
+    trace = opened.population.availability
+    usable = np.flatnonzero(opened.samples > 0)
+    if not wanted or not len(usable) or wanted == 1:
+        return
+    horizon = scenario.stop.virtual_time or 7 * MS_PER_DAY
+    looks = np.linspace(0, horizon, min(_LOOKS, horizon // MS_PER_HOUR + 2), endpoint=False).astype(np.int64)
+    online = np.array([int(trace.is_online(usable, int(at)).sum()) for at in looks])
+    share = float((online < wanted).mean())
+    if share > _MOST and online.any():
+        yield Caveat(
+            "few_online",
+            "mostly fewer clients are online than the server wants at work: every one of them is asked, so that a "
+            "selector has no choice, and a round waits for min(cohort_goal, invited) of them",
+            f"{online.mean():.0f} clients online on average, {wanted} wanted, {share:.0%} of the time fewer",
+            f"more clients, or a smaller {key}",
+        )
+
+
+def _wanted(scenario: Scenario) -> tuple[int, str]:
+    """How many clients the server wants at work at a time, and the key that says so."""
+    aggregation = scenario.aggregation
+    if isinstance(aggregation, Synchronous):
+        return aggregation.invited, "aggregation.cohort_goal"
+    return (aggregation.concurrency, "aggregation.concurrency") if isinstance(aggregation, Buffered) else (0, "")
+
+
+def _shared_samples(_scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
+    data = opened.data
+    if data is None or np.bincount(data.index).max(initial=0) <= 1:
+        return
+    owner = np.repeat(np.arange(data.n_clients), data.sizes)
+    pairs = np.unique(owner * np.int64(len(data.y)) + data.index)  # a client's own repetitions count once
+    distinct = len(np.unique(pairs % len(data.y)))
+    if len(pairs) > distinct:
+        yield Caveat(
+            "shared_samples",
+            "the same samples are dealt to several clients: together they know less than their number suggests, and "
+            "an unseen client is no new one",
+            f"{distinct:,} distinct samples, each with {len(pairs) / distinct:.1f} clients on average",
+            "fewer clients or samples per client, or a larger data set",
+        )
+
+
+def _charged_size(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
+    """A model that stands for a bigger one should stand for its work, too."""
+    cost, true = scenario.cost, total_bytes(opened.wires)
+    if opened.model is None or cost.model_bytes is None or cost.sample_scale != 1:
+        return
+    ratio = max(cost.model_bytes / true, true / cost.model_bytes)
+    if ratio >= _FAR:
+        yield Caveat(
+            "charged_size",
+            f"links carry a model of {format_bytes(cost.model_bytes)}, processors train one of {format_bytes(true)}: "
+            "transfers and computing are those of different models",
+            f"a factor of {ratio:,.0f}, with cost.sample_scale = 1",
+            "set cost.sample_scale to the work of the model that is charged, or leave cost.model_bytes out",
+        )
+
+
+_CHECKS: tuple[Callable[[Scenario, Opened], Iterator[Caveat]], ...] = (
+    _devices,
+    _few_online,
+    _shared_samples,
+    _charged_size,
+)

@@ -1,0 +1,1 @@
+"""Listeners that ship: plain classes with any of the methods that `timeline/audience.py` names."""

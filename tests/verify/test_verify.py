@@ -1,0 +1,169 @@
+"""Runs that must be clean, folders that cannot be read, and what the command says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from evsim import Scenario, Simulation, load_run
+from evsim.base.errors import RunFolderError
+from evsim.cli import app
+from evsim.results.metrics import device_time_shares, traffic
+from evsim.verify import verify
+from tests.verify.worlds import OPTIONS, SELECTORS, aggregations, cases, run
+
+BUNDLED = {
+    "quickstart": ['executor.kind="serial"', "stop.server_steps=3"],
+    "replay": ['stop.virtual_time="1h"', "population.clients=2000"],
+    "algorithms/digits": ['executor.kind="serial"', "stop.server_steps=3"],
+    "algorithms/synthetic": ['executor.kind="serial"', "stop.server_steps=3"],
+    "asynchronous/fedbuff_vs_synchronous": ['executor.kind="serial"', "stop.server_steps=3"],
+    "selection/oort_vs_uniform": ['executor.kind="serial"', "stop.server_steps=4"],
+}
+
+
+def violations(folder: Path, trace: str | None = None) -> list[str]:
+    return [f"{check.name}: {check.violation}" for check in verify(folder, trace).checks if not check.ok]
+
+
+def _few() -> list[str]:
+    """Every aggregation with a selector that asks and one that does not, each with another option."""
+    whoms, whats = ("uniform", "oort", "by samples", "last loss"), list(OPTIONS)
+    found = []
+    for i, how in enumerate(aggregations()):
+        found.append(f"{how}; {whoms[i % len(whoms)]}; {whats[i % len(whats)]}")
+        found.append(f"{how}; asking; {whats[(i + 1) % len(whats)]}")
+    return found
+
+
+@pytest.mark.parametrize("name", _few())
+def test_a_run_recomputes(tmp_path, name):
+    folder = run(tmp_path / "run", cases()[name], {"stop": {"virtual_time": "3h"}})
+    assert len(pq.read_table(folder / "tasks.parquet")) >= 8
+    assert violations(folder) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", cases())
+def test_every_run_recomputes(tmp_path, name):
+    assert violations(run(tmp_path / "run", cases()[name])) == []
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_bundled_scenarios_recompute(tmp_path, name):
+    scenario = Scenario.load(name, overrides=BUNDLED[name])
+    folder = Simulation(scenario, device="cpu").run(tmp_path / "run")
+    trace = scenario.population.availability
+    assert violations(folder, trace if isinstance(trace, str) else None) == []
+
+
+@pytest.mark.parametrize("rate", [0.1, 1e308])
+def test_invalid_updates_are_told_from_merged_ones(tmp_path, rate):
+    change = {"client_rule": {"learning_rate": rate}, "stop": {"virtual_time": "2h"}}
+    folder = run(tmp_path / "run", change, {"aggregation": aggregations()["rounds, keep all"]})
+    assert violations(folder) == []
+    outcomes = pq.read_table(folder / "tasks.parquet")["outcome"].to_pylist()
+    assert ("invalid" in outcomes) == (rate > 1)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"kind": "scaffold", "option": 1, "learning_rate": 0.1, "batch_size": 20},
+        {"kind": "qfedavg", "learning_rate": 0.1, "batch_size": 20, "q": 1.0},
+        {"kind": "adam", "learning_rate": 0.1, "batch_size": 20, "steps": 7},
+    ],
+)
+def test_client_rules_with_work_of_their_own_are_priced(tmp_path, rule):
+    change = {"client_rule": rule, "stop": {"virtual_time": "1h"}, "aggregation": aggregations()["rounds, deadline"]}
+    if rule["kind"] == "scaffold":
+        change |= {"broadcast": {"kind": "scaffold"}, "server_optimizer": {"kind": "scaffold"}}
+    if rule["kind"] == "qfedavg":
+        change |= {"server_optimizer": {"kind": "qfedavg"}, "weighting": {"kind": "uniform"}}
+    assert violations(run(tmp_path / "run", change)) == []
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    change = {"aggregation": aggregations()["rounds, deadline"], "selection": SELECTORS["uniform"]}
+    return run(tmp_path_factory.mktemp("one") / "run", change, {"stop": {"virtual_time": "2h"}})
+
+
+def test_figures_are_those_of_the_results(folder):
+    found, loaded = verify(folder).figures, load_run(folder)
+    assert found["wasted_share"] == pytest.approx(device_time_shares(loaded)["wasted"], rel=1e-12)
+    assert found["bytes_down"] == traffic(loaded)["bytes_down"].sum()
+    assert found["device_time_ms"] == loaded.tasks[["download_ms", "compute_ms", "upload_ms"]].to_numpy().sum()
+
+
+def test_an_older_folder_says_what_it_lacks_and_checks_the_rest(tmp_path, folder):
+    old = shutil.copytree(folder, tmp_path / "old")
+    tasks = pq.read_table(old / "tasks.parquet")
+    lacking = [name for name in tasks.column_names if name.startswith("planned_") or name in ("order", "nth", "weight")]
+    pq.write_table(tasks.drop_columns(lacking), old / "tasks.parquet")
+    verdict = verify(old)
+    assert verdict.ok
+    assert set(verdict.lacks) <= {f"tasks.{name}" for name in lacking}
+    assert verdict.lacks
+    assert sum(not check.skipped for check in verdict.checks) > 10
+
+
+@pytest.mark.parametrize(
+    ("slot", "unknown"),
+    [
+        ("aggregation", "outcomes and closes"),
+        ("client_rule", "local steps"),
+        ("selection", ""),  # whom it chose is never recomputed
+        ("weighting", ""),  # any weight that is finite will do
+    ],
+)
+def test_policies_from_elsewhere_are_not_guessed_at(tmp_path, folder, slot, unknown):
+    other = shutil.copytree(folder, tmp_path / "other")
+    text = (other / "scenario.toml").read_text(encoding="utf-8")
+    head, rest = text.split(f"[{slot}]\nkind = ")
+    changed = f'{head}[{slot}]\nkind = "mine.py:Mine"\n{rest.split(chr(10), 1)[1]}'
+    (other / "scenario.toml").write_text(changed, encoding="utf-8")
+    verdict = verify(other)
+    assert [check for check in verdict.checks if not check.ok] == []
+    assert not unknown or unknown in [check.name for check in verdict.checks if check.skipped]
+
+
+def test_the_command_ends_with_0_1_or_2(tmp_path, folder):
+    runner = CliRunner()
+    good = runner.invoke(app, ["verify", str(folder)])
+    assert good.exit_code == 0
+    assert "everything that was checked is right" in good.output
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    tasks = pq.read_table(broken / "tasks.parquet").to_pandas()
+    tasks.loc[7, "bytes_up"] += 1
+    tasks.to_parquet(broken / "tasks.parquet")
+    bad = runner.invoke(app, ["verify", str(broken)])
+    assert bad.exit_code == 1
+    begin = tasks.loc[7, "dispatched_at"]
+    assert f"task 7 (client {tasks.loc[7, 'client']}, dispatched at {begin} ms): bytes_up is" in bad.output
+    said = json.loads(runner.invoke(app, ["verify", str(broken), "--json"]).output)
+    assert not said["ok"]
+    assert [check["name"] for check in said["checks"] if check["violation"]] == ["bytes up"]
+    (tmp_path / "nothing").mkdir()
+    none = runner.invoke(app, ["verify", str(tmp_path / "nothing")])
+    assert none.exit_code == 2
+    assert "not a run folder, it has no manifest.json" in none.stderr
+
+
+def test_a_killed_run_is_told(tmp_path):
+    (tmp_path / "journal").mkdir()
+    with pytest.raises(RunFolderError, match="the run was killed before it wrote its tables; run it again"):
+        verify(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "scenario.toml", "tasks.parquet"])
+def test_a_damaged_folder_is_told(tmp_path, folder, name):
+    damaged = shutil.copytree(folder, tmp_path / "damaged")
+    (damaged / name).write_text("{ this is [ nothing")
+    with pytest.raises(RunFolderError, match="cannot be read as a run folder"):
+        verify(damaged)
