@@ -20,12 +20,11 @@ from evsim.base.metrics import Target
 from evsim.base.units import parse_time_of_day
 from evsim.results.curves import Curve, first_crossing
 from evsim.results.reading import journal_rows, missing_columns, read_table
-from evsim.run.caveats import lost_slots, measured
+from evsim.run.caveats import MEASURED_ON, lost_slots, measured
 from evsim.run.recorder import is_unfinished
 from evsim.run.schema import FORMAT, TABLES
 
 _NEEDED = ("tasks", "server_steps", "evaluations", "clients")
-_MEASURED_ON = ("tasks", "server_steps", "evaluations", "availability")
 
 
 @final
@@ -113,7 +112,7 @@ class Run:
         nobody = pd.DataFrame({"at": [], "online": []})
         tables = {
             name: nobody if name in self.missing and name not in _NEEDED else self._by_name(name)
-            for name in _MEASURED_ON
+            for name in MEASURED_ON
         }
         return tables, self.manifest, tomllib.loads(self.scenario_toml)
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     Tables = Mapping[str, pd.DataFrame]
 
+#: The tables that `measured` looks at, and the columns of the one that may be long.
+MEASURED_ON = ("tasks", "server_steps", "evaluations", "availability")
+TASK_COLUMNS = ("kind", "client", "round", "dispatched_at", "ended_at", "known_at", "outcome")
 NOTABLE = 0.1  # a tenth of the rounds, the time or the tasks is worth a word
 FEW_EVALUATIONS = 10  # the headline averages five
 _LITTLE_SPARE = 1.1  # over-commitment below which a round has next to nobody to lose
@@ -177,11 +180,11 @@ def _stretch(length: FloatArray, empty: Any) -> float:
     return float((sums - before).max(initial=0.0))
 
 
-def _trace_repeats(seen: _Seen) -> Iterator[Caveat]:
+def _repeated_period(seen: _Seen) -> Iterator[Caveat]:
     period = seen.manifest.get("period_ms", seen.manifest.get("population", {}).get("period_ms"))
     if isinstance(period, int | float) and 0 < period < seen.end:
         yield Caveat(
-            "trace_repeats",
+            "repeated_period",
             "the run outlasts the trace, which then begins anew: the same devices do the same again",
             f"{seen.end / period:.1f} passes of {format_duration(period)}",
             "shorten stop.virtual_time, or use a longer trace",
@@ -358,7 +361,7 @@ _CHECKS: tuple[Callable[[_Seen], Iterator[Caveat]], ...] = (
     _short_cohorts,
     _failed_rounds,
     _late,
-    _trace_repeats,
+    _repeated_period,
     _few_evaluations,
     _cost,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import tomllib
 from dataclasses import asdict
 from importlib.metadata import version as installed_version
 from math import inf
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evsim.base.errors import MissingExtraError
+from evsim.run.caveats import MEASURED_ON, TASK_COLUMNS, measured
 from evsim.run.schema import FORMAT
 from evsim.scenario.caveats import sampling
 from evsim.timeline.world import ANSWER_BYTES
@@ -19,6 +21,7 @@ from evsim.timeline.world import ANSWER_BYTES
 if TYPE_CHECKING:
     from evsim.base.vocabulary import IntArray
     from evsim.run.assembly import Parts
+    from evsim.run.recorder import Recorder
     from evsim.scenario import Scenario
     from evsim.timeline.server import LiveServer
     from evsim.traces.population import Population
@@ -50,6 +53,15 @@ def manifest(scenario: Scenario, parts: Parts, server: LiveServer, reason: str, 
         "privacy": _privacy(scenario, int((parts.samples > 0).sum()), server.version),
         "wall_s": round(wall_s, 3),
     }
+
+
+def with_measured(told: dict[str, Any], recorder: Recorder, scenario_toml: str) -> dict[str, Any]:
+    """A manifest with the caveats that a run's tables show, once they are written."""
+    tables = {name: recorder.table(name, TASK_COLUMNS if name == "tasks" else None) for name in MEASURED_ON}
+    frames = {name: table.to_pandas(strings_to_categorical=True) for name, table in tables.items()}
+    known = {caveat["key"] for caveat in told["caveats"]}
+    found = measured(frames, told, tomllib.loads(scenario_toml))
+    return {**told, "caveats": [*told["caveats"], *(each.to_json() for each in found if each.key not in known)]}
 
 
 def _population(parts: Parts) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import shutil
 import time
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, final
@@ -66,6 +66,7 @@ class Recorder:
         self._buffers: dict[str, list[Mapping[str, Any]]] = {name: [] for name in TABLES}
         self._rows = dict.fromkeys(TABLES, 0)
         self._flushed = time.perf_counter()
+        self._closed = False
         _create(folder)
         self._journal.mkdir()
         self._schemas = {name: schema(name) for name in TABLES}
@@ -109,6 +110,23 @@ class Recorder:
             self._flushed = time.perf_counter()
 
     @part("recording")
+    def close(self) -> None:
+        """Turn the journal into tables; no row is taken any more."""
+        if self._closed:
+            return
+        self._closed = True
+        self.flush()
+        for name, writer in self._writers.items():
+            writer.close()
+            source = self._journal / f"{name}.arrows"
+            _atomically(self._folder / f"{name}.parquet", lambda path, source=source: _to_parquet(source, path))
+
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A table as it was written, or some columns of it; `close` first."""
+        with pq.ParquetFile(self._folder / f"{name}.parquet") as file:
+            return file.read(columns=columns, use_threads=False)
+
+    @part("recording")
     def finish(
         self,
         *,
@@ -117,12 +135,8 @@ class Recorder:
         tensors: Mapping[str, np.ndarray] | None,
         model: str = "model",
     ) -> None:
-        """Turn the journal into tables, write the other files, remove the journal."""
-        self.flush()
-        for name, writer in self._writers.items():
-            writer.close()
-            source = self._journal / f"{name}.arrows"
-            _atomically(self._folder / f"{name}.parquet", lambda path, source=source: _to_parquet(source, path))
+        """Turn the journal into tables, unless `close` did, write the other files, remove the journal."""
+        self.close()
         if tensors is not None:
             whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}  # keeps scalars as they are
             _atomically(self._folder / f"{model}.safetensors", lambda path: save_file(whole, str(path)))

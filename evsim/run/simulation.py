@@ -22,7 +22,7 @@ from evsim.base.vocabulary import Rank
 from evsim.cost.pricing import Pricing
 from evsim.run.assembly import Parts, assemble
 from evsim.run.evaluations import Evaluations
-from evsim.run.manifest import manifest
+from evsim.run.manifest import manifest, with_measured
 from evsim.run.named import Named
 from evsim.run.online import OnlineCounts
 from evsim.run.pace import Pace
@@ -232,11 +232,13 @@ class _Live:
         for rows in sessions_of(parts.population.availability, wanted, self._clock.now):
             self._recorder.append("sessions", rows)
         wall = time.perf_counter() - self._began
+        self._recorder.close()
         told = manifest(self._scenario, parts, server, error or server.end_reason, wall)
         told |= {"engine": self._pace.told(server.agenda), "diverged_at_version": self._stops.diverged_at}
+        text = self._scenario.to_toml()
         self._recorder.finish(
-            manifest=told,
-            scenario_toml=self._scenario.to_toml(),
+            manifest=with_measured(told, self._recorder, text),
+            scenario_toml=text,
             tensors=None if parts.learning is None else parts.learning.tensors(),
             model="model" if self._stops.diverged_at is None else "model.diverged",
         )

@@ -124,9 +124,9 @@ def test_few_evaluations_only_where_something_learns():
 
 
 def test_the_trace_begins_anew():
-    assert told(tables(), period_ms=400)["trace_repeats"] == "2.5 passes of 0.4 s"
-    assert told(tables(), population={"period_ms": 400})["trace_repeats"] == "2.5 passes of 0.4 s"
-    assert "trace_repeats" not in told(tables(), period_ms=1000)
+    assert told(tables(), period_ms=400)["repeated_period"] == "2.5 passes of 0.4 s"
+    assert told(tables(), population={"period_ms": 400})["repeated_period"] == "2.5 passes of 0.4 s"
+    assert "repeated_period" not in told(tables(), period_ms=1000)
 
 
 def test_a_small_model_that_stands_for_a_big_one():

@@ -1,0 +1,151 @@
+"""Listeners of a run: those that ship, a class of one's own, and what a scenario says of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from evsim import Scenario, Simulation, load_run
+from evsim.base.errors import ListenerError, ScenarioError
+from evsim.timeline.audience import RunFacts
+
+SHORT = [
+    'stop.virtual_time="3h"',
+    "population.clients=100",
+    "aggregation.cohort_goal=4",
+    "aggregation.minimum_cohort=1",
+    "aggregation.minimum_reports=1",
+]
+
+
+def run(folder: Path, *overrides: str, listeners: Any = (), base: str = "replay") -> Path:
+    scenario = Scenario.load(base, [*SHORT, *overrides])
+    return Simulation(scenario, listeners=listeners).run(folder)
+
+
+def test_csv_log_has_every_event_in_order(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run", 'listener=[{ kind = "csv_log" }]', "record.sessions=true")
+    with (folder / "events.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    instants = [int(line["at_ms"]) for line in lines]
+    assert instants == sorted(instants)
+    found = load_run(folder)
+    count = pd.Series([line["event"] for line in lines]).value_counts()
+    assert count["dispatched"] == len(found.tasks)
+    assert count["round_closed"] == len(found.server_steps)
+    assert count["checked_in"] == len(found.sessions)
+    assert count["checked_out"] == found.sessions["check_out_at"].notna().sum()
+    assert count["ended"] == 1
+    assert found.manifest["engine"]["replay"] == "events"
+
+
+def test_perfetto_draws_every_task_and_round_once(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run", 'listener=[{ kind = "perfetto" }]')
+    drawn = json.loads((folder / "perfetto.json").read_text(encoding="utf-8"))["traceEvents"]
+    bars = [each for each in drawn if each["ph"] == "X"]
+    tasks = load_run(folder).tasks
+    begun = {int(each["name"].split()[1]): each["ts"] for each in bars if each["name"].startswith("task")}
+    assert begun == {row.task: row.dispatched_at * 1000 for row in tasks.itertuples()}
+    ended = tasks.dropna(subset="ended_at").set_index("task")["ended_at"]
+    ends = {int(each["name"].split()[1]): each["ts"] + each["dur"] for each in bars if each["name"].startswith("task")}
+    assert all(ends[task] == at * 1000 for task, at in ended.items())
+    assert sum(each["name"].startswith("round") for each in bars) == len(load_run(folder).server_steps)
+
+
+def test_progress_prints_to_standard_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path / "run", 'listener=[{ kind = "progress", seconds = 0.0 }]')
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("replay: 100 clients, seed")
+    assert told[-1].endswith("ended, virtual_time")
+    assert any("round 3" in line for line in told)
+
+
+class StopAfter:
+    """Ends a run after some reports: a stop condition of one's own."""
+
+    def __init__(self, reports: int) -> None:
+        self.left = reports
+
+    def started(self, run: RunFacts) -> None:
+        self.run = run
+
+    def round_closed(self, at: int, row: dict[str, Any]) -> None:
+        self.left -= row["reports"]
+        if self.left <= 0:
+            self.run.end("enough reports")
+
+
+@pytest.mark.parametrize("replay", ["events", "bulk"])
+def test_a_listener_may_end_the_run_with_a_reason_of_its_own(tmp_path: Path, replay: str) -> None:
+    folder = run(tmp_path / "run", f"engine.replay={replay}", listeners=[StopAfter(25)])
+    found = load_run(folder)
+    assert found.manifest["end"]["reason"] == "enough reports"
+    assert found.server_steps["reports"].sum() >= 25 > found.server_steps["reports"][:-1].sum()
+
+
+def test_a_listener_of_a_file_runs_and_is_kept_in_the_scenario(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "class Mine:\n"
+        "    def __init__(self, file, factor=2):\n"
+        "        self.file, self.factor, self.seen = file, factor, 0\n"
+        "    def reported(self, at, tasks, clients):\n"
+        "        self.seen += len(tasks)\n"
+        "    def ended(self, at, reason):\n"
+        "        with open(self.file, 'w') as file:\n"
+        "            file.write(str(self.seen * self.factor))\n"
+    )
+    (tmp_path / "s.toml").write_text(
+        'extends = "replay"\n[stop]\nvirtual_time = "3h"\n[population]\nclients = 100\n'
+        f'[[listener]]\nkind = "mine.py:Mine"\nfile = "{tmp_path / "seen"}"\n'
+    )
+    scenario = Scenario.load(tmp_path / "s.toml")
+    folder = Simulation(scenario).run(tmp_path / "run")
+    tasks = load_run(folder).tasks
+    arrived = ~tasks["outcome"].isin(["dropped", "aborted", "in_flight"])
+    assert int((tmp_path / "seen").read_text()) == 2 * arrived.sum()
+    again = Scenario.load(folder / "scenario.toml")
+    assert again.listener == scenario.listener
+
+
+def test_a_listener_that_raises_ends_the_run_cleanly(tmp_path: Path) -> None:
+    class Broken:
+        closed = 0
+
+        def round_closed(self, at: int, row: dict[str, Any]) -> None:
+            self.closed += 1
+            if self.closed == 3:
+                raise RuntimeError("no more")
+
+    with pytest.raises(ListenerError, match=r"listener Broken.round_closed \(at \d+ ms\): RuntimeError: no more"):
+        run(tmp_path / "run", listeners=[Broken()])
+    found = load_run(tmp_path / "run")
+    assert len(found.server_steps) == 3
+    assert "RuntimeError: no more" in found.manifest["end"]["reason"]
+    assert len(found.tasks) > 0
+
+
+def test_unknown_options_and_kinds_of_listeners_are_told() -> None:
+    with pytest.raises(ScenarioError, match=r"listener\[0\].events_: unknown key.*did you mean 'events'"):
+        Scenario.load("replay", ['listener=[{ kind = "csv_log", events_ = [] }]'])
+    with pytest.raises(ScenarioError, match="unknown kind 'csvlog'; did you mean 'csv_log'"):
+        Scenario.load("replay", ['listener=[{ kind = "csvlog" }]'])
+
+
+def test_bulk_with_a_listener_of_every_event_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match=r'engine\.replay: "bulk", but a listener is told of every event'):
+        run(tmp_path / "run", "engine.replay=bulk", 'listener=[{ kind = "csv_log" }]')
+
+
+def test_the_manifest_says_how_the_timeline_moved(tmp_path: Path) -> None:
+    def told(name: str, *overrides: str) -> tuple[str, str]:
+        manifest = load_run(run(tmp_path / name, *overrides)).manifest
+        return manifest["engine"]["replay"], manifest["timeline_hash"]
+
+    dry, events = told("dry"), told("events", "engine.replay=events")
+    assert (dry[0], events[0]) == ("bulk", "events")
+    assert dry[1] == events[1]
