@@ -24,6 +24,12 @@ def bundled_trace(name: str) -> Path | None:
     return next((folder for folder in bundled("traces") if folder.name == name), None)
 
 
+def bundled_data(name: str) -> Path | None:
+    """The folder of a bundled data set, or None."""
+    folders = (root / "datasets" / name for root in _ROOTS)
+    return next((folder for folder in folders if (folder / "manifest.json").is_file()), None)
+
+
 def bundled_scenario(name: str) -> Path | None:
     """The file of a bundled scenario, by its path below `scenarios` with or without the suffix, or None."""
     wanted = name.removesuffix(".toml").removeprefix("scenarios/")

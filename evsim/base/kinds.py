@@ -133,7 +133,13 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "dataset": {
         "digits": ("evsim.training.data.digits:Digits", "1,797 handwritten 8x8 digits, 14 writer blocks, embedded"),
         "synthetic": ("evsim.training.data.synthetic:Synthetic", "LEAF's synthetic(alpha, beta), any client count"),
-        "arrays": ("evsim.training.data.arrays:Arrays", "a folder of .npz files with x, y and a clients column"),
+        "shakespeare": ("evsim.training.data.shakespeare:Shakespeare", "the next character, by 652 roles, embedded"),
+        "fashion_mnist": (
+            "evsim.training.data.fashion_mnist:FashionMnist",
+            "70,000 images 28x28, a Debian package away",
+        ),
+        "arrays": ("evsim.training.data.arrays:Arrays", "a folder of .npz files with x, y and a column client"),
+        "store": ("evsim.training.data.store:Store", "what `evsim data import` wrote, read from disk sample by sample"),
     },
     "partition": {
         "iid": ("evsim.training.data.partition:Iid", "samples dealt at random"),
@@ -141,7 +147,13 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "dirichlet": ("evsim.training.data.partition:Dirichlet", "label shares per client from Dirichlet(alpha)"),
         "shards": ("evsim.training.data.partition:Shards", "label-sorted shards per client (McMahan et al. 2017)"),
         "classes": ("evsim.training.data.partition:Classes", "k classes per client"),
+        "similarity": ("evsim.training.data.similarity:Similarity", "a share at random, the rest sorted by label"),
         "quantity": ("evsim.training.data.partition:Quantity", "log-normal numbers of samples, labels at random"),
+        "power_law": (
+            "evsim.training.data.power_law:PowerLaw",
+            "numbers of samples from a power law, labels at random",
+        ),
+        "grouped": ("evsim.training.data.grouped:Grouped", "natural clients put together, whole, to fewer"),
     },
     "join": {
         "paired": (
@@ -162,5 +174,18 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "csv": ("evsim.traces.formats.csv", "one row per interval, per event, or per device"),
         "fedscale": ("evsim.traces.formats.fedscale", "FedScale's client_behave_trace and client_device_capacity"),
         "flash": ("evsim.traces.formats.flash", "FLASH's state_traces.json and cached_timers.json"),
+    },
+    "data_format": {
+        "cifar": ("evsim.training.data.importers.cifar", "CIFAR-10 and CIFAR-100 as Python pickles"),
+        "fedscale": ("evsim.training.data.importers.fedscale", "FedScale's client_data_mapping, images or .npy files"),
+        "huggingface": ("evsim.training.data.importers.huggingface", "saved with save_to_disk, or Parquet by split"),
+        "idx": ("evsim.training.data.importers.idx", "MNIST, Fashion-MNIST, EMNIST: idx files, plain or gzip"),
+        "image_folder": ("evsim.training.data.importers.image_folder", "images in a folder per label"),
+        "leaf": ("evsim.training.data.importers.leaf", "LEAF's JSON: FEMNIST, Shakespeare, Sent140, synthetic"),
+        "numpy": ("evsim.training.data.importers.numpy", "x.npy, y.npy, client.npy in a folder, or an .npz archive"),
+        "speech_commands": ("evsim.training.data.importers.speech_commands", "a folder of WAV files per word"),
+        "table": ("evsim.training.data.importers.table", "CSV or Parquet, a column says whose each sample is"),
+        "tff": ("evsim.training.data.importers.tff", "HDF5 files of TensorFlow Federated, a group per client"),
+        "torch": ("evsim.training.data.importers.torch", "any map-style torch data set, as module:function"),
     },
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from evsim.cli.base import app
 from evsim.cli.check_command import check
+from evsim.cli.data_commands import data
 from evsim.cli.look_commands import describe, list_kinds
 from evsim.cli.run_command import run
 from evsim.cli.study_commands import compare, report, sweep
@@ -21,3 +22,4 @@ app.command()(verify)
 app.command(name="list")(list_kinds)
 app.command()(describe)
 app.add_typer(traces, name="traces")
+app.add_typer(data, name="data")

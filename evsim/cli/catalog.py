@@ -31,7 +31,7 @@ def catalog(only: str | None) -> dict[str, Rows]:
 
 
 def kind_of_path(path: str) -> str:
-    """Whether a path or bundled name is a "scenario", a "run" or a "trace".
+    """Whether a path or bundled name is a "scenario", a "run", "data" (a store) or a "trace".
 
     Raises:
         ScenarioError: if there is nothing of that name.
@@ -41,12 +41,20 @@ def kind_of_path(path: str) -> str:
         return "scenario"
     if place.is_dir() and any((place / name).exists() for name in ("scenario.toml", "tasks.parquet", "journal")):
         return "run"
+    if place.is_dir() and _is_store(place):
+        return "data"
     if place.exists() or bundled_trace(path) is not None:
         return "trace"
     if bundled_scenario(path) is not None:
         return "scenario"
     known = [found.stem for found in bundled("scenarios")] + [found.name for found in bundled("traces")]
     raise ScenarioError(f"{path}: no such file, folder, bundled scenario or bundled trace; {suggest(path, known)}")
+
+
+def _is_store(place: Path) -> bool:
+    from evsim.training.data.store import is_store
+
+    return is_store(place)
 
 
 def _kinds(slot: str) -> Rows:

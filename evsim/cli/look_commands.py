@@ -22,9 +22,11 @@ def list_kinds(
 
 
 def describe(
-    path: Annotated[str, typer.Argument(help="A scenario, a run folder, a trace, or the name of a bundled one.")],
+    path: Annotated[
+        str, typer.Argument(help="A scenario, a run folder, a trace, a store of data, or the name of a bundled one.")
+    ],
 ) -> None:
-    """Describe a trace, a scenario or a run in words and numbers."""
+    """Describe a trace, a scenario, a run or a store of data in words and numbers."""
     from evsim.cli.catalog import kind_of_path
 
     _DESCRIBERS[kind_of_path(path)](path)
@@ -52,4 +54,15 @@ def _describe_trace(path: str) -> None:
     show(path)
 
 
-_DESCRIBERS = {"scenario": _describe_scenario, "run": _describe_run, "trace": _describe_trace}
+def _describe_data(path: str) -> None:
+    from evsim.cli.data_commands import show
+
+    show(path)
+
+
+_DESCRIBERS = {
+    "scenario": _describe_scenario,
+    "run": _describe_run,
+    "trace": _describe_trace,
+    "data": _describe_data,
+}

@@ -79,7 +79,7 @@ def _generated() -> Iterator[str]:
 
 def _slots() -> Iterator[str]:
     for slot in registry.slots():
-        if slot == "trace_format":
+        if slot.endswith("_format"):
             continue
         yield f"## Slot `{slot}`\n"
         for entry in registry.built_in(slot).values():

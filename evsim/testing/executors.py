@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,8 @@ from evsim.algorithms.tree import Payload
 from evsim.base import registry, rng
 from evsim.base.errors import TrainingError
 from evsim.testing.zoo import FAILING, N_CLASSES, SIDE, STOCHASTIC, TOO_MUCH, ZOO, made
-from evsim.training.data.samples import TrainingData
+from evsim.training.data.gathered import Gathered
+from evsim.training.data.samples import Inputs, TrainingData
 from evsim.training.executors.agreement import largest_difference, tolerance
 from evsim.training.executors.base import Executor, Job, Result, TrainTask
 from evsim.training.executors.serial import Serial
@@ -104,7 +105,7 @@ class ExecutorContract(ABC):
 
     def test_a_diverging_client_spoils_no_other(self) -> None:
         job = make_job(mlp(), Sgd(learning_rate=0.1, batch_size=4))
-        job.data.x[job.data.of_client(4)] = float("inf")
+        _shift(job, float("inf"), 4)
         with opened(self.make(), job) as run:
             finite = [bool(torch.isfinite(r.update["model"]["1.weight"]).all()) for r in run(make_tasks(job))]
         assert finite == [client != 4 for client in range(len(SIZES))]
@@ -123,9 +124,22 @@ class ExecutorContract(ABC):
 
     def test_an_update_that_is_not_finite_is_left_out_of_the_sums(self) -> None:
         job = make_job(mlp(), Sgd(learning_rate=0.1, batch_size=4))
-        job.data.x[job.data.of_client(4)] = float("inf")
-        job.data.x[job.data.of_client(6)] = float("inf")
+        _shift(job, float("inf"), 4, 6)
         compare_sums(self.make(), job)
+
+    @pytest.mark.parametrize("later", [False, True], ids=["in memory", "read later"])
+    def test_images_in_bytes_train_as_their_numbers_do(self, later: object) -> None:
+        job = make_job(mlp())
+        images = np.tile(np.arange(256, dtype=np.uint8), 1 + len(job.data.x) * SIDE * SIDE // 256)
+        images = images[: len(job.data.x) * SIDE * SIDE].reshape(-1, 1, SIDE, SIDE)
+        stored = Gathered(images[::-1], np.arange(len(images))[::-1]) if later else torch.from_numpy(images)
+        numbers = torch.from_numpy(images / 255.0)
+        found = []
+        for x in (numbers, Inputs(stored, torch.float64)):
+            with opened(self.make(), replace(job, data=replace(job.data, x=x))) as run:
+                found.append([result.update["model"] for result in run(make_tasks(job))])
+        for one, other in zip(*found, strict=True):
+            assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 class ZooContract(ABC):
@@ -153,8 +167,7 @@ class ZooContract(ABC):
         self, name: str, *, sums: bool
     ) -> None:
         job = make_job(made(FAILING[name]), sizes=(8, 6, 7, 1, 8, 1, 4, 9))
-        for client in (3, 5):
-            job.data.x[job.data.of_client(client)] += 2 * TOO_MUCH
+        _shift(job, 2 * TOO_MUCH, 3, 5)
         said = []
         for executor in (Serial(), self.make()):
             runner = executor.open(job)
@@ -246,6 +259,13 @@ def make_rule(kind: str, **options: Any) -> ClientRule:
     known = {each.name for each in fields(rule)}
     made: ClientRule = rule(**{name: value for name, value in (usual | options).items() if name in known})
     return made
+
+
+def _shift(job: Job, by: float, *clients: int) -> None:
+    """Add a number to all inputs of some clients."""
+    assert isinstance(job.data.x, torch.Tensor)
+    for client in clients:
+        job.data.x[job.data.of_client(client)] += by
 
 
 def make_job(

@@ -264,7 +264,9 @@ def test_any_factory_of_a_torch_module_is_a_model(write):
 
 # -- every policy there is ---------------------------------------------------------------------------------------------
 
-POLICIES = [(slot, kind) for slot in registry.slots() if slot != "trace_format" for kind in registry.built_in(slot)]
+POLICIES = [
+    (slot, kind) for slot in registry.slots() if not slot.endswith("_format") for kind in registry.built_in(slot)
+]
 
 
 @pytest.mark.parametrize(("slot", "kind"), POLICIES, ids=lambda name: name)

@@ -53,7 +53,7 @@ def loads_plain(content: bytes, where: str = "pickle") -> Any:
 @final
 class _PlainUnpickler(pickle.Unpickler):
     def __init__(self, file: BytesIO, where: str) -> None:
-        super().__init__(file)
+        super().__init__(file, encoding="latin1")  # texts of Python 2 may be bytes
         self._where = where
         self.saw_numpy = False
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evsim.base import rng
 from evsim.base.errors import DataError, require
 from evsim.base.vocabulary import BoolArray, IntArray
+from evsim.training.data.gathered import Gathered, Values, select
 
 
 @final
@@ -21,7 +21,8 @@ class Samples:
     """A data set as arrays.
 
     Attributes:
-        x: (N, ...) float32 inputs or int64 token ids.
+        x: (N, ...) float32 inputs, uint8 images, or integers that are token ids. Images stay uint8 until they are used;
+            a model gets them divided by 255. `Gathered` rows are read when they are used, and were checked before.
         y: (N,) labels in 0..n_classes - 1.
         n_classes: number of labels.
         groups: (N,) natural client of each sample, -1 for none; None if the data set has no natural clients.
@@ -30,7 +31,7 @@ class Samples:
         is_test: (N,) samples of the data set's own test set; None if it has none.
     """
 
-    x: NDArray[Any]
+    x: Values
     y: IntArray
     n_classes: int
     groups: IntArray | None
@@ -50,7 +51,7 @@ class Samples:
             raise DataError(
                 f"{self.name}: label {self.y[wrong[0]]} of sample {wrong[0]} is not in 0..{self.n_classes - 1}"
             )
-        if np.issubdtype(self.x.dtype, np.floating) and not np.isfinite(self.x).all():
+        if not (isinstance(self.x, Gathered) or self.x.dtype.kind in "iub" or np.isfinite(self.x).all()):
             raise DataError(f"{self.name}: inputs hold numbers that are not finite")
 
 
@@ -90,11 +91,11 @@ class FederatedData:
     Client i has the rows ``index[offsets[i]:offsets[i + 1]]`` of x and y; rows may be shared.
     """
 
-    x: NDArray[Any]
+    x: Values
     y: IntArray
     index: IntArray
     offsets: IntArray
-    x_test: NDArray[Any]
+    x_test: Values
     y_test: IntArray
     n_classes: int
     n_tokens: int | None
@@ -150,11 +151,11 @@ def federate(
     if offsets[-1] == 0:
         raise DataError(f"{samples.name}: no client has data; ask for more samples per client or fewer clients")
     return FederatedData(
-        samples.x[train],
+        select(samples.x, train),
         y,
         index,
         offsets,
-        samples.x[test],
+        select(samples.x, test),
         samples.y[test],
         samples.n_classes,
         samples.n_tokens,

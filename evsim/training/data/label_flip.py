@@ -9,6 +9,7 @@ import numpy as np
 
 from evsim.algorithms.malicious import malicious_clients
 from evsim.base.errors import require
+from evsim.training.data.gathered import select
 
 if TYPE_CHECKING:
     from evsim.training.data.base import FederatedData
@@ -41,4 +42,5 @@ class LabelFlip:
         index = data.index.copy()
         index[places] = len(data.y) + np.arange(len(rows))
         flipped = data.n_classes - 1 - data.y[rows]
-        return replace(data, x=np.concatenate([data.x, data.x[rows]]), y=np.concatenate([data.y, flipped]), index=index)
+        x = select(data.x, np.concatenate([np.arange(len(data.y)), rows]))
+        return replace(data, x=x, y=np.concatenate([data.y, flipped]), index=index)

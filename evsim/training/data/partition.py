@@ -34,7 +34,7 @@ class Iid(Partition):
     def split(
         self, y: IntArray, groups: IntArray | None, n_classes: int, n_clients: int | None, rng: np.random.Generator
     ) -> Split:
-        n = _count(n_clients)
+        n = count_of(n_clients)
         if self.samples_per_client is not None:
             index = rng.integers(len(y), size=n * self.samples_per_client)
             return index, np.arange(n + 1) * self.samples_per_client
@@ -45,9 +45,22 @@ class Iid(Partition):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Natural(Partition):
-    """The data set's own clients, in order of their ids; `population.clients` may ask for the first so many."""
+    """The data set's own clients, in order of their ids; `population.clients` may ask for the first so many.
+
+    Attributes:
+        min_samples: clients with fewer are left out, and the others move up (FedScale's `filter_less`).
+        max_samples: so many of a client's samples are kept, the first ones; None: all.
+    """
 
     by_groups: ClassVar[bool] = True
+
+    min_samples: int = 0
+    max_samples: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.min_samples >= 0, "min_samples must be >= 0", min_samples=self.min_samples)
+        most = self.max_samples
+        require(most is None or most >= 1, "max_samples must be >= 1", max_samples=most)
 
     @override
     def split(
@@ -55,8 +68,25 @@ class Natural(Partition):
     ) -> Split:
         if groups is None:
             raise DataError("partition natural: this data set has no natural clients; use another partition")
-        n = int(groups.max(initial=-1)) + 1 if n_clients is None else n_clients
-        return _by_owner(np.where((groups >= 0) & (groups < n), groups, n), n)
+        own = int(groups.max(initial=-1)) + 1
+        n = own if n_clients is None else n_clients
+        number = np.arange(own)
+        if self.min_samples:
+            number, n = self._moved_up(groups, own, n)
+        owner = np.append(number, n)[groups]  # groups of -1 are nobody's
+        index, offsets = by_owner(np.where(owner < n, owner, n), n)
+        return (index, offsets) if self.max_samples is None else _cut(index, offsets, self.max_samples)
+
+    def _moved_up(self, groups: IntArray, own: int, n: int) -> tuple[IntArray, int]:
+        """The numbers of clients when those with few samples are left out, and how many there are."""
+        keeps = np.bincount(groups[groups >= 0], minlength=own) >= self.min_samples
+        kept = int(keeps.sum())
+        if kept < n < own:
+            raise DataError(
+                f"population.clients: {n}; expected at most {kept}, the natural clients with {self.min_samples} samples"
+            )
+        n = min(n, kept)
+        return np.where(keeps, np.cumsum(keeps) - 1, n), n
 
 
 @final
@@ -81,7 +111,7 @@ class Dirichlet(Partition):
     def split(
         self, y: IntArray, groups: IntArray | None, n_classes: int, n_clients: int | None, rng: np.random.Generator
     ) -> Split:
-        n = _count(n_clients)
+        n = count_of(n_clients)
         if self.samples_per_client is not None:
             prior = np.bincount(y, minlength=n_classes) / len(y)
             shares = _dirichlet(self.alpha * n_classes * prior, n, rng)
@@ -91,7 +121,7 @@ class Dirichlet(Partition):
             rows = rng.permutation(np.flatnonzero(y == label))
             cuts = np.cumsum(_dirichlet(np.full(n, self.alpha), 1, rng)[0])
             owner[rows] = np.minimum(np.searchsorted(cuts, (np.arange(len(rows)) + 0.5) / max(len(rows), 1)), n - 1)
-        return _by_owner(owner, n)
+        return by_owner(owner, n)
 
 
 @final
@@ -112,7 +142,7 @@ class Shards(Partition):
     def split(
         self, y: IntArray, groups: IntArray | None, n_classes: int, n_clients: int | None, rng: np.random.Generator
     ) -> Split:
-        n = _count(n_clients)
+        n = count_of(n_clients)
         n_shards = n * self.shards_per_client
         if n_shards > len(y):
             raise DataError(f"partition shards: {n_shards} shards of {len(y)} samples; expected at most one per sample")
@@ -121,7 +151,7 @@ class Shards(Partition):
         shard = np.minimum(np.arange(len(y)) * n_shards // len(y), n_shards - 1)
         owner = np.empty(len(y), np.int64)
         owner[ordered] = (rng.permutation(n_shards) // self.shards_per_client)[shard]
-        return _by_owner(owner, n)
+        return by_owner(owner, n)
 
 
 @final
@@ -147,7 +177,7 @@ class Classes(Partition):
     def split(
         self, y: IntArray, groups: IntArray | None, n_classes: int, n_clients: int | None, rng: np.random.Generator
     ) -> Split:
-        n, k = _count(n_clients), self.classes_per_client
+        n, k = count_of(n_clients), self.classes_per_client
         present = np.unique(y)
         if k > len(present):
             raise DataError(f"partition classes: classes_per_client = {k}; the data has {len(present)} labels")
@@ -178,7 +208,7 @@ class Quantity(Partition):
     def split(
         self, y: IntArray, groups: IntArray | None, n_classes: int, n_clients: int | None, rng: np.random.Generator
     ) -> Split:
-        n = _count(n_clients)
+        n = count_of(n_clients)
         sizes = self.mean * np.exp(self.sigma * rng.standard_normal(n) - self.sigma**2 / 2)
         offsets = np.concatenate([[0], np.cumsum(np.maximum(np.rint(sizes), 1))]).astype(np.int64)
         return rng.integers(len(y), size=int(offsets[-1])), offsets
@@ -199,7 +229,12 @@ def _entropy(p: FloatArray) -> FloatArray:
     return np.asarray(-(p * logs).sum(axis=1))
 
 
-def _count(n_clients: int | None) -> int:
+def count_of(n_clients: int | None) -> int:
+    """The number of clients that a scenario asks for.
+
+    Raises:
+        DataError: if it does not say.
+    """
     if n_clients is None:
         raise DataError("population.clients: missing; only the natural partition knows how many clients there are")
     require(n_clients >= 1, "clients must be >= 1", clients=n_clients)
@@ -210,7 +245,14 @@ def _check_count(samples: int | None) -> None:
     require(samples is None or samples >= 1, "samples_per_client must be >= 1", samples_per_client=samples)
 
 
-def _by_owner(owner: IntArray, n: int) -> Split:
+def _cut(index: IntArray, offsets: IntArray, most: int) -> Split:
+    """The first so many samples of each client."""
+    sizes = np.diff(offsets)
+    rank = np.arange(len(index)) - np.repeat(offsets[:-1], sizes)
+    return index[rank < most], np.concatenate([[0], np.cumsum(np.minimum(sizes, most))]).astype(np.int64)
+
+
+def by_owner(owner: IntArray, n: int) -> Split:
     """Index and offsets from the owner of each sample; owners >= n are nobody."""
     order = np.argsort(owner, kind="stable")
     counts = np.bincount(owner, minlength=n)[:n]

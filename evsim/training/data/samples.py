@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from evsim.base.vocabulary import IntArray
+from evsim.training.data.gathered import Gathered, Values
 
 if TYPE_CHECKING:
     from evsim.training.data.base import FederatedData
@@ -17,7 +18,62 @@ if TYPE_CHECKING:
 _HOST = torch.device("cpu")
 _SHARE = 0.5  # of the free memory of a GPU that a data set may take
 
+_READ = 1 << 30  # bytes of rows that are read when they are asked for, up to which they are read at once for a GPU
+
 Batch = tuple[torch.Tensor, torch.Tensor]  # x and y on the device
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Inputs that are stored in another form than a model gets them: ``inputs[rows]`` is what it gets.
+
+    Attributes:
+        raw: (N, ...) images in uint8, token ids in any integer type, or rows that are read when they are asked for.
+        dtype: what a model gets: a floating-point type, or int64 for token ids.
+    """
+
+    raw: torch.Tensor | Gathered
+    dtype: torch.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all inputs, (N, ...)."""
+        return tuple(self.raw.shape)
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are stored."""
+        return _HOST if isinstance(self.raw, Gathered) else self.raw.device
+
+    @property
+    def nbytes(self) -> int:
+        """As they are stored."""
+        return self.raw.nbytes
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __getitem__(self, key: slice | torch.Tensor) -> torch.Tensor:
+        if isinstance(self.raw, Gathered):
+            found = torch.from_numpy(self.raw[key.numpy() if isinstance(key, torch.Tensor) else key])
+        else:
+            found = self.raw[key]
+        return ready(found, self.dtype)
+
+    def to(self, device: torch.device) -> Inputs:
+        """The same on a device, where what is read when it is asked for is read whole."""
+        if isinstance(self.raw, Gathered):
+            return self if device == _HOST else Inputs(torch.from_numpy(self.raw[:]).to(device), self.dtype)
+        return Inputs(self.raw.to(device), self.dtype)
+
+
+def ready(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Stored inputs as a model gets them: the only place where images in uint8 become numbers in 0..1."""
+    if x.dtype == dtype:
+        return x
+    made = x.to(dtype)
+    return made.div_(255) if x.dtype == torch.uint8 and dtype.is_floating_point else made
 
 
 @final
@@ -26,13 +82,14 @@ class TrainingData:
     """The clients' samples, and which of them each client has.
 
     Attributes:
-        x, y: all samples; on the device, or in host memory if they are streamed.
+        x, y: all samples; on the device, or in host memory if they are streamed. Whether x is a tensor or `Inputs`,
+            ``x[rows]`` is what a model gets.
         index, offsets: client k has the rows ``index[offsets[k]:offsets[k + 1]]``.
         device: where batches are needed.
         streamed: whether batches are brought to the device one at a time.
     """
 
-    x: torch.Tensor
+    x: torch.Tensor | Inputs
     y: torch.Tensor
     index: IntArray
     offsets: IntArray
@@ -42,7 +99,7 @@ class TrainingData:
     @classmethod
     def of(cls, data: FederatedData, dtype: torch.dtype, device: torch.device) -> TrainingData:
         """A federated data set for a device; floating-point inputs take the given precision."""
-        x, y = inputs(data.x, dtype, _HOST), torch.as_tensor(data.y)
+        x, y = inputs(data.x, dtype, tokens=data.n_tokens is not None), torch.as_tensor(data.y)
         streamed = not fits(device, x, y)
         where = _HOST if streamed else device
         return cls(x.to(where), y.to(where), data.index, data.offsets, device, streamed)
@@ -63,14 +120,21 @@ class TrainingData:
         """The samples of these rows, any shape, on the device."""
         return self._gathered(self.x, rows), self._gathered(self.y, rows)
 
-    def _gathered(self, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    def _gathered(self, values: torch.Tensor | Inputs, rows: torch.Tensor) -> torch.Tensor:
+        raw = values.raw if isinstance(values, Inputs) else values
         shape = (*rows.shape, *values.shape[1:])
+        return ready(self._picked(raw, rows.reshape(-1)).reshape(shape), values.dtype)
+
+    def _picked(self, raw: torch.Tensor | Gathered, rows: torch.Tensor) -> torch.Tensor:
+        """Rows of what is stored, on the device, in the form in which they are stored."""
+        if isinstance(raw, Gathered):
+            return on_device(raw[rows.numpy()], self.device)
         if not self.streamed:
-            return values.index_select(0, rows.reshape(-1)).reshape(shape)
+            return raw.index_select(0, rows)
         on_gpu = self.device.type == "cuda"  # from pinned memory a copy does not make the host wait
-        picked = torch.empty((rows.numel(), *values.shape[1:]), dtype=values.dtype, pin_memory=on_gpu)
-        torch.index_select(values, 0, rows.reshape(-1), out=picked)
-        return picked.to(self.device, non_blocking=True).reshape(shape)
+        picked = torch.empty((rows.numel(), *raw.shape[1:]), dtype=raw.dtype, pin_memory=on_gpu)
+        torch.index_select(raw, 0, rows, out=picked)
+        return picked.to(self.device, non_blocking=True)
 
 
 @final
@@ -117,15 +181,22 @@ def on_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def inputs(x: object, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """An input array as a tensor on the device: floats in the given precision, token ids as they are."""
+def inputs(x: Values, dtype: torch.dtype, *, tokens: bool) -> torch.Tensor | Inputs:
+    """Inputs in host memory: floats as a tensor of the given precision; images in uint8 and token ids as they are."""
+    if isinstance(x, Gathered):
+        return Inputs(x, torch.int64 if tokens or (x.dtype.kind in "iu" and x.dtype.itemsize > 1) else dtype)
     tensor = torch.as_tensor(x)
-    return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+    wanted = dtype if tensor.dtype == torch.uint8 and not tokens else torch.int64  # whole numbers stay whole
+    if tensor.is_floating_point():
+        return tensor.to(dtype)
+    return tensor if tensor.dtype == wanted else Inputs(tensor, wanted)
 
 
-def fits(device: torch.device, *tensors: torch.Tensor) -> bool:
+def fits(device: torch.device, *tensors: torch.Tensor | Inputs) -> bool:
     """Whether tensors may lie on a device beside what training needs: in host memory always."""
     if device.type != "cuda":
         return True
+    if any(isinstance(each, Inputs) and isinstance(each.raw, Gathered) and each.nbytes > _READ for each in tensors):
+        return False  # to bring them over, host memory would have to hold them
     free, _ = torch.cuda.mem_get_info(device)
     return sum(tensor.nbytes for tensor in tensors) <= _SHARE * free

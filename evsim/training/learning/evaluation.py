@@ -17,14 +17,16 @@ from evsim.training.models.modes import evaluating
 if TYPE_CHECKING:
     from evsim.algorithms.tree import Tree
     from evsim.base.vocabulary import FloatArray
-    from evsim.training.data.samples import TrainingData
+    from evsim.training.data.samples import Inputs, TrainingData
+
+    Stored = torch.Tensor | Inputs
 
 _WHILE = {"while": "it is evaluated"}
 
 
 @torch.no_grad()
 def evaluate(
-    model: torch.nn.Module, state: tuple[Tree, Tree], x: torch.Tensor, y: torch.Tensor, batch_size: int, key: int
+    model: torch.nn.Module, state: tuple[Tree, Tree], x: Stored, y: torch.Tensor, batch_size: int, key: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss of each sample (float64) and whether its largest logit is right; two tensors of shape (samples,).
 
@@ -34,16 +36,18 @@ def evaluate(
         TrainingError: if the model raises anything.
     """
     params, buffers = state[0], {**local(model), **state[1]}
-    device = next(model.parameters(), x).device
-    losses, hits = [], []
+    device = next((leaf.device for leaf in model.parameters()), x.device)
+    losses = torch.empty(len(y), dtype=torch.float64, device=device)  # not lists: what is kept between
+    hits = torch.empty(len(y), dtype=torch.bool, device=device)  # batches would scatter the heap
     with evaluating(model), named_draws(key, device), user_code(TrainingError, slot="model", cls=model, **_WHILE):
         for start in range(0, len(y), batch_size):
             own = {**params, **{name: leaf.clone() for name, leaf in buffers.items()}}  # a model may write into buffers
-            logits = functional_call(model, own, (x[start : start + batch_size].to(device),))
-            labels = y[start : start + batch_size].to(device)
-            losses.append(torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none"))
-            hits.append(logits.argmax(-1) == labels)
-    return torch.cat(losses), torch.cat(hits)
+            part = slice(start, start + batch_size)
+            logits = functional_call(model, own, (x[part].to(device),))
+            labels = y[part].to(device)
+            losses[part] = torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none")
+            hits[part] = logits.argmax(-1) == labels
+    return losses, hits
 
 
 def summarize(losses: torch.Tensor, hits: torch.Tensor) -> dict[str, float]:

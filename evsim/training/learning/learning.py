@@ -25,7 +25,7 @@ from evsim.base.errors import TrainingError
 from evsim.base.profiling import part
 from evsim.base.user_code import user_code
 from evsim.base.vocabulary import Feedback, IntArray
-from evsim.training.data.samples import Batch, TrainingData, fits, inputs
+from evsim.training.data.samples import Inputs, TrainingData, fits, inputs
 from evsim.training.executors.base import Executor, Job, TrainTask
 from evsim.training.executors.probe import batch_of_one, probe, rehearse
 from evsim.training.executors.sums import Weights
@@ -218,9 +218,9 @@ class Learning:
         self._runner.close()
         self.client_states.close()
 
-    def _placed(self, data: FederatedData) -> Batch:
+    def _placed(self, data: FederatedData) -> tuple[torch.Tensor | Inputs, torch.Tensor]:
         """The test set; on the device if it fits there."""
-        x, y = inputs(data.x_test, self._dtype, torch.device("cpu")), torch.as_tensor(data.y_test)
+        x, y = inputs(data.x_test, self._dtype, tokens=data.n_tokens is not None), torch.as_tensor(data.y_test)
         return (x.to(self._device), y.to(self._device)) if fits(self._device, x, y) else (x, y)
 
     # -- the server's state -----------------------------------------------------------------------------------------

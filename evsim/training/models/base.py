@@ -65,7 +65,7 @@ def check_model(model: nn.Module, data: FederatedData) -> None:
     """
     check_leaves(model)
     rows = min(2, len(data.y_test))
-    x = inputs(data.x_test[:rows], torch.float32, torch.device("cpu"))
+    x = inputs(data.x_test, torch.float32, tokens=data.n_tokens is not None)[:rows]
     kind = "token ids" if data.n_tokens is not None else "numbers"
     trial = private_copy(model).to("cpu", torch.float32).eval()  # the model itself stays as it is
     task = {"while": f"it is given {kind} of shape {tuple(x.shape)}"}

@@ -1,0 +1,1 @@
+"""Importers: each module reads one format with a function ``read(path, **options)`` that gives a `Table`."""

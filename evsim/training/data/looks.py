@@ -1,0 +1,226 @@
+"""Data in words, numbers and a plot: clients, samples per client, labels per client, skew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from evsim.base import registry
+from evsim.base.errors import DataError, EvsimError, suggest
+from evsim.base.units import format_bytes
+from evsim.base.vocabulary import IntArray
+from evsim.training.data.base import DataSet
+from evsim.training.data.partition import label_skew
+from evsim.training.data.store import is_store, open_store
+
+_MOST_CELLS = 50_000_000  # clients times labels, up to which skew is computed
+_SHOWN = 60  # clients whose labels are drawn
+_TOP = 5  # names that are listed
+
+
+@final
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Look:
+    """What can be said about data without reading inputs.
+
+    Attributes:
+        name: what it is called.
+        inputs: what x holds, in words.
+        y: labels of the samples that clients learn from.
+        owner: number of the client of each of them; None if they have no natural clients.
+        n_clients: number of natural clients.
+        n_classes: number of labels.
+        n_test: size of the data's own test set.
+        label_names, client_names: names by number; empty if there are none.
+    """
+
+    name: str
+    inputs: str
+    y: IntArray
+    owner: IntArray | None
+    n_clients: int
+    n_classes: int
+    n_test: int
+    label_names: list[str] = field(default_factory=list)
+    client_names: list[str] = field(default_factory=list)
+
+    @property
+    def sizes(self) -> IntArray:
+        """Samples per client."""
+        return np.zeros(0, np.int64) if self.owner is None else np.bincount(self.owner, minlength=self.n_clients)
+
+    def label_counts(self) -> IntArray:
+        """How often each client has each label, (clients, labels)."""
+        owner = np.zeros(0, np.int64) if self.owner is None else self.owner
+        flat = np.bincount(owner * self.n_classes + self.y[: len(owner)], minlength=self.n_clients * self.n_classes)
+        return flat.reshape(self.n_clients, self.n_classes).astype(np.int64)
+
+
+def look_at(name: str) -> Look:
+    """A store by its folder, or a data set by its kind.
+
+    Raises:
+        DataError: if there is neither.
+    """
+    folder = Path(name)
+    if is_store(folder):
+        return _store(folder)
+    kinds = registry.entries("dataset")
+    if name in kinds:
+        return _dataset(name)
+    if folder.exists():
+        open_store(folder)  # says what is wrong with it
+    known = [*kinds, *(row[0] for row in found_stores(Path()))]
+    raise DataError(f"{name}: neither a store nor a data set; {suggest(name, known)}")
+
+
+def found_stores(folder: Path) -> list[tuple[str, ...]]:
+    """Stores in a folder and the folders of it: path, and what they hold."""
+    places = [folder, *sorted(each for each in folder.glob("*") if each.is_dir()), *sorted(folder.glob("*/*/"))]
+    rows: list[tuple[str, ...]] = []
+    for place in places:
+        if place.is_dir() and is_store(place):
+            try:
+                manifest = open_store(place).manifest
+            except DataError as error:
+                rows.append((str(place), f"cannot be used: {str(error).splitlines()[-1].strip()}"))
+                continue
+            clients = "no clients" if manifest["clients"] is None else f"{manifest['clients']:,} clients"
+            size = format_bytes(sum(each["bytes"] for each in manifest["files"].values()))
+            rows.append(
+                (str(place), f"{manifest['samples']:,} samples, {clients}, {manifest['labels']} labels, {size}")
+            )
+    return rows
+
+
+def describe_data(look: Look) -> dict[str, str]:
+    """Words and numbers, a line each."""
+    lines = {
+        "data": look.name,
+        "inputs": look.inputs,
+        "samples": f"{len(look.y):,} to learn from, {look.n_test:,} in a test set of their own",
+        "labels": _labels(look),
+    }
+    if look.owner is None:
+        return {**lines, "clients": "none of its own: use a partition such as dirichlet or iid"}
+    sizes = look.sizes
+    held = np.unique(look.owner * look.n_classes + look.y) // look.n_classes
+    per_client = np.bincount(held, minlength=look.n_clients)
+    lines |= {
+        "clients": f"{look.n_clients:,}{_examples(look.client_names)}",
+        "samples per client": _quartiles(sizes),
+        "labels per client": _quartiles(per_client),
+    }
+    if look.n_clients * look.n_classes <= _MOST_CELLS:
+        skew = label_skew(look.label_counts())
+        lines["label skew"] = f"{skew:.2f} (mean Jensen-Shannon distance to all: 0 equal, 1 disjoint)"
+    return lines
+
+
+def plot_data(look: Look, out: Path) -> None:
+    """Draw samples per client, and which labels clients have.
+
+    Raises:
+        DataError: if the file cannot be written.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        if look.owner is None:
+            left.text(0.5, 0.5, "no clients of its own", ha="center")
+            right.bar(np.arange(look.n_classes), np.bincount(look.y, minlength=look.n_classes))
+            right.set(xlabel="label", ylabel="samples")
+        else:
+            left.plot(np.sort(look.sizes)[::-1])
+            left.set(xlabel="clients, largest first", ylabel="samples", ylim=(0, None))
+            spread = np.unique(np.linspace(0, look.n_clients - 1, min(_SHOWN, look.n_clients)).astype(np.int64))
+            counts = _counts_of(look, spread)
+            shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+            shown = right.imshow(shares, aspect="auto", vmin=0, interpolation="nearest")
+            right.set(xlabel="label", ylabel=f"client ({len(spread)} of {look.n_clients:,})", yticks=[])
+            figure.colorbar(shown, label="share of the client's samples")
+        figure.suptitle(look.name)
+        try:
+            figure.savefig(out, dpi=120)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{out}: cannot be written: {error}") from error
+
+
+def _counts_of(look: Look, clients: IntArray) -> IntArray:
+    """Label counts of a few clients."""
+    owner = np.zeros(0, np.int64) if look.owner is None else look.owner
+    place = np.full(look.n_clients, -1)
+    place[clients] = np.arange(len(clients))
+    own = place[owner]
+    flat = np.bincount(own[own >= 0] * look.n_classes + look.y[own >= 0], minlength=len(clients) * look.n_classes)
+    return flat.reshape(len(clients), look.n_classes).astype(np.int64)
+
+
+def _store(folder: Path) -> Look:
+    store = open_store(folder)
+    n_train = len(store.y) - store.n_test
+    n_clients = 0 if store.offsets is None else len(store.offsets) - 1
+    names = store.names()
+    shape, kind = store.manifest["shape"], store.manifest["inputs"]
+    return Look(
+        name=store.name,
+        inputs=f"{kind} of shape {'x'.join(map(str, shape)) or '1'}, {store.manifest['dtype']}, "
+        f"{format_bytes(len(store.y) * prod(shape) * store.pages.array.dtype.itemsize)}",
+        y=store.y[:n_train],
+        owner=None if store.offsets is None else np.repeat(np.arange(n_clients), np.diff(store.offsets)),
+        n_clients=n_clients,
+        n_classes=store.n_classes,
+        n_test=store.n_test,
+        label_names=names.get("labels", []),
+        client_names=names.get("clients", []),
+    )
+
+
+def _dataset(kind: str) -> Look:
+    try:
+        dataset: DataSet = registry.load("dataset", kind)()
+    except TypeError as error:
+        raise DataError(
+            f"{kind}: needs options, so it can only be described as part of a scenario ({error})"
+        ) from error
+    try:
+        samples = dataset.load(n_clients=None, seed=0, folder=Path())
+    except EvsimError as error:
+        raise DataError(f"{kind}: {error}") from error
+    train = np.ones(len(samples.y), bool) if samples.is_test is None else ~samples.is_test
+    groups = None if samples.groups is None else samples.groups[train]
+    shape = "x".join(map(str, samples.x.shape[1:]))
+    kind_of = "tokens" if samples.n_tokens is not None else "numbers"
+    return Look(
+        name=samples.name,
+        inputs=f"{kind_of} of shape {shape}, {samples.x.dtype}, {format_bytes(samples.x.nbytes)}",
+        y=samples.y[train] if groups is None else samples.y[train][groups >= 0],
+        owner=None if groups is None else groups[groups >= 0],
+        n_clients=0 if groups is None else int(groups.max(initial=-1)) + 1,
+        n_classes=samples.n_classes,
+        n_test=int((~train).sum()),
+    )
+
+
+def _labels(look: Look) -> str:
+    counts = np.bincount(look.y, minlength=look.n_classes)
+    spread = f"{counts.min():,} to {counts.max():,} samples each"
+    return f"{look.n_classes}{_examples(look.label_names)}, {spread}"
+
+
+def _examples(names: list[str]) -> str:
+    if not names:
+        return ""
+    return f" ({', '.join(names[:_TOP])}{', ...' if len(names) > _TOP else ''})"
+
+
+def _quartiles(values: IntArray) -> str:
+    low, first, middle, third, high = np.percentile(values, [0, 25, 50, 75, 100])
+    return f"{low:.0f} to {high:.0f}; quartiles {first:.0f}, {middle:.0f}, {third:.0f}"
