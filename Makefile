@@ -22,7 +22,7 @@ demo: $(STAMP) ## run the quickstart: a week of phones, a table, a plot, a run f
 	$(BIN)/evsim run quickstart
 
 test: $(STAMP) ## run the tests that every change must pass
-	$(RUN) $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: $(STAMP) ## format, lint, types, architecture
 	$(BIN)/ruff format --check .

@@ -57,7 +57,8 @@ class LiveServer:
         self._own_sources()
 
     def start(self, aggregator: Aggregator) -> None:
-        """Begin: the aggregator's process, and the sources'."""
+        """Begin: who is online at time 0 registers, then the aggregator's process and the sources' events."""
+        self._registration.at_start(self.world.sessions.online_at_start())
         self.agenda.start()
         self.start_process(aggregator.run, "", None)
 
@@ -166,15 +167,14 @@ class LiveServer:
     def _own_sources(self) -> None:
         world = self.world
         declared = world.pricing.declared_ms(world.work(world.samples), world.wire_bytes)
-        registration = Registration(world.manager, world.audience, world.samples, declared)
-        self.agenda.add(world.sessions, registration.hear)
+        self._registration = Registration(world.manager, world.audience, world.samples, declared)
+        self.agenda.add(world.sessions, self._registration.hear)
         self.agenda.add(self.endings, self.cohorts.hear)
         if self._tells_dropouts:
             self.agenda.add(self._dropouts, self._tell_dropouts)
         if world.audience.hears_in_bulk:
             self.agenda.after_settling(world.audience.flush)
         self.agenda.on_nothing_left = lambda: self.end("nothing_left")
-        registration.at_start(world.sessions.online_at_start())
 
     def _tell_dropouts(self, tasks: IntArray) -> None:
         column = self.ledger.column
