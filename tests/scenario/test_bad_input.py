@@ -44,6 +44,12 @@ def test_a_missing_file_is_named_with_the_nearest_bundled_scenario():
         Scenario.load("quikstart.toml")
 
 
+@pytest.mark.parametrize("more", ["seeds = 3", "[arms]\na = []", '[grid]\n"seed" = [1, 2]'])
+def test_a_study_is_told_from_a_scenario(complaint, more):
+    (line,) = complaint(f'scenario = "replay"\n{more}\n')
+    assert line == "s.toml: a study: it names a scenario and arms; expected a scenario; evsim sweep s.toml runs it"
+
+
 def test_a_toml_syntax_error_says_line_and_column(complaint):
     assert complaint("[stop]\nrounds = = 3\n") == ["s.toml: line 2, column 10: Invalid value; expected TOML"]
 
@@ -109,6 +115,10 @@ def test_a_wrong_type_says_what_was_expected(complaint, override, expected):
 def test_an_impossible_value_says_what_would_be_possible(complaint, override, expected):
     (line,) = complaint(DRY, override)
     assert line.startswith(f"-o {expected}")
+
+
+def test_a_number_that_nobody_wrote_out_is_not_suggested(complaint):
+    assert complaint(DRY, "cost.model_bytes=1e300") == ["-o cost.model_bytes: 1e+300; expected an integer"]
 
 
 @pytest.mark.parametrize("value", ["nan", "-nan", "inf", "-inf"])
