@@ -14,6 +14,8 @@ from evsim.aggregation.pacing import Pacing
 from evsim.base.errors import require
 from evsim.base.units import FOREVER, Duration
 
+_MOST_INVITED = 1_000_000  # times the goal
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,11 @@ class Synchronous(Aggregator):
         require(
             isfinite(self.over_commitment) and self.over_commitment >= 1,
             "over_commitment must be >= 1",
+            over_commitment=self.over_commitment,
+        )
+        require(
+            self.over_commitment <= _MOST_INVITED,
+            f"over_commitment is a factor on cohort_goal, and must be <= {_MOST_INVITED}",
             over_commitment=self.over_commitment,
         )
         deadline = self.reporting_deadline
