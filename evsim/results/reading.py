@@ -101,7 +101,13 @@ def _read_parquet(path: Path, name: str) -> pa.Table:
 
 
 def _names(path: Path) -> list[str]:
-    names: list[str] = pq.read_schema(path).names
+    try:
+        names: list[str] = pq.read_schema(path).names
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, pa.ArrowException) as error:
+        problem = Problem(str(path), f"cannot be read ({error})", "a table of a run folder")
+        raise RunFolderError(report([problem])) from error
     return names
 
 

@@ -61,7 +61,12 @@ class Run:
     def scenario_toml(self) -> str:
         """The resolved scenario; empty for a killed run that had not written it."""
         path = self.folder / "scenario.toml"
-        return path.read_text(encoding="utf-8") if path.is_file() else ""
+        try:
+            text = path.read_text(encoding="utf-8") if path.is_file() else ""
+            tomllib.loads(text)
+        except (OSError, ValueError) as error:
+            raise _refused(path, str(error), "the scenario of a run") from error
+        return text
 
     @property
     def name(self) -> str:
@@ -301,6 +306,9 @@ def _manifest(path: Path) -> dict[str, Any]:
         raise _refused(path, str(error), "the manifest of a run") from error
     if not isinstance(found, dict) or not {"name", "seed", "start_ms", "end"} <= set(found):
         raise _refused(path, "keys are missing", "the manifest of a run")
+    end = found["end"]
+    if not isinstance(end, dict) or not isinstance(end.get("at"), int) or not isinstance(end.get("reason"), str):
+        raise _refused(path, f"end: {end!r}", "when and why the run ended: at, in ms, and reason")
     given = found.get("format", 1)
     if not isinstance(given, int) or given > FORMAT:
         told = f"format {given!r}, written by evsim {found.get('evsim', '?')}"

@@ -25,6 +25,7 @@ _LABELS = {
     "availability": lambda c, i: f"instant {c['at'][i]} ms",
     "sessions": lambda c, i: f"session of client {c['client'][i]} from {c['check_in_at'][i]} ms",
 }
+FORMAT = 2  # of run folders; an older one lacks columns
 _REAL = (
     *("weight", "compute_factor", "link_factor", "mean_staleness", "value", "online_share"),
     *("compute_ms_per_sample", "download_kbps", "upload_kbps"),
@@ -100,8 +101,12 @@ def read(folder: Path) -> Folder:
         tables = {name: _table(folder / f"{name}.parquet", name) for name in _LABELS}
     except (OSError, ValueError, pa.ArrowException) as error:
         raise RunFolderError(f"{folder}: cannot be read as a run folder ({error})") from error
-    if not isinstance(manifest, dict) or "at" not in manifest.get("end", {}):
+    end = manifest.get("end") if isinstance(manifest, dict) else None
+    if not isinstance(end, dict) or not isinstance(end.get("at"), int):
         raise RunFolderError(f"{folder}: manifest.json does not say when the run ended (end.at)")
+    given = manifest.get("format", 1)
+    if not isinstance(given, int) or given > FORMAT:
+        raise RunFolderError(f"{folder}: manifest.json: format {given!r}; expected {FORMAT} or older")
     return Folder(manifest, scenario, **tables)
 
 

@@ -105,7 +105,10 @@ def test_a_wrong_type_says_what_was_expected(complaint, override, expected):
         ("aggregation.reporting_deadline=-5", "aggregation.reporting_deadline: -5; expected a duration"),
         ("cost.model_bytes=-5", "cost.model_bytes: model_bytes must be > 0, but got model_bytes=-5"),
         ("record.availability_every=1ms", "record.availability_every: availability_every must be at least 1 s"),
-        ("aggregation.over_commitment=1e300", "aggregation.over_commitment: over_commitment is a factor on cohort_goal"),
+        (
+            "aggregation.over_commitment=1e300",
+            "aggregation.over_commitment: over_commitment is a factor on cohort_goal",
+        ),
         ("population.availability={scale=1e9}", "population.availability: scale must be <= 1000"),
         ("stop.rounds=-1", "stop.rounds: rounds must be > 0, but got rounds=-1"),
         ("stop.target_accuracy=1.5", "stop.target_accuracy: target_accuracy must lie in (0, 1], but got"),
@@ -118,6 +121,19 @@ def test_a_wrong_type_says_what_was_expected(complaint, override, expected):
 def test_an_impossible_value_says_what_would_be_possible(complaint, override, expected):
     (line,) = complaint(DRY, override)
     assert line.startswith(f"-o {expected}")
+
+
+INTEGERS = (
+    *("aggregation.cohort_goal", "stop.rounds", "evaluation.batch_size", "client_rule.batch_size", "cost.model_bytes"),
+    *("aggregation.max_staleness", "cost.samples_per_client", "population.availability.days"),
+)
+
+
+@pytest.mark.parametrize("key", INTEGERS)
+def test_integers_beyond_64_bits_are_refused_where_they_are_written(complaint, key):
+    assert complaint(DRY, f"{key}={2**64}") == [
+        f"-o {key}: {2**64}; expected an integer of at most 1_000_000_000_000_000"
+    ]
 
 
 def test_a_number_that_nobody_wrote_out_is_not_suggested(complaint):
