@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 BAD_INPUT = 2
 INTERRUPTED = 130  # what shells report for SIGINT
 _LEAVING = ("click", "typer")  # packages whose exceptions are ways to leave
-_ALLOCATING = ("allocate memory", "out of memory", "Storage size calculation overflowed")  # torch's words
 _WIDE = 200  # columns when the output is no terminal: nothing is cut that a program may read
 
 Overrides = Annotated[
@@ -46,20 +45,11 @@ class _Group(TyperGroup):
             raise typer.Exit(INTERRUPTED) from stop
         except BaseException as error:
             leaving = type(error).__module__.partition(".")[0] in _LEAVING
-            text = None if leaving else _too_large(error) or explain(error)
+            text = None if leaving else explain(error)
             if text is None:  # typer's own ways to leave, or a fault of evsim
                 raise
             complain(text)
             raise typer.Exit(BAD_INPUT) from error
-
-
-def _too_large(error: BaseException) -> str | None:
-    """What to say if something did not fit into memory, which libraries tell in their own ways."""
-    said = str(error).strip().partition("\n")[0]
-    torchs = isinstance(error, RuntimeError) and any(word in said for word in _ALLOCATING)
-    if torchs or isinstance(error, MemoryError):
-        return f"not enough memory ({said or type(error).__name__}); make the model, the data or the population smaller"
-    return None
 
 
 app = typer.Typer(
