@@ -95,7 +95,7 @@ class TinyWorld:
         """Run to the horizon `until` (ms) or for so many server steps."""
         rows, clock = MemoryRows(), Clock()
 
-        def on_step(applied: bool, number: int) -> None:  # noqa: FBT001  the server's callback
+        def on_step(row: Mapping[str, Any]) -> None:
             if server_steps is not None and server.version >= server_steps:
                 server.end("server_steps")
 
