@@ -14,7 +14,8 @@ from evsim.aggregation.base import Aggregator, Process
 from evsim.algorithms.base import Schedule
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import IntArray, Outcome, Rank
-from evsim.cost.pricing import CostModel, Pricing
+from evsim.cost.model import CostModel
+from evsim.cost.pricing import Pricing
 from evsim.cost.work import Work
 from evsim.run.schema import columns
 from evsim.selection.base import Selector
