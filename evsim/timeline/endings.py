@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from evsim.timeline.ledger import Ledger
 
 
-
 @final
 class Endings:
     """Tasks in the order in which their ends become known; those of one instant in random order, the same every time.
