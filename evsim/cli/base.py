@@ -43,7 +43,7 @@ class _Group(TyperGroup):
         except KeyboardInterrupt as stop:
             complain("interrupted")
             raise typer.Exit(INTERRUPTED) from stop
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             leaving = type(error).__module__.partition(".")[0] in _LEAVING
             text = None if leaving else explain(error)
             if text is None:  # typer's own ways to leave, or a fault of evsim
