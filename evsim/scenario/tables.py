@@ -58,7 +58,7 @@ class PopulationTable:
     Attributes:
         clients: how many; default: as many as the data has natural clients.
         availability: a bundled trace, a path, "always", or a table of generator parameters.
-        speed: likewise; or a table with compute_ms_per_sample, download_kbps, upload_kbps for equal devices.
+        speed: likewise; or a table with compute_ms_per_sample, download_kbps, upload_kbps, each a number or a law.
         join: how clients get trace devices; default: paired where both files name their devices, else sample.
     """
 
