@@ -153,6 +153,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "evsim.training.data.power_law:PowerLaw",
             "numbers of samples from a power law, labels at random",
         ),
+        "listed": ("evsim.training.data.listed:Listed", "a list of yours: which client has which samples"),
         "grouped": ("evsim.training.data.grouped:Grouped", "natural clients put together, whole, to fewer"),
     },
     "join": {
