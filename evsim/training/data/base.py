@@ -96,6 +96,9 @@ class FederatedData:
     """What each client trains on and what the server tests on.
 
     Client i has the rows ``index[offsets[i]:offsets[i + 1]]`` of x and y; rows may be shared.
+
+    Attributes:
+        sources: (N,) the sample that each row of x was made from; None: every row is a sample of its own.
     """
 
     x: Values
@@ -107,6 +110,7 @@ class FederatedData:
     n_classes: int
     n_tokens: int | None
     name: str
+    sources: IntArray | None = None
 
     @property
     def n_clients(self) -> int:
