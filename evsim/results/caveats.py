@@ -20,6 +20,7 @@ from evsim.results.curves import Crossing
 from evsim.results.intervals import ENOUGH
 from evsim.results.run import Run
 
+_SHOWN = 6  # missing runs
 _TENTH = 0.1  # of the time found: a coarser rounding is worth a word
 _NO_DIFFERENCE = frozenset({"seed", "name", "algorithm", "executor"})  # algorithm is short for other tables
 
@@ -64,6 +65,20 @@ def counted(runs: Sequence[Run]) -> list[Counted]:
 
 
 # -- seeds and pairs ---------------------------------------------------------------------------------------------------
+
+
+def _unfinished(arms: Arms) -> Iterator[Caveat]:
+    """What is there may be the runs that are quick: no fair sample."""
+    if arms.missing:
+        shown = ", ".join(map(str, arms.missing[:_SHOWN]))
+        more = f" and {len(arms.missing) - _SHOWN} more" if len(arms.missing) > _SHOWN else ""
+        done = sum(len(runs) for runs in arms.runs.values())
+        yield Caveat(
+            "unfinished_study",
+            "the study is not finished: what is missing may differ from what is there",
+            f"{len(arms.missing)} of {done + len(arms.missing)} runs missing: {shown}{more}",
+            "evsim sweep goes on with it",
+        )
 
 
 def _few_seeds(arms: Arms) -> Iterator[Caveat]:
@@ -243,6 +258,7 @@ def _other_world(arms: Arms) -> Iterator[Caveat]:
 
 
 _CHECKS: tuple[Callable[[Arms], Iterator[Caveat]], ...] = (
+    _unfinished,
     _few_seeds,
     _same,
     _coarse_grid,
