@@ -66,7 +66,7 @@ def parse_toml(text: str, *, where: str, what: str, raising: type[EvsimError]) -
         raise _refused(raising, where, "nested too deeply", what) from error
     except ValueError as error:  # Python reads no number of more than 4,300 digits
         raise _refused(raising, where, "a number of thousands of digits", what) from error
-    if problem := _odd(found):
+    if problem := odd(found):
         raise _refused(raising, where, problem, what)
     return found
 
@@ -138,7 +138,7 @@ def _text(content: bytes, where: str, what: str, raising: type[EvsimError]) -> s
         raise _refused(raising, where, f"byte {error.start} is not UTF-8", what) from error
 
 
-def _odd(tables: dict[str, Any]) -> str:
+def odd(tables: dict[str, Any]) -> str:
     """What no reader of these tables could use: depth without end, integers beyond 64 bits; "" if nothing."""
     level: list[Any] = [tables]
     for _ in range(_DEEPEST):

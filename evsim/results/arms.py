@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -201,7 +200,7 @@ def _told_goal(told: Mapping[str, Any]) -> Target | None:
 
 def _grouped(runs: Sequence[Run]) -> _Found:
     """Runs of one scenario, seeds apart, are an arm; an arm is called by what is its own."""
-    flats = {id(run): flat(tomllib.loads(run.scenario_toml), _NO_ARM) for run in runs}
+    flats = {id(run): flat(run.scenario_tables, _NO_ARM) for run in runs}
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(json.dumps(flats[id(run)], sort_keys=True, default=str), []).append(run)

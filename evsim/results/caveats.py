@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -186,7 +185,7 @@ def _reached_at_once(arms: Arms) -> Iterator[Caveat]:
 def _other_keys(arms: Arms) -> Iterator[Caveat]:
     """Arms of a study whose scenarios differ in more than the overrides that make them."""
     first = next(iter(arms.runs))
-    told = {arm: tomllib.loads(runs[0].scenario_toml) for arm, runs in arms.runs.items() if arm in arms.overrides}
+    told = {arm: runs[0].scenario_tables for arm, runs in arms.runs.items() if arm in arms.overrides}
     for arm, tables in told.items():
         if arm != first and first in told:
             named = {_key(text) for which in (arm, first) for text in arms.overrides[which]}
@@ -241,7 +240,7 @@ def _other_world(arms: Arms) -> Iterator[Caveat]:
     by_seed: dict[tuple[Any, str], set[Any]] = {}
     versions: set[Any] = set()
     for run in (run for runs in arms.runs.values() for run in runs):
-        told = tomllib.loads(run.scenario_toml)
+        told = run.scenario_tables
         world = {key: told.get(key) for key in ("population", "start", "data")}
         by_seed.setdefault((run.seed, repr(world)), set()).add(run.manifest.get("trace_hash"))
         versions.add(run.manifest.get("evsim"))

@@ -90,7 +90,6 @@ BAD_NAMES = [
     ".",
     ".hidden",
     "",
-    " ",
     "CON",
     "nul",
     "Com1.x",
