@@ -57,7 +57,7 @@ def test_a_toml_syntax_error_says_line_and_column(complaint):
 def test_a_file_that_is_no_text_says_so(tmp_path):
     path = tmp_path / "binary.toml"
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(ScenarioError, match="byte 0 is not UTF-8"):
+    with pytest.raises(ScenarioError, match="UTF-16; expected a scenario file: a text file in UTF-8"):
         Scenario.load(path)
 
 
