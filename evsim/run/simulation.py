@@ -186,10 +186,10 @@ class _Live:
 
     # -- what happens on the way ------------------------------------------------------------------------------------
 
-    def _on_step(self, applied: bool, _round: int) -> None:  # noqa: FBT001  a column of the round's row
-        if applied and self._evaluations is not None:
+    def _on_step(self, row: Mapping[str, Any]) -> None:
+        if row["applied"] and self._evaluations is not None:
             self._evaluations.after_step(self._clock)
-        self._stops.after_step(applied=applied, version=self._server.version)
+        self._stops.after_step(row)
         self._pace.watch(self._server.agenda, self._clock.now)
         self._progress()
 

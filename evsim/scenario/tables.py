@@ -27,7 +27,7 @@ class Stop:
         rounds: attempts, failed ones included.
         virtual_time: time on the virtual clock.
         failed_rounds: failed rounds in a row that end a run.
-        on_divergence: whether a model that is not finite any more ends it, with the reason "diverged".
+        on_divergence: whether it ends, with the reason "diverged", when the model or every update is not finite.
     """
 
     target_accuracy: float | None = None
