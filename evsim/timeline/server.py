@@ -147,7 +147,6 @@ class LiveServer:
     def finish(self) -> None:
         """Write the rows of all tasks; those lost without the server's knowledge are told as lost."""
         self.settle()
-        self.audience.flush()
         tasks, column = self.ledger.unresolved(), self.ledger.column
         lost = tasks[(column("ended_at", tasks) <= self.now) & (column("fate", tasks) == LOST)]
         self.ledger.set("outcome", lost, Outcome.DROPPED)

@@ -146,6 +146,13 @@ def test_a_kind_of_another_slot_is_refused(complaint):
     assert line.endswith("expected a frozen dataclass derived from Selector")
 
 
+def test_a_policy_that_is_no_dataclass_is_told_what_to_write(complaint, tmp_path):
+    code = "from evsim.selection.per_client import PerClient\nclass Mine(PerClient):\n    score = None\n"
+    (tmp_path / "mine.py").write_text(code, encoding="utf-8")
+    (line,) = complaint(DRY, "selection.kind=mine.py:Mine")
+    assert line.endswith("expected a frozen dataclass: write @dataclass(frozen=True, kw_only=True) above class Mine")
+
+
 def test_a_missing_kind_lists_the_kinds(complaint):
     (line,) = complaint(DRY.replace('kind = "synchronous"\n', ""))
     assert line.startswith("s.toml: aggregation.kind: missing; expected one of synchronous, buffered")
