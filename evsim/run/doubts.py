@@ -68,8 +68,10 @@ def _unheard(scenario: Scenario, _opened: Opened) -> Iterator[Caveat]:
     """Methods of a listener that nobody calls, and whose names look like those that are told."""
     for spec in scenario.listener:
         cls = registry.load("listener", spec.target) if isinstance(spec, Listening) else None
+        if not isinstance(cls, type):
+            continue
         own = [name for name in dir(cls) if not name.startswith("_") and callable(getattr(cls, name))]
-        for name in sorted(set(own) - set(FACTS)) if isinstance(cls, type) else ():
+        for name in sorted(set(own) - set(FACTS)):
             meant = get_close_matches(name, set(FACTS) - set(own), n=1, cutoff=_ALIKE)
             if meant:
                 yield Caveat(

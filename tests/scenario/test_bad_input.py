@@ -105,7 +105,7 @@ def test_a_wrong_type_says_what_was_expected(complaint, override, expected):
         ("aggregation.reporting_deadline=-5", "aggregation.reporting_deadline: -5; expected a duration"),
         ("cost.model_bytes=-5", "cost.model_bytes: model_bytes must be > 0, but got model_bytes=-5"),
         ("record.availability_every=1ms", "record.availability_every: availability_every must be at least 1 s"),
-        ("aggregation.over_commitment=1e300", "aggregation.over_commitment: over_commitment is a factor on cohort_goal"),
+        ("aggregation.over_commitment=1e300", "aggregation.over_commitment: over_commitment is a factor on"),
         ("population.availability={scale=1e9}", "population.availability: scale must be <= 1000"),
         ("stop.rounds=-1", "stop.rounds: rounds must be > 0, but got rounds=-1"),
         ("stop.target_accuracy=1.5", "stop.target_accuracy: target_accuracy must lie in (0, 1], but got"),
