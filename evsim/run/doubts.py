@@ -68,8 +68,10 @@ def _unheard(scenario: Scenario, _opened: Opened) -> Iterator[Caveat]:
     """Methods of a listener that nobody calls, and whose names look like those that are told."""
     for spec in scenario.listener:
         cls = registry.load("listener", spec.target) if isinstance(spec, Listening) else None
+        if not isinstance(cls, type):
+            continue
         own = [name for name in dir(cls) if not name.startswith("_") and callable(getattr(cls, name))]
-        for name in sorted(set(own) - set(FACTS)) if isinstance(cls, type) else ():
+        for name in sorted(set(own) - set(FACTS)):
             meant = get_close_matches(name, set(FACTS) - set(own), n=1, cutoff=_ALIKE)
             if meant:
                 yield Caveat(
@@ -90,11 +92,14 @@ def _wanted(scenario: Scenario) -> tuple[int, str]:
 
 def _shared_samples(_scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
     data = opened.data
-    if data is None or np.bincount(data.index).max(initial=0) <= 1:
+    if data is None:
         return
-    owner = np.repeat(np.arange(data.n_clients), data.sizes)
-    pairs = np.unique(owner * np.int64(len(data.y)) + data.index)  # a client's own repetitions count once
-    distinct = len(np.unique(pairs % len(data.y)))
+    sample = data.index if data.sources is None else data.sources[data.index]
+    if np.bincount(sample).max(initial=0) <= 1:
+        return
+    owner, count = np.repeat(np.arange(data.n_clients), data.sizes), np.int64(sample.max() + 1)
+    pairs = np.unique(owner * count + sample)  # a client's own repetitions count once
+    distinct = len(np.unique(pairs % count))
     if len(pairs) > distinct:
         yield Caveat(
             "shared_samples",

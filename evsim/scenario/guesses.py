@@ -71,7 +71,7 @@ def _of_text(text: str) -> Iterator[tuple[object, str]]:
         yield _TRUTH[text.lower()], ", without quotes" if text in ("true", "false") else ""
     try:
         yield tomllib.loads(f"v = {text}")["v"], ", without quotes"
-    except (tomllib.TOMLDecodeError, KeyError):
+    except (ValueError, KeyError, RecursionError):
         return
 
 

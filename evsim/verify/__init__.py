@@ -15,7 +15,7 @@ from typing import final
 
 from evsim.base.errors import RunFolderError
 from evsim.verify import evaluations, fates, prices, steps
-from evsim.verify.folder import Folder, read
+from evsim.verify.folder import FORMAT, Folder, read
 from evsim.verify.sessions import Presence
 from evsim.verify.table import Check, LacksError
 from evsim.verify.trace_file import against_trace
@@ -103,6 +103,8 @@ def _name(part: Callable[..., Iterator[Check]]) -> str:
 
 
 def _with_presence(part: Callable[[Folder, Presence], Iterator[Check]], run: Folder) -> Iterator[Check]:
+    if run.manifest.get("format", 1) < FORMAT and not len(run.sessions):  # it kept none unless it was asked to
+        raise LacksError("the rows of sessions")
     yield from part(run, Presence(run.sessions, run.end))
 
 

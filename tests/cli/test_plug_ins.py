@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from evsim.base import registry
 from evsim.cli import app
 from evsim.scenario import Scenario
-from evsim.study.running import _run as run_of_a_study
+from evsim.study.running import run_one as run_of_a_study
 
 SCENARIO = """
 stop = { server_steps = 2, virtual_time = "3h" }
