@@ -165,8 +165,8 @@ def console() -> Console:
     """Where tables and progress go."""
     from rich.console import Console
 
-    found = Console(highlight=False, markup=False)
-    return found if found.is_terminal else Console(highlight=False, markup=False, width=_WIDE)
+    found = Console(highlight=False, markup=False, emoji=False)
+    return found if found.is_terminal else Console(highlight=False, markup=False, emoji=False, width=_WIDE)
 
 
 def say_table(rows: Sequence[Sequence[str]], *, headers: Sequence[str] = (), title: str = "") -> None:

@@ -19,6 +19,7 @@ from evsim import load_run
 from evsim.base.errors import RunFolderError, TrainingError
 from evsim.base.units import MS_PER_HOUR
 from evsim.cli import app
+from evsim.cli.base import say_table
 from evsim.cli.progress import line, progress, share_done
 from evsim.run.simulation import Snapshot
 from evsim.scenario import Scenario
@@ -66,6 +67,11 @@ def test_check_says_what_a_scenario_means(evsim):
     assert done.stdout.endswith("quickstart: runs, with caveats\n")
     assert "evsim: caveat: the same samples are dealt to several clients" in done.stderr
     assert evsim("check", "quickstart", "--fast").stdout.endswith("quickstart: fine (nothing was opened)\n")
+
+
+def test_tables_print_what_they_are_given(capsys):
+    say_table([("listener", "my.py:Watch: most 100 [bold]")])  # neither an emoji nor markup
+    assert "my.py:Watch: most 100 [bold]" in capsys.readouterr().out
 
 
 def test_check_reports_every_problem_on_stderr(evsim):
