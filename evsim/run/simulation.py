@@ -130,11 +130,14 @@ class _Live:
                 self._clock.run()
             if not self._server.end_reason:
                 self._server.end("nothing_left")
+            self._server.settle()  # listeners hear of what happened since the last decision, and then of the end
             if self._evaluations is not None:
                 self._evaluations.at_end()
             self._audience.tell("ended", self._clock.now, self._server.end_reason)
         except BaseException as problem:
             error = f"error: {problem}"
+            with suppress(EvsimError):
+                self._server.settle()
             with suppress(EvsimError):  # listeners close their files
                 self._audience.tell("ended", self._clock.now, error)
             raise

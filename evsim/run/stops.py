@@ -23,17 +23,18 @@ class Stops:
 
     def __init__(self, stop: Stop, end: Callable[[str], None], diverged: Callable[[], bool]) -> None:
         self._stop, self._end, self._diverged = stop, end, diverged
-        self._failed_in_a_row, self._invalid_in_a_row = 0, 0
+        self._closed, self._failed_in_a_row, self._invalid_in_a_row = 0, 0, 0
         self.diverged_at: int | None = None  # the first version that is not finite
 
     def after_step(self, row: Mapping[str, Any]) -> None:
         """A round or buffer is closed: its row."""
-        stop, applied, number, version = self._stop, row["applied"], row["round"], row["version"]
+        stop, applied, version = self._stop, row["applied"], row["version"]
+        self._closed += 1
         self._failed_in_a_row = 0 if applied else self._failed_in_a_row + 1
         self._look_for_divergence(row)
         if stop.server_steps is not None and version >= stop.server_steps:
             self._end("server_steps")
-        if stop.rounds is not None and number + 1 >= stop.rounds:
+        if stop.rounds is not None and self._closed >= stop.rounds:
             self._end("rounds")
         if self._failed_in_a_row >= stop.failed_rounds:
             self._end("failed_rounds")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, final
 
 from evsim.base.errors import require
-from evsim.base.units import MS_PER_MINUTE, Duration
+from evsim.base.units import MS_PER_MINUTE, MS_PER_SECOND, Duration
 from evsim.scenario.hints import Every, EveryField
 from evsim.traces.joins.base import Join
 from evsim.training.data.base import DataSet, Partition
@@ -161,3 +161,4 @@ class RecordTable:
     def __post_init__(self) -> None:
         every = self.availability_every
         require(every > 0, "availability_every must be > 0", availability_every=every)
+        require(every >= MS_PER_SECOND, "availability_every must be at least 1 s, a row is written for each", ms=every)
