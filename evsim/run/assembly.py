@@ -211,6 +211,7 @@ def _load_data(scenario: Scenario) -> FederatedData | None:
         n_clients=scenario.population.clients,
         seed=scenario.seed,
         folder=scenario.folder,
+        client_test_fraction=table.client_test_fraction,
     )
     data = data if table.skew is None else skewed(data, table.skew, scenario.seed)
     return data if table.label_flip is None else table.label_flip.transform(data, scenario.seed)
