@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _NEARLY_ONE = 1.05  # an over-commitment below that leaves nobody to spare
+_MOST_INVITED = 1_000_000  # times the goal
 
 
 @final
@@ -59,6 +60,11 @@ class Synchronous(Aggregator):
         require(
             isfinite(self.over_commitment) and self.over_commitment >= 1,
             "over_commitment must be >= 1",
+            over_commitment=self.over_commitment,
+        )
+        require(
+            self.over_commitment <= _MOST_INVITED,
+            f"over_commitment is a factor on cohort_goal, and must be <= {_MOST_INVITED}",
             over_commitment=self.over_commitment,
         )
         deadline = self.reporting_deadline

@@ -36,10 +36,10 @@ class LiveServer:
 
     Args:
         world: the parts.
-        on_step: called after every closed round with (applied, round); may end the run.
+        on_step: called with the row of every closed round or buffer; may end the run.
     """
 
-    def __init__(self, world: World, on_step: Callable[[bool, int], None]) -> None:
+    def __init__(self, world: World, on_step: Callable[[Mapping[str, Any]], None]) -> None:
         self.world, self._on_step = world, on_step
         self.clock, self.manager, self.audience = world.clock, world.manager, world.audience
         self.ledger = Ledger(world.seed)
@@ -137,12 +137,11 @@ class LiveServer:
         self._write()
         if self.audience.hears("round_closed"):
             self.audience.tell("round_closed", self.now, {**row, "loss": loss})
-        self._on_step(row["applied"], row["round"])
+        self._on_step(row)
 
     def finish(self) -> None:
         """Write the rows of all tasks; those lost without the server's knowledge are told as lost."""
         self.settle()
-        self.audience.flush()
         tasks, column = self.ledger.unresolved(), self.ledger.column
         lost = tasks[(column("ended_at", tasks) <= self.now) & (column("fate", tasks) == LOST)]
         self.ledger.set("outcome", lost, Outcome.DROPPED)

@@ -105,10 +105,19 @@ class Learning:
 
     @property
     def diverged(self) -> bool:
-        """Whether the current version holds a number that is not finite; looked at once per version, when asked."""
+        """Whether the current version, as clients get it, holds a number that is not finite.
+
+        Looked at once per version, when asked: in the precision of training, in which a number may be too large that
+        the server still holds.
+        """
         if self._looked_at[0] != self.version:
-            self._looked_at = self.version, not tree.is_finite({k: self._server[k] for k in ("model", "buffers")})
+            sent = {name: self._sent_as(self._server[name]) for name in ("model", "buffers")}
+            self._looked_at = self.version, not tree.is_finite(sent)
         return self._looked_at[1]
+
+    def _sent_as(self, leaves: Tree) -> Tree:
+        """Leaves in the precision of training; counters stay what they are."""
+        return {name: leaf.to(self._dtype) if leaf.is_floating_point() else leaf for name, leaf in leaves.items()}
 
     @property
     def plan(self) -> Mapping[str, object]:
