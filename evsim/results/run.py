@@ -306,6 +306,9 @@ def _manifest(path: Path) -> dict[str, Any]:
     found = load_json(path, what="the manifest of a run", raising=RunFolderError)
     if not {"name", "seed", "start_ms", "end"} <= set(found):
         raise _refused(path, "keys are missing", "the manifest of a run")
+    end = found["end"]
+    if not isinstance(end, dict) or not isinstance(end.get("at"), int) or not isinstance(end.get("reason"), str):
+        raise _refused(path, f"end: {end!r}", "when and why the run ended: at, in ms, and reason")
     given = found.get("format", 1)
     if not isinstance(given, int) or given > FORMAT:
         told = f"format {given!r}, written by evsim {found.get('evsim', '?')}"

@@ -110,6 +110,8 @@ def _privacy(scenario: Scenario, n_clients: int, steps: int) -> dict[str, Any] |
         found = asdict(account(merge, sampling(scenario, n_clients), steps))
     except MissingExtraError as error:
         return {"epsilon": None, "warnings": [str(error)]}
+    except (ArithmeticError, ValueError, MemoryError) as error:  # no reason to lose a run
+        return {"epsilon": None, "warnings": [f"the account of privacy failed: {type(error).__name__}: {error}"]}
     return {name: str(value) if value == inf else value for name, value in found.items()}
 
 

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import final
 
+from evsim.base.errors import RunFolderError
 from evsim.verify import evaluations, fates, prices, steps
 from evsim.verify.folder import Folder, read
 from evsim.verify.sessions import Presence
@@ -20,8 +21,6 @@ from evsim.verify.table import Check, LacksError
 from evsim.verify.trace_file import against_trace
 
 __all__ = ["Check", "Verdict", "verify"]
-
-FORMAT = 2  # of run folders; an older one lacks columns
 
 
 @final
@@ -62,7 +61,12 @@ def verify(folder: str | Path, trace: str | None = None) -> Verdict:
         RunFolderError: if the folder is none, or cannot be read.
         TraceError: if the trace cannot be read.
     """
-    return audit(read(Path(folder)), trace)
+    run = read(Path(folder))
+    try:
+        return audit(run, trace)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, LacksError) as error:
+        given = f"{folder}: holds what no run wrote, or lacks what each does ({type(error).__name__}: {error})"
+        raise RunFolderError(f"{given}; run its scenario again") from error
 
 
 def audit(run: Folder, trace: str | None = None) -> Verdict:

@@ -249,6 +249,17 @@ def test_a_listener_that_nobody_can_tell_anything_is_refused_by_check_too(evsim,
         assert said in done.stderr
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_what_does_not_fit_into_memory_is_a_sentence(evsim, monkeypatch, error):
+    def build(*_given, **_named):
+        raise error
+
+    monkeypatch.setattr("evsim.training.models.small.Softmax.build", build)
+    done = evsim("check", "s.toml")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("evsim: not enough memory (")
+
+
 # -- without plug-ins --------------------------------------------------------------------------------------------------
 
 
