@@ -56,7 +56,7 @@ class _Group(TyperGroup):
         except KeyboardInterrupt as stop:
             complain("interrupted")
             raise typer.Exit(_SIGNALLED + (stop.number if isinstance(stop, Stopped) else 2)) from stop
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # a plug-in may raise anything
             if type(error).__module__.partition(".")[0] in _LEAVING:
                 raise
             raise typer.Exit(_tell(error)) from error

@@ -154,10 +154,14 @@ def _coarse_grid(arms: Arms) -> Iterator[Caveat]:
     spacing = window / max(arms.running_mean, 1)
     yield Caveat(
         "coarse_grid",
-        f"evaluations are too far apart for the times found: {arms.running_mean} spacings exceed a tenth of them",
+        f"evaluations are too far apart for the times found: {_spacings(arms.running_mean)} a tenth of them",
         f"{format_duration(window)} of {format_duration(at)} for {worst}",
         f"evaluation.every of {format_duration(_rounded(spacing * _TENTH * at / window))} or less",
     )
+
+
+def _spacings(count: int) -> str:
+    return "one spacing exceeds" if count <= 1 else f"{count} spacings exceed"
 
 
 def _rounded(ms: float) -> float:

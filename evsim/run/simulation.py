@@ -130,11 +130,14 @@ class _Live:
                 self._clock.run()
             if not self._server.end_reason:
                 self._server.end("nothing_left")
+            self._server.settle()  # listeners hear of what happened since the last decision, and then of the end
             if self._evaluations is not None:
                 self._evaluations.at_end()
             self._audience.tell("ended", self._clock.now, self._server.end_reason)
         except BaseException as problem:
             error = f"error: {problem}"
+            with suppress(EvsimError):
+                self._server.settle()
             with suppress(EvsimError):  # listeners close their files
                 self._audience.tell("ended", self._clock.now, error)
             raise
@@ -183,10 +186,10 @@ class _Live:
 
     # -- what happens on the way ------------------------------------------------------------------------------------
 
-    def _on_step(self, applied: bool, number: int) -> None:  # noqa: FBT001  a column of the round's row
-        if applied and self._evaluations is not None:
+    def _on_step(self, row: Mapping[str, Any]) -> None:
+        if row["applied"] and self._evaluations is not None:
             self._evaluations.after_step(self._clock)
-        self._stops.after_step(applied=applied, number=number, version=self._server.version)
+        self._stops.after_step(row)
         self._pace.watch(self._server.agenda, self._clock.now)
         self._progress()
 

@@ -87,11 +87,17 @@ def _read(path: Path, seen: tuple[Path, ...]) -> list[Layer]:
     if len(chain) > _MAX_DEPTH:
         raise fail(f"{path.name}: extends", f"more than {_MAX_DEPTH} files extend each other", "a shorter chain")
     tables = _parse(path)
+    if _is_study(tables):
+        raise fail(_shown(path), "a study: it names a scenario and arms", "a scenario", f"evsim sweep {path} runs it")
     base, unset = tables.pop("extends", None), tables.pop("unset", [])
     if seen:
         tables.pop("name", None)  # a name is of one file
     own = Layer(_shown(path), tables, _unset_keys(unset, base, f"{_shown(path)}: unset"))
     return [own] if base is None else [*_read(_extended(base, path), chain), own]
+
+
+def _is_study(tables: Tables) -> bool:
+    return isinstance(tables.get("scenario"), str) and bool({"arms", "grid", "seeds"} & tables.keys())
 
 
 def _extended(base: object, path: Path) -> Path:
