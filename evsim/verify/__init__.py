@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import final
 
+from evsim.base.errors import EvsimError, RunFolderError
+from evsim.base.user_code import said
 from evsim.verify import evaluations, fates, prices, steps
 from evsim.verify.folder import Folder, read
 from evsim.verify.sessions import Presence
@@ -62,7 +64,14 @@ def verify(folder: str | Path, trace: str | None = None) -> Verdict:
         RunFolderError: if the folder is none, or cannot be read.
         TraceError: if the trace cannot be read.
     """
-    return audit(read(Path(folder)), trace)
+    found = read(Path(folder))
+    try:
+        return audit(found, trace)
+    except EvsimError:
+        raise
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:  # keys that lack, values of another type
+        told = f"manifest.json, scenario.toml and tables do not fit together ({said(error)[:300]})"
+        raise RunFolderError(f"{folder}: cannot be read as a run folder: {told}") from error
 
 
 def audit(run: Folder, trace: str | None = None) -> Verdict:

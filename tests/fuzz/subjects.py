@@ -205,7 +205,7 @@ def subjects(good: Path):
         "matrix": Subject(written("x.csv", b"device,0,1,2\na,1,0,1\nb,0,1,1\n"), trace("x.csv")),
         "npy matrix": Subject(written("x.npy", _npy()), trace("x.npy")),
         "parquet": Subject(table, trace("x.parquet")),
-        "npz": Subject(npz, lambda folder: Arrays(path=str(folder)).load()),
+        "npz": Subject(npz, lambda folder: Arrays(path=".").load(n_clients=None, seed=0, folder=folder)),
     }
     for part in ("manifest.json", "availability.parquet", "devices.parquet"):
         found[f"trace {part}"] = Subject(columnar_trace(part), trace("t"))

@@ -89,3 +89,12 @@ def test_mutated_inputs_are_read_or_refused_in_words(kinds, tmp_path):
     assert not wrong, "\n".join(f"{key} [{text}]" for key, text in wrong.items())
     assert not executed
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < MOST_KB
+
+
+def test_the_files_that_are_mutated_are_fine_before(kinds, tmp_path):
+    for number, subject in enumerate(kinds.values()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        subject.make(folder)
+        if subject is not kinds["study.json"]:  # a study without runs is refused
+            subject.read(folder)
