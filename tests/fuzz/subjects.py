@@ -11,8 +11,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import tomli_w
 
 from evsim.results import load_run
@@ -164,11 +162,9 @@ def looked_at(folder):
     return found.name
 
 
-def table(folder):
-    content = io.BytesIO()
-    pq.write_table(pa.table({"device": [0, 1], "start": [0, 5], "end": [3, 9]}), content)
-    (folder / "x.parquet").write_bytes(content.getvalue())
-    return folder / "x.parquet"
+def imported(folder):
+    import_data("leaf", str(folder / "x.json"), folder / "s", options={}, limits=Limits())
+    return open_store(folder / "s").folder
 
 
 def csv_text():
@@ -188,6 +184,8 @@ def subjects(good: Path):
     made, mutated = toml(SCENARIO)
     study_made, study_mutated = toml(STUDY)
     fedscale, fedscale_mutated = in_json({"1": RECORD, "2": RECORD})
+    data = {"a": {"x": [[1.0, 2.0]], "y": [0]}, "b": {"x": [[1.5, 2.5], [0.0, 1.0]], "y": [1, 0]}}
+    leaf, leaf_mutated = in_json({"users": ["a", "b"], "num_samples": [1, 2], "user_data": data})
     manifest = (good / "manifest.json").read_text(encoding="utf-8")
     _, manifest_mutated = in_json(json.loads(manifest))
     told = {"name": "x", "seeds": [0], "arms": {"a": {"folder": "a", "overrides": []}}, "executors": []}
@@ -204,7 +202,7 @@ def subjects(good: Path):
         "csv": Subject(written("x.csv", csv_text()), trace("x.csv")),
         "matrix": Subject(written("x.csv", b"device,0,1,2\na,1,0,1\nb,0,1,1\n"), trace("x.csv")),
         "npy matrix": Subject(written("x.npy", _npy()), trace("x.npy")),
-        "parquet": Subject(table, trace("x.parquet")),
+        "leaf": Subject(leaf, imported, leaf_mutated),
         "npz": Subject(npz, lambda folder: Arrays(path=".").load(n_clients=None, seed=0, folder=folder)),
     }
     for part in ("manifest.json", "availability.parquet", "devices.parquet"):

@@ -21,7 +21,7 @@ from evsim.base.errors import EvsimError
 from tests.fuzz.mutators import seeded
 from tests.fuzz.subjects import good_run, subjects
 
-CASES = int(os.environ.get("EVSIM_FUZZ_CASES", "300"))
+CASES = int(os.environ.get("EVSIM_FUZZ_CASES", "200"))
 FIRST = int(os.environ.get("EVSIM_FUZZ_FIRST", "0"))
 MOST_S, MOST_KB = 5, 2 * 2**20
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "os.fork")
