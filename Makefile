@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 RUN := OMP_NUM_THREADS=2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check fix test-all test-gpu bench bench-training bench-selection golden docs notebooks clean
+.PHONY: help venv demo test check fix fuzz test-all test-gpu bench bench-training bench-selection golden docs notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ check: $(STAMP) ## format, lint, types, architecture
 fix: $(STAMP) ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+fuzz: $(STAMP) ## mutated inputs of every kind; EVSIM_FUZZ_CASES=1000000 for a night
+	EVSIM_FUZZ_CASES=$${EVSIM_FUZZ_CASES:-20000} OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -n 0 tests/fuzz
 
 test-all: $(STAMP) ## also the slow tests
 	$(RUN) $(BIN)/python -m pytest -m 'not gpu and not benchmark'

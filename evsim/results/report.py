@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evsim.base.errors import Problem, RunFolderError, report
-from evsim.results.arms import STUDY_FILE, Arms, load_arms
+from evsim.results.arms import Arms, load_arms
 from evsim.results.caveats import comparison_caveats
 from evsim.results.comparison import compare, executors_in_words, in_words
 from evsim.results.detail_figures import day_figure, participation_figure, rounds_figure, tasks_figure, waste_figure

@@ -15,7 +15,7 @@ from typing import final
 
 from evsim.base.errors import RunFolderError
 from evsim.verify import evaluations, fates, prices, steps
-from evsim.verify.folder import Folder, read
+from evsim.verify.folder import FORMAT, Folder, read
 from evsim.verify.sessions import Presence
 from evsim.verify.table import Check, LacksError
 from evsim.verify.trace_file import against_trace
