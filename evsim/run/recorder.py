@@ -1,7 +1,8 @@
 """The run folder: rows go to an append-only journal and become Parquet when the run ends.
 
 A killed run leaves its journal behind (a Parquet file cut short has no footer and is lost; an Arrow stream can be read
-up to its last batch). Every other file is written under a temporary name and renamed.
+up to its last batch). A thread brings waiting rows to the journal every few seconds, however long a step trains. Every
+other file is written under a temporary name and renamed.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import itertools
 import json
 import os
 import shutil
+import threading
 import time
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, final
@@ -29,7 +31,8 @@ from evsim.base.vocabulary import Outcome
 from evsim.run.schema import TABLES
 
 _BATCH_ROWS = 65_536
-_FLUSH_EVERY_S = 5.0  # wall-clock: what a killed run loses at most
+_GROUP_ROWS = 2 * _BATCH_ROWS  # of a Parquet file, however the rows came
+_FLUSH_EVERY_S = 2.0  # wall-clock
 _JOURNAL = "journal"
 _SCENARIO = "scenario.toml"
 _LABELS = pa.array([outcome.label for outcome in Outcome])
@@ -67,6 +70,9 @@ class Recorder:
         self._rows = dict.fromkeys(TABLES, 0)
         self._flushed = time.perf_counter()
         self._closed = False
+        self._lock, self._over = threading.RLock(), threading.Event()
+        self._watch: threading.Thread | None = None
+        self._failed: Exception | None = None  # what went wrong in the thread
         _create(folder)
         self._journal.mkdir()
         self._schemas = {name: schema(name) for name in TABLES}
@@ -90,8 +96,12 @@ class Recorder:
 
         `outcome` comes as codes of `events.Outcome`; in nullable columns -1 means null.
         """
-        self._buffers[table].append(columns)
-        self._rows[table] += len(columns[_FIRST[table]])
+        if self._watch is None:
+            self._watch = threading.Thread(target=self._flush_always, name="evsim-journal", daemon=True)
+            self._watch.start()
+        with self._lock:
+            self._buffers[table].append(columns)
+            self._rows[table] += len(columns[_FIRST[table]])
         if self._rows[table] >= _BATCH_ROWS:
             self.flush(table)
         elif time.perf_counter() - self._flushed > _FLUSH_EVERY_S:
@@ -100,14 +110,29 @@ class Recorder:
     @part("recording")
     def flush(self, *tables: str) -> None:
         """Bring buffered rows to the journal, of all tables unless some are named."""
-        for name in tables or TABLES:
-            batches = self._buffers[name]
-            self._buffers[name], self._rows[name] = [], 0
-            if batches:
-                arrays = [_column(field, [batch[field.name] for batch in batches]) for field in self._schemas[name]]
-                self._writers[name].write_batch(pa.record_batch(arrays, schema=self._schemas[name]))
-        if not tables:
-            self._flushed = time.perf_counter()
+        self._flush(*tables)
+        if self._failed is not None:
+            raise self._failed
+
+    def _flush(self, *tables: str) -> None:
+        with self._lock:
+            for name in tables or TABLES:
+                batches = self._buffers[name]
+                self._buffers[name], self._rows[name] = [], 0
+                if batches:
+                    arrays = [_column(field, [batch[field.name] for batch in batches]) for field in self._schemas[name]]
+                    self._writers[name].write_batch(pa.record_batch(arrays, schema=self._schemas[name]))
+            if not tables:
+                self._flushed = time.perf_counter()
+
+    def _flush_always(self) -> None:
+        """In a thread of its own: a step may train for minutes, and rows from before it wait."""
+        while not self._over.wait(_FLUSH_EVERY_S):
+            try:
+                self._flush()
+            except Exception as error:  # told where the run can hear it
+                self._failed = error
+                return
 
     @part("recording")
     def close(self) -> None:
@@ -115,6 +140,9 @@ class Recorder:
         if self._closed:
             return
         self._closed = True
+        self._over.set()
+        if self._watch is not None:
+            self._watch.join()
         self.flush()
         for name, writer in self._writers.items():
             writer.close()
@@ -205,8 +233,20 @@ def _to_parquet(source: Path, target: Path) -> None:
         deltas = {field.name: "DELTA_BINARY_PACKED" for field in layout if pa.types.is_integer(field.type)}
         options = {"use_dictionary": texts, "column_encoding": deltas, "compression": "zstd", "compression_level": 1}
         with pq.ParquetWriter(str(target), layout, **options) as writer:
-            for batch in reader:
-                writer.write_batch(batch)
+            for group in _groups(reader):
+                writer.write_table(group, row_group_size=_GROUP_ROWS)
+
+
+def _groups(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
+    """Rows in groups of one size: a table's file does not tell when its rows were flushed."""
+    rest = pa.Table.from_batches([], schema=reader.schema)
+    for batch in reader:
+        rest = pa.concat_tables([rest, pa.Table.from_batches([batch])])
+        while len(rest) >= _GROUP_ROWS:
+            yield rest.slice(0, _GROUP_ROWS).combine_chunks()
+            rest = rest.slice(_GROUP_ROWS)
+    if len(rest):
+        yield rest.combine_chunks()
 
 
 def _atomically(path: Path, write: Any) -> None:

@@ -25,7 +25,7 @@ from evsim.run.evaluations import Evaluations
 from evsim.run.manifest import manifest, with_measured
 from evsim.run.named import Named
 from evsim.run.online import OnlineCounts
-from evsim.run.pace import Pace
+from evsim.run.pace import Every, Pace
 from evsim.run.reachable import sessions_of
 from evsim.run.recorder import Recorder
 from evsim.run.stops import Stops
@@ -39,6 +39,7 @@ from evsim.timeline.world import NoLearning, World
 from evsim.traces.availability import Edges
 
 _PROGRESS_EVERY_S = 0.1
+_WRITE_EVERY_S = 2.0  # with as much in the recorder, a killed run loses less than 5 s
 
 
 @final
@@ -160,6 +161,7 @@ class _Live:
             horizon=FOREVER if scenario.stop.virtual_time is None else scenario.stop.virtual_time,
             audience=self._audience,
             by_events=self._pace.by_events,
+            write_now=Every(_WRITE_EVERY_S),
         )
 
     def _start(self) -> None:
