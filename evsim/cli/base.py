@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # what shells report for SIGINT
+TERMINATED = 143  # and for SIGTERM
 _LEAVING = ("click", "typer")  # packages whose exceptions are ways to leave
 _WIDE = 200  # columns when the output is no terminal: nothing is cut that a program may read
 

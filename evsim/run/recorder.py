@@ -15,8 +15,9 @@ import threading
 import time
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -34,6 +35,7 @@ _BATCH_ROWS = 65_536
 _GROUP_ROWS = 2 * _BATCH_ROWS  # of a Parquet file, however the rows came
 _FLUSH_EVERY_S = 2.0  # wall-clock
 _JOURNAL = "journal"
+_NEW_JOURNAL = "journal.resumed"
 _SCENARIO = "scenario.toml"
 _LABELS = pa.array([outcome.label for outcome in Outcome])
 _FIRST = {name: fields(table)[0].name for name, table in TABLES.items()}
@@ -57,15 +59,17 @@ class Recorder:
     """Writes one run folder.
 
     Args:
-        folder: created; must not exist or be empty.
+        folder: created; must not exist or be empty, unless it is gone on with.
+        again: the folder holds a run that goes on: it stays as it is until `replace`.
 
     Raises:
         RunFolderError: if the folder holds something already or cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, again: bool = False) -> None:
         self._folder = folder
-        self._journal = folder / _JOURNAL
+        self._journal = folder / (_NEW_JOURNAL if again else _JOURNAL)
+        self.owns_folder = not again  # whether what lies in the folder is of this run
         self._buffers: dict[str, list[Mapping[str, Any]]] = {name: [] for name in TABLES}
         self._rows = dict.fromkeys(TABLES, 0)
         self._flushed = time.perf_counter()
@@ -73,7 +77,10 @@ class Recorder:
         self._lock, self._over = threading.RLock(), threading.Event()
         self._watch: threading.Thread | None = None
         self._failed: Exception | None = None  # what went wrong in the thread
-        _create(folder)
+        if again:
+            shutil.rmtree(self._journal, ignore_errors=True)
+        else:
+            _create(folder)
         self._journal.mkdir()
         self._schemas = {name: schema(name) for name in TABLES}
         self._writers = {
@@ -86,9 +93,27 @@ class Recorder:
         """Where the run is written."""
         return self._folder
 
+    def replace(self) -> None:
+        """What was told again reaches as far as what the folder holds: it takes the place of it."""
+        if self.owns_folder:
+            return
+        with self._lock:
+            for path in (self._folder / "manifest.json", *self._folder.glob("*.parquet"), *self._folder.glob("model*")):
+                path.unlink(missing_ok=True)
+            shutil.rmtree(self._folder / _JOURNAL, ignore_errors=True)
+            self._journal = self._journal.rename(self._folder / _JOURNAL)
+            self.owns_folder = True
+
+    def abandon(self) -> None:
+        """Leave the folder as it was before."""
+        self._stop_watching()
+        for writer in self._writers.values():
+            writer.close()
+        shutil.rmtree(self._journal, ignore_errors=True)
+
     def keep_scenario(self, text: str) -> None:
         """Write the resolved scenario, before anything happens: a killed run then says what it was."""
-        _atomically(self._folder / _SCENARIO, lambda path: path.write_text(text, encoding="utf-8"))
+        atomically(self._folder / _SCENARIO, lambda path: path.write_text(text, encoding="utf-8"))
 
     @part("recording")
     def append(self, table: str, columns: Mapping[str, Any]) -> None:
@@ -125,6 +150,11 @@ class Recorder:
             if not tables:
                 self._flushed = time.perf_counter()
 
+    def _stop_watching(self) -> None:
+        self._over.set()
+        if self._watch is not None:
+            self._watch.join()
+
     def _flush_always(self) -> None:
         """In a thread of its own: a step may train for minutes, and rows from before it wait."""
         while not self._over.wait(_FLUSH_EVERY_S):
@@ -140,14 +170,12 @@ class Recorder:
         if self._closed:
             return
         self._closed = True
-        self._over.set()
-        if self._watch is not None:
-            self._watch.join()
+        self._stop_watching()
         self.flush()
         for name, writer in self._writers.items():
             writer.close()
             source = self._journal / f"{name}.arrows"
-            _atomically(self._folder / f"{name}.parquet", lambda path, source=source: _to_parquet(source, path))
+            atomically(self._folder / f"{name}.parquet", partial(_to_parquet, source))
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A table as it was written, or some columns of it; `close` first."""
@@ -167,10 +195,10 @@ class Recorder:
         self.close()
         if tensors is not None:
             whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}  # keeps scalars as they are
-            _atomically(self._folder / f"{model}.safetensors", lambda path: save_file(whole, str(path)))
+            atomically(self._folder / f"{model}.safetensors", lambda path: save_file(whole, str(path)))
         self.keep_scenario(scenario_toml)
         text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
-        _atomically(self._folder / "manifest.json", lambda path: path.write_text(text, encoding="utf-8"))
+        atomically(self._folder / "manifest.json", lambda path: path.write_text(text, encoding="utf-8"))
         shutil.rmtree(self._journal)  # last: a folder with a journal was not finished
 
 
@@ -249,7 +277,7 @@ def _groups(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
         yield rest.combine_chunks()
 
 
-def _atomically(path: Path, write: Any) -> None:
+def atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write under a temporary name, bring it to the disk, rename: a reader sees the whole file or none."""
     temporary = path.with_name(path.name + ".tmp")
     write(temporary)

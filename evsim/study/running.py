@@ -21,7 +21,7 @@ from evsim.results.comparable import flat, other_answers
 from evsim.scenario import Scenario
 from evsim.study.file import Study, picks_itself, slug
 
-_BROKEN_ENDS = ("interrupted", "error")
+_BROKEN_ENDS = ("interrupted", "terminated", "error")
 
 
 @final
