@@ -38,7 +38,9 @@ def is_new(run: Path) -> bool:
         return not run.exists()
     if has_identity(resume_folder(run)):
         return False
-    return {path.name for path in run.iterdir()} <= _AT_START and not any(len(read_journal(run, name)) for name in TABLES)
+    return {path.name for path in run.iterdir()} <= _AT_START and not any(
+        len(read_journal(run, name)) for name in TABLES
+    )
 
 
 def _clear(run: Path) -> None:
@@ -71,7 +73,9 @@ def require_resumable(run: Path) -> None:
     """
     if has_identity(resume_folder(run)):
         return
-    given = "a run that is over" if is_over(run) else "a folder without resume/run.json" if run.is_dir() else "no folder"
+    given = (
+        "a run that is over" if is_over(run) else "a folder without resume/run.json" if run.is_dir() else "no folder"
+    )
     hint = "evsim run SCENARIO --out DIR starts a run that can be resumed"
     raise RunFolderError(report([Problem(str(run), given, "a run that was interrupted or killed", hint)]))
 

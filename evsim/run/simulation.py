@@ -168,7 +168,9 @@ class _Live:
                 self._evaluations.at_end()
             self._audience.tell("ended", self._clock.now, self._server.end_reason)
         except BaseException as problem:
-            broken_off = isinstance(problem, KeyboardInterrupt) and bool(self.signals.reason) and self._recorder.owns_folder
+            broken_off = (
+                isinstance(problem, KeyboardInterrupt) and bool(self.signals.reason) and self._recorder.owns_folder
+            )
             error = self.signals.reason if broken_off else f"error: {problem}"
             with suppress(EvsimError):  # listeners close their files
                 self._audience.tell("ended", self._clock.now, error)

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
+import os
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from evsim import Scenario, Simulation
+from evsim import Scenario
 from evsim.run.schema import TABLES
-from evsim.training.learning.learning import Learning
 
-_SMALL = ["population.clients=100", 'executor.kind="serial"', "stop={server_steps=8}", "evaluation.every=3"]
+_SMALL = [
+    "population.clients=100",
+    'executor.kind="serial"',
+    "stop={server_steps=8}",
+    "evaluation.every=3",
+    'record.checkpoint_every="1ms"',
+]
 _ROUNDS = ["aggregation.cohort_goal=5", "aggregation.minimum_cohort=4", "aggregation.minimum_reports=2"]
 _BUFFERED = ['aggregation={kind="buffered",concurrency=8,buffer_size=3}']
 _SCAFFOLD = ['algorithm="scaffold"']
 _TOP_K = ['upload=[{kind="top_k",share=0.1}]']
+
+#: Whether all cases are tried instead of some; how many runs are killed.
+EVERY_CASE, KILLS = "EVSIM_KILLS" in os.environ, int(os.environ.get("EVSIM_KILLS", "5"))
 
 #: By name, what is laid over the bundled quickstart.
 CASES = {
