@@ -14,7 +14,7 @@ _PLOT = "run.png"
 _CODES = {"interrupted": INTERRUPTED, "terminated": TERMINATED}
 
 
-def run(
+def run(  # noqa: PLR0913, PLR0917  the options of a command
     scenario: Annotated[str, typer.Argument(help="A scenario file, a run folder, or the name of a bundled scenario.")],
     override: Overrides = None,
     seed: Annotated[int | None, typer.Option(help="Same as -o seed=N.")] = None,
@@ -52,10 +52,12 @@ def resume(
     """Go on with a run that was interrupted or killed; what it writes is what it would have written without."""
     from evsim.cli.cautions import cautioned
     from evsim.cli.progress import progress
-    from evsim.run.resuming import is_over, scenario_of
+    from evsim.run.resuming import is_over, leave_over, scenario_of
     from evsim.run.simulation import Simulation
 
-    if not is_over(folder):
+    if is_over(folder):
+        leave_over(folder)
+    else:
         chosen = scenario_of(folder)
         with cautioned(), progress(chosen.start) as show:
             Simulation(chosen, device=device).run(folder, show, resume=True)

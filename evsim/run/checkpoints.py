@@ -1,7 +1,7 @@
 """Checkpoints: from time to time, and at a clean interruption, everything that was learnt is brought to the disk.
 
 The timeline is not in them: it is simulated again, fed with the answers of the learning side up to the checkpoint
-(`feedback.py`). A checkpoint is a set of files of which the last one written, ``checkpoint-<n>.json``, names the others:
+(`feedback.py`). A checkpoint is a set of files. The one that is written last, ``checkpoint-<n>.json``, names the others;
 n is the number of answers before it. Files are written under a temporary name, synced and renamed, and never changed.
 """
 
@@ -116,8 +116,8 @@ class Checkpoints:
         told = saved.told
         if self._timeline_hash() != told["timeline_hash"]:
             raise RunFolderError(
-                f"{saved.folder}: the timeline up to the checkpoint is not the one that was interrupted; something that "
-                "the run depends on has changed; run it again into another folder"
+                f"{saved.folder}: the timeline up to the checkpoint is not the one that was interrupted; something "
+                "that the run depends on has changed; run it again into another folder"
             )
         saved.restore(self._learning)
         self._position = self._saved = told["position"]

@@ -1,7 +1,7 @@
-"""What flows from learning to the timeline, in order: kept while a model is trained, so that it can be replayed without.
+"""What flows from learning to the timeline, in order: kept while a model is trained, to be replayed without.
 
-All that the timeline ever learns of the learning side is the answer to one of five questions (`_Kind`). The answers since
-the last checkpoint wait in memory; a checkpoint brings them to the disk as one Arrow file.
+All that the timeline ever learns of the learning side is the answer to one of five questions (`_Kind`). Answers since the
+last checkpoint wait in memory; a checkpoint brings them to the disk as one Arrow file.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Learner(Protocol):
 
 @final
 class Telling:
-    """The learning side as the timeline sees it (a `LearningPort`): answers come from a journal first, then from training.
+    """The learning side as the timeline sees it (a `LearningPort`): a journal answers first, then training.
 
     Args:
         learning: trains.

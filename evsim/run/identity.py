@@ -51,11 +51,11 @@ def kept_identity(folder: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-        if not {"scenario", "paths_from"} <= set(found):
-            raise ValueError("keys are missing")
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise RunFolderError(f"{folder / _FILE}: cannot be read ({error}); the run cannot be resumed") from error
-    return dict(found)
+    if not isinstance(found, dict) or not {"scenario", "paths_from"} <= set(found):
+        raise RunFolderError(f"{folder / _FILE}: keys are missing; the run cannot be resumed")
+    return found
 
 
 def has_identity(folder: Path) -> bool:

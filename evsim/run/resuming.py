@@ -80,14 +80,17 @@ def require_resumable(run: Path) -> None:
     raise RunFolderError(report([Problem(str(run), given, "a run that was interrupted or killed", hint)]))
 
 
-def check_over(run: Path, scenario: Scenario) -> None:
-    """The run in a folder is over; refuse if it was another one.
+def leave_over(run: Path, scenario: Scenario | None = None) -> None:
+    """The run in a folder is over: nothing to do but to remove what a kill in its last moment left.
 
     Raises:
-        RunFolderError: with the first difference.
+        RunFolderError: with the first difference, if it was not a run of the scenario.
     """
-    text = (run / "scenario.toml").read_text(encoding="utf-8")
-    check_same(run, {"scenario": text}, {"scenario": scenario.to_toml()})
+    if scenario is not None:
+        text = (run / "scenario.toml").read_text(encoding="utf-8")
+        check_same(run, {"scenario": text}, {"scenario": scenario.to_toml()})
+    if resume_folder(run).is_dir():
+        Claim(run).release(over=True)
 
 
 @final

@@ -1,4 +1,4 @@
-"""Being asked to stop: the first signal ends a run cleanly, a second one breaks off training, none breaks off writing."""
+"""Being asked to stop: the first signal ends a run cleanly, a second breaks off training, none breaks off writing."""
 
 from __future__ import annotations
 

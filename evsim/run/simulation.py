@@ -28,7 +28,7 @@ from evsim.run.online import OnlineCounts
 from evsim.run.pace import Every, Pace
 from evsim.run.reachable import sessions_of
 from evsim.run.recorder import Recorder
-from evsim.run.resuming import Place, check_over, is_over, resume_folder, scenario_of
+from evsim.run.resuming import Place, is_over, leave_over, resume_folder, scenario_of
 from evsim.run.signals import REASONS, Signals
 from evsim.run.stops import Stops
 from evsim.scenario import Scenario
@@ -89,6 +89,7 @@ class Simulation:
             EvsimError: if no such run lies there, or what it depends on has changed.
         """
         if is_over(Path(folder)):
+            leave_over(Path(folder))
             return Path(folder)
         scenario = scenario_of(Path(folder))
         return cls(scenario, device=device, listeners=listeners).run(folder, resume=True)
@@ -98,11 +99,11 @@ class Simulation:
     ) -> Path:
         """Run to the end and write the run folder `out`; returns its path.
 
-        With `resume` a run in the folder that was interrupted or killed goes on: its timeline is simulated again without
-        training up to the newest checkpoint, and what it writes is, bit for bit, what it would have written without the
-        interruption. A folder with nothing in it is started as without `resume`; one whose run is over stays as it is.
+        With `resume` a run in the folder that was interrupted or killed goes on: its timeline is simulated again up to
+        the newest checkpoint, without training, and what it writes is, bit for bit, what it would have written. With
+        nothing in the folder it is started; a run that is over stays as it is.
 
-        SIGINT, SIGTERM and SIGHUP end the run cleanly, and so does an error: what happened so far is a valid run folder.
+        SIGINT, SIGTERM and SIGHUP end a run cleanly, and so does an error: what happened so far is a valid run folder.
 
         Raises:
             EvsimError: if the scenario cannot be run, the folder exists or cannot be written, or what the run to be
@@ -110,7 +111,7 @@ class Simulation:
         """
         began, folder = time.perf_counter(), Path(out)
         if resume and is_over(folder):
-            check_over(folder, self.scenario)
+            leave_over(folder, self.scenario)
             return folder
         with Place(folder, self.scenario, resume=resume) as place:
             parts = assemble(place.pinned, self._device)

@@ -1,8 +1,8 @@
 """Where a report becomes feedback: what became of tasks, on its way to the client manager and its selector.
 
 An outcome is due as soon as it is decided. The selector hears of it before it is asked again, or at once if it is
-`prompt`; one that is memoryless hears of it when rows are written. At which instants rows are written changes nothing of
-what a selector that remembers hears.
+`prompt`; one that is memoryless hears of it when rows are written. When rows are written changes nothing of what one hears
+that remembers.
 """
 
 from __future__ import annotations

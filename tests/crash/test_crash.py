@@ -1,4 +1,4 @@
-"""Killed at any instant, resumed until it ends: bit for bit what it would have been. `make test-crash` kills 100 times."""
+"""Killed at any instant, resumed until it ends: bit for bit what it would have been; `make test-crash` kills 100."""
 
 from __future__ import annotations
 

@@ -115,9 +115,10 @@ def test_an_error_is_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, oft
             raise TrainingError("the disk of the data went away")
         return apply(self, tasks)  # type: ignore[no-any-return]
 
-    with monkeypatch.context() as patch, pytest.raises(TrainingError):
+    simulation = Simulation(scenario, device="cpu")
+    with monkeypatch.context() as patch, pytest.raises(TrainingError):  # noqa: PT012
         patch.setattr(Learning, "apply", broken)
-        Simulation(scenario, device="cpu").run(tmp_path / "cut")
+        simulation.run(tmp_path / "cut")
     Simulation.resume(tmp_path / "cut", device="cpu")
     assert results(tmp_path / "cut") == expected
 

@@ -119,7 +119,7 @@ class FederatedData:
         return self.index[self.offsets[client] : self.offsets[client + 1]]
 
     def digest(self) -> str:
-        """Of who has which samples, all labels, and up to 1,000 inputs of each part: all of a large store takes minutes."""
+        """Of who has which samples, all labels, and 1,000 inputs of each part: a whole large store takes minutes."""
         found = hashlib.blake2b(digest_size=16)
         for part in (self.x, self.x_test):
             some = np.unique(np.linspace(0, max(len(part) - 1, 0), _DIGESTED).astype(np.int64))[: len(part)]
