@@ -29,7 +29,7 @@ Overrides = Annotated[
 
 
 class _Group(TyperGroup):
-    """Errors that a user can cause end with a message and exit code 2, SIGINT with 130; neither with a traceback.
+    """Errors that a user can cause end with a message and exit code 2, signals with 130 or 143; never with a traceback.
 
     So do errors of a plug-in that nobody caught where it was called.
     """
@@ -42,8 +42,8 @@ class _Group(TyperGroup):
             complain(str(error))
             raise typer.Exit(BAD_INPUT) from error
         except KeyboardInterrupt as stop:
-            complain("interrupted")
-            raise typer.Exit(INTERRUPTED) from stop
+            complain("terminated" if stop.args == ("terminated",) else "interrupted")
+            raise typer.Exit(TERMINATED if stop.args == ("terminated",) else INTERRUPTED) from stop
         except (Exception, SystemExit) as error:
             leaving = type(error).__module__.partition(".")[0] in _LEAVING
             text = None if leaving else explain(error)

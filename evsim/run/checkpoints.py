@@ -1,7 +1,7 @@
 """Checkpoints: from time to time, and at a clean interruption, everything that was learnt is brought to the disk.
 
 The timeline is not in them: it is simulated again, fed with the answers of the learning side up to the checkpoint
-(`feedback.py`). A checkpoint is a set of files. The one that is written last, ``checkpoint-<n>.json``, names the others;
+(`feedback.py`). A checkpoint is a set of files. The one written last, ``checkpoint-<n>.json``, names the others;
 n is the number of answers before it. Files are written under a temporary name, synced and renamed, and never changed.
 """
 

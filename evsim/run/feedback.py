@@ -1,7 +1,7 @@
 """What flows from learning to the timeline, in order: kept while a model is trained, to be replayed without.
 
-All that the timeline ever learns of the learning side is the answer to one of five questions (`_Kind`). Answers since the
-last checkpoint wait in memory; a checkpoint brings them to the disk as one Arrow file.
+All that the timeline ever learns of the learning side are answers to five questions (`_Kind`). Those since the last
+checkpoint wait in memory; a checkpoint brings them to the disk as one Arrow file.
 """
 
 from __future__ import annotations

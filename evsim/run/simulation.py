@@ -208,7 +208,7 @@ class _Live:
         if not self.signals.reason:
             return
         if not self._recorder.owns_folder:
-            raise KeyboardInterrupt  # nothing happened yet that had not happened before
+            raise KeyboardInterrupt(self.signals.reason)  # nothing happened yet that had not happened before
         if self._checkpoints is not None and not self._server.finished:
             self._checkpoints.save()
         self._server.end(self.signals.reason)

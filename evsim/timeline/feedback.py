@@ -1,8 +1,7 @@
 """Where a report becomes feedback: what became of tasks, on its way to the client manager and its selector.
 
 An outcome is due as soon as it is decided. The selector hears of it before it is asked again, or at once if it is
-`prompt`; one that is memoryless hears of it when rows are written. When rows are written changes nothing of what one hears
-that remembers.
+`prompt`; one that is memoryless hears of it when rows are written. When that is changes nothing of what others hear.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ _SCAFFOLD = ['algorithm="scaffold"']
 _TOP_K = ['upload=[{kind="top_k",share=0.1}]']
 
 #: Whether all cases are tried instead of some; how many runs are killed.
-EVERY_CASE, KILLS = "EVSIM_KILLS" in os.environ, int(os.environ.get("EVSIM_KILLS", "5"))
+EVERY_CASE, KILLS = "EVSIM_KILLS" in os.environ, int(os.environ.get("EVSIM_KILLS", "4"))
 
 #: By name, what is laid over the bundled quickstart.
 CASES = {

@@ -17,7 +17,10 @@ from evsim import Scenario, Simulation, load_run
 from evsim.base.errors import RunFolderError, TrainingError
 from evsim.base.vocabulary import Feedback
 from evsim.run.checkpoints import whole
+from evsim.run.feedback import Answer, Telling, read_answers, write_answers
 from evsim.run.resuming import Claim, is_over, resume_folder
+from evsim.run.signals import Signals
+from evsim.timeline.world import NoLearning
 from evsim.training.learning.learning import Learning
 from tests.crash.cases import CASES, EVERY_CASE, results, scenario_of
 
@@ -164,6 +167,23 @@ def test_a_timeline_that_came_out_otherwise_is_refused(tmp_path: Path, trained: 
     with pytest.raises(RunFolderError, match="the timeline up to the checkpoint is not the one"):
         Simulation.resume(cut, device="cpu")
     assert results(cut) == before
+
+
+def test_a_journal_that_answers_something_else_is_noticed(tmp_path: Path) -> None:
+    known = [
+        Answer("metrics", np.empty(0, np.int64), np.array([0.5, np.nan]), ["accuracy", "loss"]),
+        Answer("apply", np.array([3, 4]), np.array([1.0, np.nan]), (), [True, False], np.array([2.0, 3.0])),
+        Answer("train", np.array([5]), np.array([0.1]), (), [True]),
+    ]
+    write_answers(known, tmp_path / "answers.arrow")
+    telling = Telling(NoLearning(), breakable=Signals().training, on_answer=known.append)  # type: ignore[arg-type]
+    telling.replay(read_answers(tmp_path / "answers.arrow"), lambda: known.clear())
+    np.testing.assert_equal(telling.metrics(dict), {"accuracy": 0.5, "loss": np.nan})
+    found = telling.apply(np.array([3, 4]))
+    np.testing.assert_array_equal(found.utility, [1.0, np.nan])
+    assert (found.valid.tolist(), found.weight.tolist()) == ([True, False], [2.0, 3.0])  # type: ignore[union-attr]
+    with pytest.raises(RunFolderError, match=r"the journal answers train of \[5\], but the run asks train of \[6\]"):
+        telling.train(np.array([6]))
 
 
 def test_two_processes_never_work_in_one_folder(tmp_path: Path, trained: list[Any]) -> None:
