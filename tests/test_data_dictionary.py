@@ -64,7 +64,7 @@ class NothingFinite:
     def __getattr__(self, name: str):
         return getattr(NoLearning(), name)
 
-    def apply(self, tasks):
+    def apply(self, tasks, **step):
         return Feedback(tasks, np.full(len(tasks), np.nan), np.zeros(len(tasks), np.bool_))
 
 

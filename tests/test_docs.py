@@ -9,8 +9,11 @@ import pytest
 import typer
 
 import evsim
+from evsim import Simulation, load_run
+from evsim.base import registry
 from evsim.cli import app
 from evsim.scenario import Scenario
+from evsim.timeline.audience import FACTS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -92,6 +95,43 @@ def test_the_scenario_of_the_readme_is_fine(tmp_path: Path) -> None:
     (tmp_path / "two_days.toml").write_text(text, encoding="utf-8")
     found = Scenario.load(tmp_path / "two_days.toml", ["aggregation.cohort_goal=50"])
     assert found.name == "two days of phones"
+
+
+EVENTS = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
+
+
+def blocks_of_events(folder: Path, holding: str) -> Path:
+    """Saves the files of the page on events; that of the scenario which holds a word."""
+    blocks = re.findall(r"```(python|toml)\n(.*?)```", EVENTS, flags=re.DOTALL)
+    code = [text for kind, text in blocks if kind == "python" and ">>>" not in text]
+    for name, text in zip(("stop_late.py", "tiers.py"), code, strict=True):
+        (folder / name).write_text(text, encoding="utf-8")
+    (toml,) = [text for kind, text in blocks if kind == "toml" and holding in text]
+    (folder / "mine.toml").write_text(toml, encoding="utf-8")
+    return folder / "mine.toml"
+
+
+def test_the_listeners_of_the_page_on_events_run_and_end_the_run(tmp_path: Path) -> None:
+    scenario = Scenario.load(
+        blocks_of_events(tmp_path, "stop_late.py"), ["stop.server_steps=6", "executor.kind=serial"]
+    )
+    run = load_run(Simulation(scenario, device="cpu").run(tmp_path / "run"))
+    assert re.fullmatch(r"\d+ of \d+ late in round \d+", run.manifest["end"]["reason"])
+    assert (tmp_path / "run" / "events.csv").stat().st_size > 0
+
+
+def test_the_aggregator_of_the_page_on_events_runs_as_three_processes(tmp_path: Path) -> None:
+    scenario = Scenario.load(blocks_of_events(tmp_path, "tiers.py"))
+    steps = load_run(Simulation(scenario).run(tmp_path / "run")).server_steps
+    assert set(steps["by"]) == {"tier 0", "tier 1", "tier 2"}
+    assert len(steps) == 12
+
+
+def test_the_page_on_events_names_every_fact_and_kind() -> None:
+    table = EVENTS.split("## Listeners")[1].split("### A listener in a scenario")[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)) == sorted(FACTS)
+    kinds = EVENTS.split("### A listener in a scenario")[1].split("### One that ends")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", kinds, flags=re.MULTILINE)) == set(registry.entries("listener"))
 
 
 def test_modules_that_the_design_names_exist() -> None:

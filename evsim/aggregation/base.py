@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final
 
 import numpy as np
 
+from evsim.base.policy import Policy
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import IntArray, Outcome
 
@@ -33,7 +34,9 @@ class Cohort:
         round: its number among all attempts of the run.
         started_at: ms.
         by: the name of the aggregator process it belongs to; "" for the only one.
-        goal: reports wanted.
+        goal: reports that close it.
+        full_goal: reports that a step of its process is meant to have; more than `goal` where few clients were there.
+            Merges that divide by a fixed number divide by it.
         deadline: a loss is known by then at the latest, ms.
         tasks: ids of the tasks given for a round; a buffer counts only.
         invited: how many tasks were given.
@@ -50,6 +53,7 @@ class Cohort:
     started_at: int
     by: str = ""
     goal: int = 0
+    full_goal: int = 0
     deadline: int = FOREVER
     tasks: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
     invited: int = 0
@@ -102,8 +106,12 @@ class Server(Protocol):
 
     # rounds
 
-    def open_round(self, goal: int, deadline: int) -> Cohort:
-        """Begin a round that wants so many reports; a loss is known by the deadline at the latest."""
+    def open_round(self, goal: int, deadline: int, full_goal: int | None = None) -> Cohort:
+        """Begin a round that wants so many reports; a loss is known by the deadline at the latest.
+
+        `full_goal`: what it would want with enough clients; by default the aggregator's `reports_per_step`, and in a
+        process that was started beside it the goal.
+        """
 
     def collect(self, cohort: Cohort) -> Process[str]:
         """Wait for the goal-th report, the deadline or the last known loss: "goal", "deadline" or "exhausted"."""
@@ -155,7 +163,7 @@ class Server(Protocol):
         """Record a round with too few reports; the model stays as it is."""
 
 
-class Aggregator(ABC):
+class Aggregator(Policy, ABC):
     """One way to organise the server's time."""
 
     @property

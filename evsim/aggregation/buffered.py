@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from typing_extensions import override
 
 from evsim.aggregation.base import Aggregator, Cohort, Process, Server
+from evsim.base.caveat import Caveat
 from evsim.base.errors import require
 from evsim.base.units import FOREVER, Duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @final
@@ -55,6 +59,19 @@ class Buffered(Aggregator):
     @override
     def reports_per_step(self) -> int:
         return self.buffer_size
+
+    @override
+    def caveats(self, scenario: Any) -> Iterator[Caveat]:
+        """There is no default timeout: which one is fair depends on the tasks, and any would change what a run is."""
+        if scenario.population.availability != "always" and self.task_timeout is None:
+            yield Caveat(
+                "no_task_timeout",
+                "a device that leaves holds its slot until it comes back, often for hours: fewer clients are at work "
+                "than concurrency says, which slows this arm against rounds with a deadline",
+                f"concurrency = {self.concurrency}, no task_timeout",
+                "set aggregation.task_timeout to a few times the duration of a slow task, such as the deadline of the "
+                "rounds it is compared with",
+            )
 
     @override
     def run(self, server: Server) -> Process[None]:

@@ -10,6 +10,7 @@ from typing import ClassVar, final
 import numpy as np
 from typing_extensions import override
 
+from evsim.base.counts import ceil_count
 from evsim.base.errors import require
 from evsim.base.units import MS_PER_HOUR, MS_PER_MINUTE, Duration
 from evsim.base.vocabulary import IntArray
@@ -79,7 +80,7 @@ class QuantileDeadline(Pacing):
 
     @override
     def next(self, deadline: int, durations: IntArray, invited: int) -> int:
-        wanted = int(np.ceil(self.share * invited))
+        wanted = ceil_count(self.share, invited)
         if len(durations) < wanted:
             target = deadline * self.growth
         else:

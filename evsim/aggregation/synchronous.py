@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, isfinite
-from typing import Literal, final
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 from typing_extensions import override
 
 from evsim.aggregation.base import Aggregator, Process, Server
 from evsim.aggregation.pacing import Pacing
+from evsim.base.caveat import Caveat
+from evsim.base.counts import ceil_count
 from evsim.base.errors import require
 from evsim.base.units import FOREVER, Duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_NEARLY_ONE = 1.05  # an over-commitment below that leaves nobody to spare
+_MOST_INVITED = 1_000_000  # times the goal
 
 
 @final
@@ -30,6 +38,9 @@ class Synchronous(Aggregator):
         late_reports: "discard", or "keep": a report that arrives after the close joins the next step as a stale update;
             it never counts towards goal or minimum. Choose a `weighting` (or merge) that discounts staleness.
         max_staleness: kept reports that are staler are not used.
+        short_cohort: the goal of a round that finds fewer clients than it would invite: "whole": min(`cohort_goal`,
+            clients), so that few clients must all report; "share": ceil(clients / `over_commitment`), so that there
+            are clients to spare as in a full round, but at least `minimum_reports`.
         pacing: chooses each round's deadline instead of a fixed `reporting_deadline`; unset an inherited one.
     """
 
@@ -41,6 +52,7 @@ class Synchronous(Aggregator):
     on_close: Literal["run", "abort"] = "run"
     late_reports: Literal["discard", "keep"] = "discard"
     max_staleness: int | None = None
+    short_cohort: Literal["whole", "share"] = "whole"
     pacing: Pacing | None = None
 
     def __post_init__(self) -> None:
@@ -48,6 +60,11 @@ class Synchronous(Aggregator):
         require(
             isfinite(self.over_commitment) and self.over_commitment >= 1,
             "over_commitment must be >= 1",
+            over_commitment=self.over_commitment,
+        )
+        require(
+            self.over_commitment <= _MOST_INVITED,
+            f"over_commitment is a factor on cohort_goal, and must be <= {_MOST_INVITED}",
             over_commitment=self.over_commitment,
         )
         deadline = self.reporting_deadline
@@ -81,7 +98,26 @@ class Synchronous(Aggregator):
     @property
     def invited(self) -> int:
         """Clients invited when enough are idle: ceil(K x over-commitment)."""
-        return ceil(round(self.cohort_goal * self.over_commitment, 9))  # 10 x 1.1 invites 11, not 12
+        return ceil_count(self.over_commitment, self.cohort_goal)
+
+    def goal(self, invited: int) -> int:
+        """Reports that close a round of so many clients."""
+        wanted = self.cohort_goal
+        if self.short_cohort == "share":
+            wanted = min(wanted, max(self.minimum_reports, ceil_count(1 / self.over_commitment, invited)))
+        return min(wanted, invited)
+
+    @override
+    def caveats(self, scenario: Any) -> Iterator[Caveat]:
+        limited = self.reporting_deadline is not None or self.pacing is not None
+        if scenario.population.availability != "always" and not limited and self.over_commitment < _NEARLY_ONE:
+            yield Caveat(
+                "no_deadline",
+                "a round without a deadline and without clients to spare waits until its slowest client reported, or "
+                "came back after it was lost, which can take hours",
+                f"over_commitment = {self.over_commitment:g}",
+                "set aggregation.reporting_deadline, or over_commitment to 1.3",
+            )
 
     @override
     def run(self, server: Server) -> Process[None]:
@@ -90,8 +126,9 @@ class Synchronous(Aggregator):
             clients = yield from server.select_clients(self.invited, minimum=self.minimum_clients)
             if len(clients) == 0:  # everybody left while candidates were queried
                 continue
-            goal = min(self.cohort_goal, len(clients))
-            cohort = server.open_round(goal, FOREVER if deadline is None else server.now + deadline)
+            goal = self.goal(len(clients))
+            closes_by = FOREVER if deadline is None else server.now + deadline
+            cohort = server.open_round(goal, closes_by, self.cohort_goal)
             server.give(cohort, clients)
             reason = yield from server.collect(cohort)
             server.close(cohort, reason, keep_late=self.late_reports == "keep")

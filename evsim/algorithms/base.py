@@ -255,9 +255,10 @@ class StepInfo:
 
     version: int  # before the step
     n_clients: int  # N, the clients that can be drawn: those with data
-    cohort_goal: int  # reports the aggregator asked for; 0 if it has no such number
+    cohort_goal: int  # reports that a step of this process is meant to have; 0 if there is no such number
     n_reports: int
     seed: int
+    by: str = ""  # the aggregator process that makes it; "" for the only one
 
 
 @final

@@ -153,7 +153,12 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "evsim.training.data.power_law:PowerLaw",
             "numbers of samples from a power law, labels at random",
         ),
+        "listed": ("evsim.training.data.listed:Listed", "a list of yours: which client has which samples"),
         "grouped": ("evsim.training.data.grouped:Grouped", "natural clients put together, whole, to fewer"),
+    },
+    "skew": {
+        "noise": ("evsim.training.data.skew:Noise", "normal noise that rises from client to client (Li et al. 2022)"),
+        "rotation": ("evsim.training.data.skew:Rotation", "images turned by the client's angle (Ghosh et al. 2020)"),
     },
     "join": {
         "paired": (

@@ -105,7 +105,9 @@ def _resolve(target: str, folder: Path | None) -> Any:
             own = [each for each, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
             raise AttributeError(f"{where} has no attribute {name!r}; {suggest(name, own)}".rstrip("; "))  # noqa: TRY301
         return getattr(module, name)
-    except (Exception, SystemExit) as error:  # importing runs a user's code, which may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # importing runs a user's code, which may raise anything
         kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
         lines = "".join(f"\n  {line}" for line in own_frames(error))
         raise ScenarioError(f"cannot load {target!r}: {kind}{error}{_file_hint(where, name, folder)}{lines}") from error

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from evsim.algorithms.compositions import COMPOSITIONS
 from evsim.base import registry
 from evsim.base.bundled import bundled, bundled_scenario, bundled_trace
-from evsim.base.errors import ScenarioError, suggest
+from evsim.base.documents import load_json
+from evsim.base.errors import ScenarioError, TraceError, suggest
 
 Rows = list[tuple[str, str]]
 
@@ -84,6 +84,6 @@ def _first_comment(path: Path) -> str:
 def _traces() -> Rows:
     found = []
     for folder in bundled("traces"):
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = load_json(folder / "manifest.json", what="the manifest of a trace", raising=TraceError)
         found.append((folder.name, str(manifest.get("description") or f"{manifest.get('devices', '?')} devices")))
     return found

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from evsim.base.errors import EvsimError, Problem, RunFolderError, report
-from evsim.cli.base import complain
+from evsim.cli.base import complain, keep_traceback_in
 
 _RUNS = Path("runs")
 _MANIFEST = "manifest.json"
@@ -23,6 +23,7 @@ def claimed(out: Path | None, name: str) -> Iterator[Path]:
     """
     folder = _claim(name) if out is None else out
     old = (folder / _MANIFEST).exists()
+    keep_traceback_in(folder)
     try:
         yield folder
     except EvsimError:

@@ -28,24 +28,61 @@ RunningMean = Annotated[int, typer.Option(help="Evaluations that a crossing aver
 
 
 def sweep(
-    study: Annotated[str, typer.Argument(help="A study file: a scenario, arms, seeds.")],
+    study: Annotated[str, typer.Argument(help="A study file: a scenario, arms, seeds; with --status, its folder.")],
     out: Annotated[Path | None, typer.Option(help="The study's folder; default: runs/<name>.")] = None,
     processes: Annotated[int | None, typer.Option(help="Runs at a time; default: the cores.", min=1)] = None,
+    retry: Annotated[int, typer.Option(help="Try a run that fails so many times again.", min=0, max=100)] = 0,
+    keep_going: Annotated[bool, typer.Option("--keep-going", help="Compare and report even if runs failed.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Only say how far a study is, by its folder.")] = False,
 ) -> None:
-    """Run a study: every arm with every seed, in parallel, going on where it was; then compare and report."""
-    from evsim.study import Study
+    """Run a study: every arm with every seed, in parallel, going on where it was; then compare and report.
+
+    All other runs go on when one fails; the command then ends with exit code 2 and names what failed.
+    """
+    if status:
+        _say_status(Path(study))
+        return
+    from evsim.study import RunsFailedError, Study
     from evsim.study import sweep as run_study
 
     found = Study.load(study)
     folder = Path("runs") / found.name if out is None else out
     _caution(found)
-    with _progress() as show:
-        run_study(found, folder, processes=processes, on_progress=show)
-    if found.target() is None:
+    failed: RunsFailedError | None = None
+    try:
+        with _progress() as show:
+            run_study(found, folder, processes=processes, retry=retry, on_progress=show)
+    except RunsFailedError as error:
+        if not keep_going:
+            raise
+        failed = error
+    _conclude(found, folder)
+    if failed is not None:
+        raise failed
+
+
+def _conclude(study: Study, folder: Path) -> None:
+    """Compare and report what is there."""
+    if study.target() is None:
         _say_runs(folder)
         return
     compare([folder], out=folder)
     report(folder)
+
+
+def _say_status(folder: Path) -> None:
+    """How far a study is; nothing but its folder is read."""
+    from evsim.base.lock import holder
+    from evsim.results.arms import read_study
+    from evsim.results.standing import State, counted, standings
+
+    told = read_study(folder)
+    found = standings(folder, told)
+    who = holder(folder)
+    say(f"{told['name']}: {counted(found)} of {len(found)} runs; {'nobody works on it' if who is None else who}")
+    rows = [(each.arm, str(each.seed), each.state.value, each.why) for each in found if each.state is not State.DONE]
+    if rows:
+        say_table(rows, headers=("arm", "seed", "state", "why"))
 
 
 def compare(  # noqa: PLR0913, PLR0917  a command has the options that it has

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, final
 from evsim.base.errors import TraceError
 
 if TYPE_CHECKING:
-    from evsim.cost.pricing import CostModel
+    from evsim.cost.model import CostModel
     from evsim.traces.speed import DeviceSpeed
 
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
+from evsim.base.documents import load_json
 from evsim.base.errors import PolicyError, Problem, RunFolderError, report, require, suggest
 from evsim.base.metrics import Target
 from evsim.results.comparable import flat, problems, seed_of
 from evsim.results.curves import Crossing
 from evsim.results.metrics import RUNNING_MEAN, headline
 from evsim.results.run import Run, load_run
+from evsim.results.standing import STUDY_FILE, Standing, State, counted, standings
 
-STUDY_FILE = "study.json"
 _NO_ARM = frozenset({"seed", "name", "executor", "stop"})  # keys that make no arm of their own
 
 
@@ -35,6 +35,7 @@ class Arms:
         running_mean: how many evaluations the crossing averages.
         overrides: what makes each arm, as its study says; empty for run folders.
         executors: what trained which arms, as their study says.
+        missing: runs of the study that are not finished.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Arms:
     running_mean: int = RUNNING_MEAN
     overrides: Mapping[str, Sequence[str]] = field(default_factory=dict)
     executors: Sequence[Mapping[str, Any]] = ()
+    missing: Sequence[Standing] = ()
 
     @property
     def target(self) -> float:
@@ -88,6 +90,7 @@ class _Found:
     goal: Target | None
     overrides: Mapping[str, Sequence[str]] = field(default_factory=dict)
     executors: Sequence[Mapping[str, Any]] = ()
+    missing: Sequence[Standing] = ()
 
 
 def load_arms(
@@ -130,6 +133,7 @@ def load_arms(
         running_mean=running_mean,
         overrides=found.overrides,
         executors=found.executors,
+        missing=found.missing,
     )
 
 
@@ -145,23 +149,44 @@ def _is_study(paths: Sequence[str | Path]) -> bool:
     return len(paths) == 1 and (Path(paths[0]) / STUDY_FILE).is_file()
 
 
-def _study(folder: Path) -> _Found:
+def read_study(folder: Path) -> Mapping[str, Any]:
+    """What the file of a study says.
+
+    Raises:
+        RunFolderError: if it is none, or damaged.
+    """
+    path = folder / STUDY_FILE
+    told = load_json(path, what="a study's file", raising=RunFolderError)
     try:
-        told = json.loads((folder / STUDY_FILE).read_text(encoding="utf-8"))
-        arms, seeds, name, goal = told["arms"], told["seeds"], told["name"], _told_goal(told)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(report([Problem(str(folder / STUDY_FILE), str(error), "a study's file")])) from error
-    folders = {arm: [folder / each["folder"] / f"seed-{seed}" for seed in seeds] for arm, each in arms.items()}
-    missing = [str(path) for paths in folders.values() for path in paths if not (path / "manifest.json").is_file()]
-    if missing:
-        given = f"{len(missing)} of its runs missing, such as {missing[0]}"
-        raise RunFolderError(report([Problem(str(folder), given, "a finished study", "evsim sweep goes on with it")]))
+        whole = isinstance(told["name"], str) and all(type(seed) is int for seed in told["seeds"])
+        names = [each["folder"] for each in told["arms"].values()]
+        inside = all(isinstance(name, str) and Path(name).name == name not in {"", ".."} for name in names)
+        executors = all(isinstance(each["executor"], dict) for each in told.get("executors", ()))
+        _told_goal(told)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise RunFolderError(report([Problem(str(path), f"damaged ({error})", "a study's file")])) from error
+    if not (whole and inside and names and executors):
+        raise RunFolderError(report([Problem(str(path), "damaged", "names, seeds and folders of a study")]))
+    return told
+
+
+def _study(folder: Path) -> _Found:
+    """The finished runs of a study, and which are missing."""
+    told = read_study(folder)
+    found = standings(folder, told)
+    runs: dict[str, list[Run]] = {}
+    for each in found:
+        if each.state is State.DONE:
+            runs.setdefault(each.arm, []).append(load_run(each.folder))
+    if not runs:
+        raise RunFolderError(report([Problem(str(folder), counted(found), "a run that is done", "run evsim sweep")]))
     return _Found(
-        name=name,
-        runs={arm: [load_run(path) for path in paths] for arm, paths in folders.items()},
-        goal=goal,
-        overrides={arm: each.get("overrides", []) for arm, each in arms.items()},
+        name=told["name"],
+        runs=runs,
+        goal=_told_goal(told),
+        overrides={arm: each.get("overrides", []) for arm, each in told["arms"].items() if arm in runs},
         executors=told.get("executors", []),
+        missing=[each for each in found if each.state is not State.DONE],
     )
 
 
@@ -175,7 +200,7 @@ def _told_goal(told: Mapping[str, Any]) -> Target | None:
 
 def _grouped(runs: Sequence[Run]) -> _Found:
     """Runs of one scenario, seeds apart, are an arm; an arm is called by what is its own."""
-    flats = {id(run): flat(tomllib.loads(run.scenario_toml), _NO_ARM) for run in runs}
+    flats = {id(run): flat(run.scenario_tables, _NO_ARM) for run in runs}
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(json.dumps(flats[id(run)], sort_keys=True, default=str), []).append(run)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -20,6 +19,7 @@ from evsim.results.curves import Crossing
 from evsim.results.intervals import ENOUGH
 from evsim.results.run import Run
 
+_SHOWN = 6  # missing runs
 _TENTH = 0.1  # of the time found: a coarser rounding is worth a word
 _NO_DIFFERENCE = frozenset({"seed", "name", "algorithm", "executor"})  # algorithm is short for other tables
 
@@ -64,6 +64,20 @@ def counted(runs: Sequence[Run]) -> list[Counted]:
 
 
 # -- seeds and pairs ---------------------------------------------------------------------------------------------------
+
+
+def _unfinished(arms: Arms) -> Iterator[Caveat]:
+    """What is there may be the runs that are quick: no fair sample."""
+    if arms.missing:
+        shown = ", ".join(map(str, arms.missing[:_SHOWN]))
+        more = f" and {len(arms.missing) - _SHOWN} more" if len(arms.missing) > _SHOWN else ""
+        done = sum(len(runs) for runs in arms.runs.values())
+        yield Caveat(
+            "unfinished_study",
+            "the study is not finished: what is missing may differ from what is there",
+            f"{len(arms.missing)} of {done + len(arms.missing)} runs missing: {shown}{more}",
+            "evsim sweep goes on with it",
+        )
 
 
 def _few_seeds(arms: Arms) -> Iterator[Caveat]:
@@ -140,10 +154,14 @@ def _coarse_grid(arms: Arms) -> Iterator[Caveat]:
     spacing = window / max(arms.running_mean, 1)
     yield Caveat(
         "coarse_grid",
-        f"evaluations are too far apart for the times found: {arms.running_mean} spacings exceed a tenth of them",
+        f"evaluations are too far apart for the times found: {_spacings(arms.running_mean)} a tenth of them",
         f"{format_duration(window)} of {format_duration(at)} for {worst}",
         f"evaluation.every of {format_duration(_rounded(spacing * _TENTH * at / window))} or less",
     )
+
+
+def _spacings(count: int) -> str:
+    return "one spacing exceeds" if count <= 1 else f"{count} spacings exceed"
 
 
 def _rounded(ms: float) -> float:
@@ -171,7 +189,7 @@ def _reached_at_once(arms: Arms) -> Iterator[Caveat]:
 def _other_keys(arms: Arms) -> Iterator[Caveat]:
     """Arms of a study whose scenarios differ in more than the overrides that make them."""
     first = next(iter(arms.runs))
-    told = {arm: tomllib.loads(runs[0].scenario_toml) for arm, runs in arms.runs.items() if arm in arms.overrides}
+    told = {arm: runs[0].scenario_tables for arm, runs in arms.runs.items() if arm in arms.overrides}
     for arm, tables in told.items():
         if arm != first and first in told:
             named = {_key(text) for which in (arm, first) for text in arms.overrides[which]}
@@ -226,7 +244,7 @@ def _other_world(arms: Arms) -> Iterator[Caveat]:
     by_seed: dict[tuple[Any, str], set[Any]] = {}
     versions: set[Any] = set()
     for run in (run for runs in arms.runs.values() for run in runs):
-        told = tomllib.loads(run.scenario_toml)
+        told = run.scenario_tables
         world = {key: told.get(key) for key in ("population", "start", "data")}
         by_seed.setdefault((run.seed, repr(world)), set()).add(run.manifest.get("trace_hash"))
         versions.add(run.manifest.get("evsim"))
@@ -243,6 +261,7 @@ def _other_world(arms: Arms) -> Iterator[Caveat]:
 
 
 _CHECKS: tuple[Callable[[Arms], Iterator[Caveat]], ...] = (
+    _unfinished,
     _few_seeds,
     _same,
     _coarse_grid,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ Runs = Mapping[str, Sequence[Run]]
 def problems(runs: Runs, running_mean: int) -> list[Problem]:
     """Every reason against a comparison."""
     grids = _other_grids(runs)
-    told = {arm: flat(tomllib.loads(group[0].scenario_toml)) for arm, group in runs.items()}
+    told = {arm: flat(group[0].scenario_tables) for arm, group in runs.items()}
     return [
         *_two_of_a_seed(runs),
         *other_answers(told, _QUESTION, "another question: not comparable"),

@@ -68,14 +68,15 @@ def compare(arms: Arms) -> pd.DataFrame:
 
 def in_words(arms: Arms, table: pd.DataFrame) -> list[tuple[str, ...]]:
     """The table as people read it: headers first, then a row per arm."""
-    mean = f"geometric mean to {format_duration(arms.horizon_ms())} [95 %]"
+    mean = f"geometric mean up to {format_duration(arms.horizon_ms())} [95 %]"
+    unit = _unit(table["mean_h"].max())
     head = ("arm", "reached", "median", mean, f"times sooner than {arms.baseline}", "wasted")
     rows = [
         (
             str(arm),
             f"{row.reached}/{row.runs}",
             format_duration(row.median_h * _MS_PER_HOUR) if math.isfinite(row.median_h) else "not reached",
-            _mean_words(row),
+            _mean_words(row, unit),
             "baseline" if arm == arms.baseline else _speedup_words(row),
             f"{row.wasted:.0%}",
         )
@@ -195,10 +196,18 @@ def _mean(crossings: Sequence[Crossing | None], horizon: float) -> tuple[float, 
     return mean, low, high
 
 
-def _mean_words(row: Any) -> str:
+def _unit(hours: float) -> tuple[float, str]:
+    """The largest unit of which a time has at least one: its length in hours, and its name."""
+    units = ((1.0, "h"), (1 / 60, "min"), (1 / 3600, "s"))
+    return next((each for each in units if hours >= each[0]), units[-1])
+
+
+def _mean_words(row: Any, unit: tuple[float, str]) -> str:
+    hours, name = unit
+    mean = f"{row.mean_h / hours:.2f} {name}"
     if not row.reached:
-        return f"{row.mean_h:.2f} h [none arrived: no interval]"
-    return f"{row.mean_h:.2f} h {_brackets(row.mean_low_h, row.mean_high_h)}"
+        return f"{mean} [none arrived: no interval]"
+    return f"{mean} {_brackets(row.mean_low_h / hours, row.mean_high_h / hours)}"
 
 
 def _restricted(times: Mapping[int, float | None], horizon: float) -> FloatArray:

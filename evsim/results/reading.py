@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from typing_extensions import override
 
 from evsim.base.errors import Problem, RunFolderError, report
+from evsim.base.parquet import read_parquet
 from evsim.base.vocabulary import Outcome
 from evsim.run.recorder import read_journal, schema
 from evsim.run.schema import TABLES
@@ -86,23 +87,29 @@ def journal_rows(folder: Path) -> dict[str, int]:
 
 def _read_parquet(path: Path, name: str) -> pa.Table:
     try:
-        held = _names(path)
+        found = read_parquet(path)
         layout = schema(name)
-        known = [field for field in layout if field.name in held]
-        other = [field for field in pq.read_schema(path) if field.name not in layout.names]
+        known = [field for field in layout if field.name in found.column_names]
+        other = [field for field in found.schema if field.name not in layout.names]
         whole = pa.schema([*known, *other])
-        return pq.read_table(path, columns=whole.names, schema=whole, memory_map=True)
+        return found.select(whole.names).cast(whole)
     except FileNotFoundError as error:
         given = "no such table: the run was written before there was one, or did not record it"
         raise RunFolderError(report([Problem(str(path), given, "a table of a run folder")])) from error
     except (OSError, ValueError, pa.ArrowException) as error:
-        problem = Problem(str(path), f"cannot be read ({error})", "a table of a run folder")
-        raise RunFolderError(report([problem])) from error
+        raise _unreadable(path, error) from error
 
 
 def _names(path: Path) -> list[str]:
-    names: list[str] = pq.read_schema(path).names
+    try:
+        names: list[str] = pq.read_schema(path).names
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
     return names
+
+
+def _unreadable(path: Path, error: Exception) -> RunFolderError:
+    return RunFolderError(report([Problem(str(path), f"cannot be read ({error})", "a table of a run folder")]))
 
 
 def _series(field: pa.Field, column: pa.ChunkedArray) -> pd.Series:

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evsim.results.arms import STUDY_FILE, Arms, load_arms
+from evsim.results.arms import Arms, load_arms
 from evsim.results.caveats import comparison_caveats
 from evsim.results.comparison import compare, executors_in_words, in_words
 from evsim.results.detail_figures import day_figure, participation_figure, rounds_figure, tasks_figure, waste_figure
 from evsim.results.run import Run, load_run
 from evsim.results.run_figure import run_figure
+from evsim.results.standing import STUDY_FILE
 from evsim.results.study_figures import study_figure
 from evsim.results.summary import summary_table
 from evsim.results.writing import write_text

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import glob as globbing
-import json
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +13,7 @@ import pandas as pd
 from typing_extensions import override
 
 from evsim.base.caveat import Caveat
+from evsim.base.documents import load_json, parse_toml
 from evsim.base.errors import Problem, RunFolderError, report, suggest
 from evsim.base.metrics import Target
 from evsim.base.units import parse_time_of_day
@@ -52,7 +51,7 @@ class Run:
         path = self.folder / "manifest.json"
         if not self.partial or path.is_file():
             return _manifest(path)
-        told = tomllib.loads(self.scenario_toml)
+        told = self.scenario_tables
         known = {"seed": told["seed"]} if "seed" in told else {}
         name, start = told.get("name", self.folder.name), parse_time_of_day(told.get("start", "00:00"))
         counts = {"server_steps": int(self.server_steps["applied"].sum()), "rounds": len(self.server_steps)}
@@ -63,7 +62,16 @@ class Run:
     def scenario_toml(self) -> str:
         """The resolved scenario; empty for a killed run that had not written it."""
         path = self.folder / "scenario.toml"
-        return path.read_text(encoding="utf-8") if path.is_file() else ""
+        try:
+            return path.read_text(encoding="utf-8") if path.is_file() else ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise _refused(path, str(error), "the scenario of a run") from error
+
+    @cached_property
+    def scenario_tables(self) -> dict[str, Any]:
+        """The tables of the resolved scenario."""
+        where = str(self.folder / "scenario.toml")
+        return parse_toml(self.scenario_toml, where=where, what="the scenario of a run", raising=RunFolderError)
 
     @property
     def name(self) -> str:
@@ -116,7 +124,7 @@ class Run:
             name: nobody if name in self.missing and name not in _NEEDED else self._by_name(name)
             for name in MEASURED_ON
         }
-        return tables, self.manifest, tomllib.loads(self.scenario_toml)
+        return tables, self.manifest, self.scenario_tables
 
     def _by_name(self, name: str) -> pd.DataFrame:
         found: pd.DataFrame = getattr(self, name)
@@ -300,11 +308,8 @@ def _files() -> list[str]:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _refused(path, str(error), "the manifest of a run") from error
-    if not isinstance(found, dict) or not {"name", "seed", "start_ms", "end"} <= set(found):
+    found = load_json(path, what="the manifest of a run", raising=RunFolderError)
+    if not {"name", "seed", "start_ms", "end"} <= set(found):
         raise _refused(path, "keys are missing", "the manifest of a run")
     given = found.get("format", 1)
     if not isinstance(given, int) or given > FORMAT:

@@ -45,6 +45,8 @@ def _time_to(run: Run, target: float) -> str:
     first = run.time_to_accuracy(target)
     mean = run.time_to_accuracy(target, running_mean=_SMOOTH)
     text = f"{target:g}: not reached"
+    if first is None and run.curve(final=True).value[-1] >= target:
+        text = f"{target:g}: only at the run's end, between two evaluations"
     if first is not None:
         text = f"{target:g} first after {format_duration(first.total_seconds() * 1000)}"
     if mean is not None:

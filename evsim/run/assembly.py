@@ -23,6 +23,7 @@ from evsim.scenario.caveats import caveats
 from evsim.traces.population import Population, populate
 from evsim.traces.sources import load_availability, load_speed
 from evsim.training.data.base import FederatedData, federate
+from evsim.training.data.skew import skewed
 from evsim.training.learning.learning import Learning, Method, Setting
 from evsim.training.models.base import check_model
 from evsim.training.models.leaves import wires as model_wires
@@ -214,6 +215,7 @@ def _load_data(scenario: Scenario) -> FederatedData | None:
         seed=scenario.seed,
         folder=scenario.folder,
     )
+    data = data if table.skew is None else skewed(data, table.skew, scenario.seed)
     return data if table.label_flip is None else table.label_flip.transform(data, scenario.seed)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,8 +11,11 @@ import numpy as np
 from evsim.aggregation.buffered import Buffered
 from evsim.aggregation.synchronous import Synchronous
 from evsim.algorithms.base import total_bytes
+from evsim.base import registry
 from evsim.base.caveat import Caveat
 from evsim.base.units import MS_PER_DAY, MS_PER_HOUR, format_bytes
+from evsim.scenario.listening import Listening
+from evsim.timeline.audience import FACTS
 from evsim.traces.caveats import availability_caveats, period_caveats
 
 if TYPE_CHECKING:
@@ -22,6 +26,7 @@ _FAR = 10  # times: a charged model is another one than the trained
 _LOOKS = 200  # instants at which the clients online are counted
 _EVER = 10 * 365 * MS_PER_DAY  # how far ahead is looked where a run has no horizon
 _MOST = 0.5  # of the time
+_ALIKE = 0.85  # names: "dispatchd" and "dispatched", not "start" and "started"
 
 
 def doubts(scenario: Scenario, opened: Opened) -> tuple[Caveat, ...]:
@@ -59,6 +64,24 @@ def _few_online(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
         )
 
 
+def _unheard(scenario: Scenario, _opened: Opened) -> Iterator[Caveat]:
+    """Methods of a listener that nobody calls, and whose names look like those that are told."""
+    for spec in scenario.listener:
+        cls = registry.load("listener", spec.target) if isinstance(spec, Listening) else None
+        if not isinstance(cls, type):
+            continue
+        own = [name for name in dir(cls) if not name.startswith("_") and callable(getattr(cls, name))]
+        for name in sorted(set(own) - set(FACTS)):
+            meant = get_close_matches(name, set(FACTS) - set(own), n=1, cutoff=_ALIKE)
+            if meant:
+                yield Caveat(
+                    "unheard",
+                    "a listener has a method that is never called, and whose name looks like one that is",
+                    f"{cls.__name__}.{name}",
+                    f"call it {meant[0]}; if it is meant for something else, another name",
+                )
+
+
 def _wanted(scenario: Scenario) -> tuple[int, str]:
     """How many clients the server wants at work at a time, and the key that says so."""
     aggregation = scenario.aggregation
@@ -69,11 +92,14 @@ def _wanted(scenario: Scenario) -> tuple[int, str]:
 
 def _shared_samples(_scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
     data = opened.data
-    if data is None or np.bincount(data.index).max(initial=0) <= 1:
+    if data is None:
         return
-    owner = np.repeat(np.arange(data.n_clients), data.sizes)
-    pairs = np.unique(owner * np.int64(len(data.y)) + data.index)  # a client's own repetitions count once
-    distinct = len(np.unique(pairs % len(data.y)))
+    sample = data.index if data.sources is None else data.sources[data.index]
+    if np.bincount(sample).max(initial=0) <= 1:
+        return
+    owner, count = np.repeat(np.arange(data.n_clients), data.sizes), np.int64(sample.max() + 1)
+    pairs = np.unique(owner * count + sample)  # a client's own repetitions count once
+    distinct = len(np.unique(pairs % count))
     if len(pairs) > distinct:
         yield Caveat(
             "shared_samples",
@@ -101,6 +127,7 @@ def _charged_size(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
 
 
 _CHECKS: tuple[Callable[[Scenario, Opened], Iterator[Caveat]], ...] = (
+    _unheard,
     _devices,
     _few_online,
     _shared_samples,

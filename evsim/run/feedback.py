@@ -78,7 +78,7 @@ class Learner(Protocol):
     def train(self, tasks: IntArray) -> Feedback:
         """Train now."""
 
-    def apply(self, tasks: IntArray) -> Feedback:
+    def apply(self, tasks: IntArray, *, by: str, goal: int) -> Feedback:
         """Train, merge, step."""
 
     def losses(self, clients: IntArray, max_samples: int | None) -> FloatArray:
@@ -137,9 +137,11 @@ class Telling:
         """Train now."""
         return self._answer("train", tasks, lambda: _of_feedback("train", self._learning.train(tasks))).feedback
 
-    def apply(self, tasks: IntArray) -> Feedback:
+    def apply(self, tasks: IntArray, *, by: str, goal: int) -> Feedback:
         """Train, merge, step."""
-        return self._answer("apply", tasks, lambda: _of_feedback("apply", self._learning.apply(tasks))).feedback
+        return self._answer(
+            "apply", tasks, lambda: _of_feedback("apply", self._learning.apply(tasks, by=by, goal=goal))
+        ).feedback
 
     def losses(self, clients: IntArray, max_samples: int | None) -> FloatArray:
         """Losses of the current model."""

@@ -1,7 +1,7 @@
 """What real time decides: whether each thing that happens by itself is an event of its own, and when rows are written.
 
-Instead of by events all may be settled in bulk. The log is the same both ways, so `auto` may look at real time: it begins
-with events where a model is trained, and goes on in bulk once events have cost more than a tenth of the run.
+Instead of by events all may be settled in bulk. The log is the same both ways, so `auto` may look at real time: it
+begins with events where a model is trained, and goes on in bulk once events have cost more than a tenth of the run.
 """
 
 from __future__ import annotations

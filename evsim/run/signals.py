@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import final
 
+from evsim.base.outside import Stopped
+
 #: By signal: why a run then ends. SIGHUP comes when a terminal is closed.
 REASONS = {
     getattr(signal, name): reason
@@ -24,11 +26,11 @@ class Signals:
     A signal that is ignored when the run starts, as SIGHUP is under nohup, stays ignored.
 
     Attributes:
-        reason: of the first signal; "" before it.
+        number, reason: of the first signal; 0 and "" before it.
     """
 
     def __init__(self) -> None:
-        self.reason = ""
+        self.number, self.reason = 0, ""
         self._end: Callable[[], None] = lambda: None
         self._again, self._training = False, False
 
@@ -54,21 +56,21 @@ class Signals:
         """What may be broken off: nothing is half done if it raises.
 
         Raises:
-            KeyboardInterrupt: at a second signal, or at once if it came already.
+            Stopped: at a second signal, or at once if it came already.
         """
         self._training = True
         try:
             if self._again:
-                raise KeyboardInterrupt
+                raise Stopped(self.number)
             yield
         finally:
             self._training = False
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
         if not self.reason:
-            self.reason = REASONS[signal.Signals(number)]
+            self.number, self.reason = number, REASONS[signal.Signals(number)]
             self._end()
             return
         self._again = True
         if self._training:
-            raise KeyboardInterrupt
+            raise Stopped(self.number)

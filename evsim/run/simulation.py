@@ -14,6 +14,7 @@ import numpy as np
 
 from evsim.algorithms.base import ClientRule, PartialWork
 from evsim.base.errors import EvsimError
+from evsim.base.outside import Stopped
 from evsim.base.profiling import part
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import Rank
@@ -165,6 +166,7 @@ class _Live:
                 self._end_if_asked()
             if not self._server.end_reason:
                 self._server.end("nothing_left")
+            self._server.settle()  # listeners hear of what happened since the last decision, and then of the end
             if self._evaluations is not None:
                 self._evaluations.at_end()
             self._audience.tell("ended", self._clock.now, self._server.end_reason)
@@ -173,6 +175,8 @@ class _Live:
                 isinstance(problem, KeyboardInterrupt) and bool(self.signals.reason) and self._recorder.owns_folder
             )
             error = self.signals.reason if broken_off else f"error: {problem}"
+            with suppress(EvsimError):
+                self._server.settle()
             with suppress(EvsimError):  # listeners close their files
                 self._audience.tell("ended", self._clock.now, error)
             if not broken_off:
@@ -208,7 +212,7 @@ class _Live:
         if not self.signals.reason:
             return
         if not self._recorder.owns_folder:
-            raise KeyboardInterrupt(self.signals.reason)  # nothing happened yet that had not happened before
+            raise Stopped(self.signals.number)  # nothing happened yet that had not happened before
         if self._checkpoints is not None and not self._server.finished:
             self._checkpoints.save()
         self._server.end(self.signals.reason)
@@ -257,10 +261,10 @@ class _Live:
 
     # -- what happens on the way ------------------------------------------------------------------------------------
 
-    def _on_step(self, applied: bool, number: int) -> None:  # noqa: FBT001  a column of the round's row
-        if applied and self._evaluations is not None:
+    def _on_step(self, row: Mapping[str, Any]) -> None:
+        if row["applied"] and self._evaluations is not None:
             self._evaluations.after_step(self._clock)
-        self._stops.after_step(applied=applied, number=number, version=self._server.version)
+        self._stops.after_step(row)
         self._pace.watch(self._server.agenda, self._clock.now)
         self._progress()
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 if TYPE_CHECKING:
     from evsim.scenario import Stop
+
+_TWO = 2
 
 
 @final
@@ -21,23 +23,29 @@ class Stops:
 
     def __init__(self, stop: Stop, end: Callable[[str], None], diverged: Callable[[], bool]) -> None:
         self._stop, self._end, self._diverged = stop, end, diverged
-        self._failed_in_a_row = 0
+        self._closed, self._failed_in_a_row, self._invalid_in_a_row = 0, 0, 0
         self.diverged_at: int | None = None  # the first version that is not finite
 
-    def after_step(self, *, applied: bool, number: int, version: int) -> None:
-        """A round or buffer is closed: its number, and the version after it."""
-        stop = self._stop
+    def after_step(self, row: Mapping[str, Any]) -> None:
+        """A round or buffer is closed: its row."""
+        stop, applied, version = self._stop, row["applied"], row["version"]
+        self._closed += 1
         self._failed_in_a_row = 0 if applied else self._failed_in_a_row + 1
-        if applied and self.diverged_at is None and self._diverged():
-            self.diverged_at = version
-            if stop.on_divergence:
-                self._end("diverged")
+        self._look_for_divergence(row)
         if stop.server_steps is not None and version >= stop.server_steps:
             self._end("server_steps")
-        if stop.rounds is not None and number + 1 >= stop.rounds:
+        if stop.rounds is not None and self._closed >= stop.rounds:
             self._end("rounds")
         if self._failed_in_a_row >= stop.failed_rounds:
             self._end("failed_rounds")
+
+    def _look_for_divergence(self, row: Mapping[str, Any]) -> None:
+        """The model is not finite any more, or no update is: two of them, since one may be one client's own fault."""
+        self._invalid_in_a_row = self._invalid_in_a_row + row["reports"] if row["reason"] == "invalid" else 0
+        if row["applied"] and self.diverged_at is None and self._diverged():
+            self.diverged_at = row["version"]
+        if self._stop.on_divergence and (self.diverged_at is not None or self._invalid_in_a_row >= _TWO):
+            self._end("diverged")
 
     def after_evaluation(self, metrics: Mapping[str, float]) -> None:
         """The model was evaluated."""

@@ -20,6 +20,7 @@ from evsim.base.errors import EvsimError, TrainingError
 from evsim.base.user_code import said
 from evsim.base.vocabulary import IntArray
 from evsim.run.assembly import learning_of, pricing_of
+from evsim.timeline.audience import Audience
 from evsim.training.executors.base import Executor, Job, Runner
 from evsim.training.executors.probe import batch_of_one
 from evsim.training.executors.serial import Serial
@@ -36,12 +37,13 @@ _MOST_REPORTS = 64  # a merge that needs more updates than these is not tried
 
 
 def try_out(scenario: Scenario, opened: Opened) -> tuple[Caveat, ...]:
-    """Price and train in small; what it is worth saying about that.
+    """Make the listeners, price and train in small; what it is worth saying about that.
 
     Raises:
         EvsimError: if something does not work.
     """
     try:
+        Audience([spec.make() for spec in scenario.listener])
         price_everybody(scenario, opened)
         scenario.selection.init(len(opened.samples))
         return () if opened.model is None else tuple(_train(scenario, opened))

@@ -16,7 +16,7 @@ from evsim.algorithms.base import Broadcast, ClientRule, Merge, ServerOptimizer,
 from evsim.base.caveat import Caveat
 from evsim.base.errors import ScenarioError, report
 from evsim.base.units import TimeOfDay
-from evsim.cost.pricing import CostModel
+from evsim.cost.model import CostModel
 from evsim.scenario import dumping, together
 from evsim.scenario.assembling import assemble
 from evsim.scenario.layers import Layer, find, override, read

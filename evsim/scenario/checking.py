@@ -245,7 +245,9 @@ def _blame(message: str, known: Mapping[str, object], at: str) -> str:
 
 def _unfit(cls: Any, base: type | None, kind: str) -> Iterator[tuple[str, str]]:
     """Why a class cannot fill a slot: what was given, what was expected."""
-    if not _fits(cls, base):
+    if base is not None and inspect.isclass(cls) and issubclass(cls, base) and not is_dataclass(cls):
+        yield repr(kind), f"a frozen dataclass: write @dataclass(frozen=True, kw_only=True) above class {cls.__name__}"
+    elif not _fits(cls, base):
         yield repr(kind), f"a frozen dataclass derived from {base and base.__name__}"
     elif base is not None and not cls.__module__.startswith("evsim."):
         yield from ((each, "") for each in lacks(cls, base))

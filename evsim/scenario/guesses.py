@@ -14,6 +14,7 @@ _PERCENT = re.compile(r"([0-9.]+) ?%")
 _COMMA = re.compile(r"(-?\d+),(\d+)")
 _SIZE = re.compile(r"([0-9.]+) ?([kMGT])i?B?")
 _SIZES = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_EXACT = 2**53  # beyond it a float is no whole number that somebody wrote
 _TRUTH = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
 _TIME = re.compile(r"([0-9.]+) ?(d|h|m|s)[a-z]*\.?", re.IGNORECASE)
 _UNITS = {"d": "d", "h": "h", "m": "min", "s": "s"}
@@ -49,7 +50,7 @@ def share(message: str) -> str:
 
 def _guesses(given: object) -> Iterator[tuple[object, str]]:
     """What could have been meant, the likeliest first, each with a note."""
-    if isinstance(given, float) and given.is_integer():
+    if isinstance(given, float) and given.is_integer() and abs(given) < _EXACT:
         yield int(given), ""
     if isinstance(given, str):
         yield from _of_text(given.strip())
@@ -70,7 +71,7 @@ def _of_text(text: str) -> Iterator[tuple[object, str]]:
         yield _TRUTH[text.lower()], ", without quotes" if text in ("true", "false") else ""
     try:
         yield tomllib.loads(f"v = {text}")["v"], ", without quotes"
-    except (tomllib.TOMLDecodeError, KeyError):
+    except (ValueError, KeyError, RecursionError):
         return
 
 

@@ -13,6 +13,7 @@ from typing_extensions import override as overriding
 
 from evsim.base import registry
 from evsim.base.bundled import bundled, bundled_scenario
+from evsim.base.documents import load_toml, odd
 from evsim.base.errors import Problem, ScenarioError, report, suggest
 
 Tables = dict[str, Any]
@@ -21,7 +22,7 @@ Tables = dict[str, Any]
 FILE_KEYS = ("extends", "unset")
 
 _MAX_DEPTH = 16
-_POSITION = re.compile(r"(.*) \(at line (\d+), column (\d+)\)", re.DOTALL)
+_SHOWN = 400  # characters of an override
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
@@ -86,11 +87,17 @@ def _read(path: Path, seen: tuple[Path, ...]) -> list[Layer]:
     if len(chain) > _MAX_DEPTH:
         raise fail(f"{path.name}: extends", f"more than {_MAX_DEPTH} files extend each other", "a shorter chain")
     tables = _parse(path)
+    if _is_study(tables):
+        raise fail(_shown(path), "a study: it names a scenario and arms", "a scenario", f"evsim sweep {path} runs it")
     base, unset = tables.pop("extends", None), tables.pop("unset", [])
     if seen:
         tables.pop("name", None)  # a name is of one file
     own = Layer(_shown(path), tables, _unset_keys(unset, base, f"{_shown(path)}: unset"))
     return [own] if base is None else [*_read(_extended(base, path), chain), own]
+
+
+def _is_study(tables: Tables) -> bool:
+    return isinstance(tables.get("scenario"), str) and bool({"arms", "grid", "seeds"} & tables.keys())
 
 
 def _extended(base: object, path: Path) -> Path:
@@ -107,7 +114,9 @@ def _extended(base: object, path: Path) -> Path:
 
 
 def _unset_keys(given: object, base: object, where: str) -> tuple[str, ...]:
-    if not isinstance(given, list) or not all(isinstance(key, str) and _KEY.fullmatch(key) for key in given):
+    if not isinstance(given, list) or not all(
+        isinstance(key, str) and _KEY.fullmatch(key) and key.count(".") <= _MAX_DEPTH for key in given
+    ):
         raise fail(where, repr(given), 'a list of dotted keys, such as ["aggregation.reporting_deadline"]')
     if given and base is None:
         raise fail(where, repr(given), "extends = ... beside it", "a file that extends nothing inherits nothing")
@@ -115,16 +124,7 @@ def _unset_keys(given: object, base: object, where: str) -> tuple[str, ...]:
 
 
 def _parse(path: Path) -> Tables:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        match = _POSITION.fullmatch(str(error))
-        where = f"{_shown(path)}: line {match[2]}, column {match[3]}" if match else _shown(path)
-        raise fail(where, match[1] if match else str(error), "TOML") from error
-    except UnicodeDecodeError as error:
-        raise fail(_shown(path), f"byte {error.start} is not UTF-8", "a text file in UTF-8") from error
-    except OSError as error:
-        raise fail(_shown(path), error.strerror or str(error), "a readable file") from error
+    return load_toml(path, what="a scenario file", raising=ScenarioError, where=_shown(path))
 
 
 def _shown(path: Path) -> str:
@@ -148,12 +148,16 @@ def override(text: str) -> Layer:
         ScenarioError: if it is not of that form.
     """
     key, equals, value = (part.strip() for part in text.partition("="))
-    where = "-o " + text.replace("\n", "\\n")
-    if not equals or not _KEY.fullmatch(key):
+    where = "-o " + text[:_SHOWN].replace("\n", "\\n")
+    if not equals or not _is_key(key):
         raise fail(where, "not an override", "section.key=value, such as client_rule.learning_rate=0.05")
     if not value:
         return Layer(f"-o {key}", _nested(key, _UNSET))
     return Layer(f"-o {key}", _nested(key, _override_value(value, where)))
+
+
+def _is_key(text: str) -> bool:
+    return _KEY.fullmatch(text) is not None and text.count(".") <= _MAX_DEPTH
 
 
 def _override_value(value: str, where: str) -> object:
@@ -163,6 +167,10 @@ def _override_value(value: str, where: str) -> object:
         if value[0] in "[{\"'":
             raise fail(where, f"{value} is not TOML", 'such as 0.1, "text", [32, 16] or {kind = "x"}') from error
         return value
+    except (ValueError, RecursionError) as error:
+        raise fail(where[:_SHOWN], "thousands of digits, or nested too deeply", "a value of a scenario") from error
+    if problem := odd(tables):
+        raise fail(where[:_SHOWN], problem, "a value of a scenario")
     if len(tables) != 1:
         raise fail(where, f"{value!r} holds more than one value", "section.key=value")
     plain = isinstance(tables["value"], str | int | float | bool | list | dict)

@@ -20,6 +20,7 @@ from evsim.scenario.assembling import DEFAULTS
 from evsim.scenario.checking import slots_of
 from evsim.scenario.dumping import write_value
 from evsim.scenario.hints import describe, fields_of, hints_of, is_table, members, plain_class, says_none
+from evsim.traces.laws import LAWS
 from evsim.traces.synthetic import SyntheticAvailability, SyntheticSpeed
 
 _HEAD = """# Scenario reference
@@ -43,6 +44,14 @@ _GENERATED = """## Generated devices
 `[population] availability = { ... }` and `speed = { ... }` describe devices to generate. `devices` says how many
 (default: one for each client), `seed` with which draws (default: the scenario's), and for availability `preset` where
 to start from: "phones" or "charging_only".
+"""
+
+_LAWS = """### Speed by quantity
+
+Instead of the generator, `speed` may say each quantity: `compute_ms_per_sample`, `download_kbps`, `upload_kbps`, and if
+wanted `latency_ms`, as a number for all devices or as a table of a law, from which each device draws its own:
+`{ kind = "log_normal", median = 20, sigma = 0.5 }`. Every law takes `at_least` and `at_most`, between which its draws
+are forced. `compute_jitter` and `network_jitter` are numbers (default: 0), `devices` and `seed` as above.
 """
 
 _PAGE = "docs/scenario_reference.md"
@@ -75,6 +84,9 @@ def _generated() -> Iterator[str]:
     yield _GENERATED
     for axis, cls in (("availability", SyntheticAvailability), ("speed", SyntheticSpeed)):
         yield f"### Generator of `{axis}`\n\n{_summary(cls)}\n\n{_options(cls)}"
+    yield _LAWS
+    for kind, law in LAWS.items():
+        yield f"### Law `{kind}`\n\n{_summary(law)}\n\n{_options(law)}"
 
 
 def _slots() -> Iterator[str]:

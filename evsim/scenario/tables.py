@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, final
 
 from evsim.base.errors import require
-from evsim.base.units import MS_PER_MINUTE, Duration
+from evsim.base.units import MS_PER_MINUTE, MS_PER_SECOND, Duration
 from evsim.scenario.hints import Every, EveryField
 from evsim.traces.joins.base import Join
 from evsim.training.data.base import DataSet, Partition
 from evsim.training.data.label_flip import LabelFlip
+from evsim.training.data.skew import Skew
 
 _MOST_CLIENTS = 10**8
 _TEN_MINUTES = Every(ms=10 * MS_PER_MINUTE)
@@ -27,7 +28,7 @@ class Stop:
         rounds: attempts, failed ones included.
         virtual_time: time on the virtual clock.
         failed_rounds: failed rounds in a row that end a run.
-        on_divergence: whether a model that is not finite any more ends it, with the reason "diverged".
+        on_divergence: whether it ends, with the reason "diverged", when the model or every update is not finite.
     """
 
     target_accuracy: float | None = None
@@ -58,7 +59,7 @@ class PopulationTable:
     Attributes:
         clients: how many; default: as many as the data has natural clients.
         availability: a bundled trace, a path, "always", or a table of generator parameters.
-        speed: likewise; or a table with compute_ms_per_sample, download_kbps, upload_kbps for equal devices.
+        speed: likewise; or a table with compute_ms_per_sample, download_kbps, upload_kbps, each a number or a law.
         join: how clients get trace devices; default: paired where both files name their devices, else sample.
     """
 
@@ -81,12 +82,14 @@ class DataTable:
         dataset: the samples.
         partition: how they are dealt to clients.
         test_fraction: split off first; clients draw from the rest only.
+        skew: how clients' inputs differ from those of the data set; the test set stays as it is.
         label_flip: an attack: a share of the clients trains on flipped labels.
     """
 
     dataset: DataSet
     partition: Partition
     test_fraction: float = 0.2
+    skew: Skew | None = None
     label_flip: LabelFlip | None = None
 
     def __post_init__(self) -> None:
@@ -155,5 +158,6 @@ class RecordTable:
     def __post_init__(self) -> None:
         every = self.availability_every
         require(every > 0, "availability_every must be > 0", availability_every=every)
+        require(every >= MS_PER_SECOND, "availability_every must be at least 1 s, a row is written for each", ms=every)
         saved = self.checkpoint_every
         require(saved >= 0, "checkpoint_every must be >= 0", checkpoint_every=saved)

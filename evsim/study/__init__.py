@@ -8,6 +8,6 @@ one seed share every draw that their difference does not touch, so they can be c
 from __future__ import annotations
 
 from evsim.study.file import Study
-from evsim.study.running import Progress, sweep
+from evsim.study.running import Progress, RunsFailedError, sweep
 
-__all__ = ["Progress", "Study", "sweep"]
+__all__ = ["Progress", "RunsFailedError", "Study", "sweep"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import tomllib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -13,10 +13,13 @@ from typing import Any, final
 import tomli_w
 
 from evsim.base.bundled import bundled_scenario
+from evsim.base.documents import load_toml
 from evsim.base.errors import PolicyError, Problem, ScenarioError, report, suggest
 from evsim.base.metrics import Target
 from evsim.scenario import Scenario
+from evsim.study.names import arm_problems, study_problems
 
+_MOST_RUNS = 100_000
 _KEYS = ("name", "scenario", "seeds", "target_accuracy", "target", "overrides", "arms", "grid")
 #: A run of a study never stops at its target: a first crossing would cut off the running mean.
 _NO_TARGET = "stop.target_accuracy="
@@ -47,6 +50,11 @@ class Study:
     goal: Target | None = None
     folder: Path = Path()
 
+    def __post_init__(self) -> None:
+        """Refuse names that are no folders', wherever the study comes from."""
+        if problems := [*study_problems(self.name), *arm_problems(self.arms)]:
+            raise ScenarioError(report(problems))
+
     @classmethod
     def load(cls, path: str | Path) -> Study:
         """A study file; every problem is reported at once.
@@ -55,22 +63,18 @@ class Study:
             ScenarioError: with every problem found.
         """
         file = _find(path)
-        try:
-            given = tomllib.loads(file.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-            raise ScenarioError(report([Problem(str(file), str(error), "a study file in TOML")])) from error
+        given = load_toml(file, what="a study file in TOML", raising=ScenarioError)
         problems = list(_problems(given, file))
         if problems:
             raise ScenarioError(report(problems))
         beside = file.parent / given["scenario"]
         arms = _arms(given)
-        if len({slug(arm) for arm in arms}) < len(arms):
-            raise ScenarioError(
-                report([Problem(f"{file}: arms", f"{list(arms)}", "names that differ in their letters")])
-            )
+        name = given.get("name", file.stem)
+        if problems := [*study_problems(name), *arm_problems(arms)]:
+            raise ScenarioError(report(replace(each, where=f"{file}: {each.where}") for each in problems))
         seeds = given.get("seeds", 5)
         return cls(
-            name=given.get("name", file.stem),
+            name=name,
             scenario=str(beside) if beside.is_file() else given["scenario"],
             arms=arms,
             seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
@@ -112,11 +116,6 @@ class Study:
         return None if accuracy is None else Target.of("accuracy", accuracy)
 
 
-def slug(arm: str) -> str:
-    """An arm's name as a folder's."""
-    return "".join(letter if letter.isalnum() or letter in "-_.=+" else "_" for letter in arm)
-
-
 def _find(path: str | Path) -> Path:
     found = Path(path) if Path(path).is_file() else bundled_scenario(str(path))
     if found is None:
@@ -135,6 +134,17 @@ def _problems(given: Mapping[str, Any], file: Path) -> Iterator[Problem]:
         yield from _target_problems(given, file)
     if not given.get("arms") and not given.get("grid"):
         yield Problem(f"{file}: arms", "no arms", "a table [arms] of lists of overrides, or [grid] of lists of values")
+    if (runs := _count(given)) > _MOST_RUNS:
+        yield Problem(f"{file}: grid", f"{runs:,} runs", f"at most {_MOST_RUNS:,}", "fewer values or seeds")
+
+
+def _count(given: Mapping[str, Any]) -> int:
+    """How many runs arms, grid and seeds make; 0 if one of them is wrong."""
+    if not all(fits(given[key]) for key, (fits, _) in _RULES.items() if key in given):
+        return 0
+    seeds = given.get("seeds", 5)
+    points = math.prod(len(values) for values in given.get("grid", {}).values())
+    return len(given.get("arms", {"": ()})) * points * (seeds if isinstance(seeds, int) else len(seeds))
 
 
 def _target_problems(given: Mapping[str, Any], file: Path) -> Iterator[Problem]:
@@ -160,14 +170,14 @@ def _texts(value: object) -> bool:
 
 def _is_seeds(value: object) -> bool:
     if isinstance(value, list):
-        return len(set(value)) == len(value) > 0 and all(type(each) is int and each >= 0 for each in value)
-    return type(value) is int and value >= 1
+        return all(type(each) is int and each >= 0 for each in value) and len(set(value)) == len(value) > 0
+    return type(value) is int and 1 <= value <= _MOST_RUNS
 
 
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "name": (lambda value: isinstance(value, str), "a text"),
     "scenario": (lambda value: isinstance(value, str), "a scenario file, or the name of a bundled scenario"),
-    "seeds": (_is_seeds, "a number of seeds, or a list of different ones"),
+    "seeds": (_is_seeds, "a number of seeds from 1 to 100,000, or a list of different ones"),
     "target_accuracy": (lambda value: type(value) in {int, float} and 0 < value <= 1, "an accuracy above 0, at most 1"),
     "overrides": (_texts, 'a list of texts such as "stop.virtual_time=1d"'),
     "arms": (

@@ -28,6 +28,7 @@ from evsim.base.errors import TrainingError
 from evsim.testing.zoo import FAILING, N_CLASSES, SIDE, STOCHASTIC, TOO_MUCH, ZOO, made
 from evsim.training.data.gathered import Gathered
 from evsim.training.data.samples import Inputs, TrainingData
+from evsim.training.data.skew import Noise, Rotation, Seen, Skew, SkewedRows
 from evsim.training.executors.agreement import largest_difference, tolerance
 from evsim.training.executors.base import Executor, Job, Result, TrainTask
 from evsim.training.executors.serial import Serial
@@ -133,9 +134,20 @@ class ExecutorContract(ABC):
         images = np.tile(np.arange(256, dtype=np.uint8), 1 + len(job.data.x) * SIDE * SIDE // 256)
         images = images[: len(job.data.x) * SIDE * SIDE].reshape(-1, 1, SIDE, SIDE)
         stored = Gathered(images[::-1], np.arange(len(images))[::-1]) if later else torch.from_numpy(images)
-        numbers = torch.from_numpy(images / 255.0)
+        self._assert_trains_alike(job, torch.from_numpy(images / 255.0), Inputs(stored, torch.float64))
+
+    @pytest.mark.parametrize("skew", [Noise(level=0.5), Rotation(angles=(0.0, 90.0, 30.0))], ids=["noise", "rotation"])
+    def test_inputs_that_are_made_when_they_are_read_train_as_those_made_before(self, skew: Skew) -> None:
+        job = make_job(mlp())
+        images = np.random.default_rng(0).random((len(job.data.x), 1, SIDE, SIDE), dtype=np.float32)
+        rows = np.arange(len(images))
+        change = SkewedRows(skew, Seen(rows % 3, rows, 3, 7), np.dtype(np.float32))
+        later = Gathered(images, change=change)
+        self._assert_trains_alike(job, torch.from_numpy(later[:]).double(), Inputs(later, torch.float64))
+
+    def _assert_trains_alike(self, job: Job, *inputs: torch.Tensor | Inputs) -> None:
         found = []
-        for x in (numbers, Inputs(stored, torch.float64)):
+        for x in inputs:
             with opened(self.make(), replace(job, data=replace(job.data, x=x))) as run:
                 found.append([result.update["model"] for result in run(make_tasks(job))])
         for one, other in zip(*found, strict=True):

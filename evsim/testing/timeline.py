@@ -14,7 +14,8 @@ from evsim.aggregation.base import Aggregator, Process
 from evsim.algorithms.base import Schedule
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import IntArray, Outcome, Rank
-from evsim.cost.pricing import CostModel, Pricing
+from evsim.cost.model import CostModel
+from evsim.cost.pricing import Pricing
 from evsim.cost.work import Work
 from evsim.run.schema import columns
 from evsim.selection.base import Selector
@@ -97,7 +98,7 @@ class TinyWorld:
         """Run to the horizon `until` (ms) or for so many server steps."""
         rows, clock = MemoryRows(), Clock()
 
-        def on_step(applied: bool, number: int) -> None:  # noqa: FBT001  the server's callback
+        def on_step(row: Mapping[str, Any]) -> None:
             if server_steps is not None and server.version >= server_steps:
                 server.end("server_steps")
 

@@ -24,6 +24,7 @@ method           arguments                                              told whe
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,22 @@ from evsim.base.vocabulary import IntArray
 
 #: What happens by itself, in the order of ranks; then what the server and the run do.
 HAPPENINGS = ("reported", "dropped", "checked_out", "checked_in", "stopped")
-FACTS = ("started", *HAPPENINGS, "selected", "dispatched", "deadline_passed", "round_closed", "evaluated", "ended")
+#: What each fact is told with.
+WORDS = {
+    "started": ("run",),
+    "reported": ("at", "tasks", "clients"),
+    "dropped": ("at", "tasks", "clients"),
+    "checked_out": ("at", "clients"),
+    "checked_in": ("at", "clients"),
+    "stopped": ("at", "tasks", "clients"),
+    "selected": ("at", "clients"),
+    "dispatched": ("at", "tasks", "clients"),
+    "deadline_passed": ("at", "round"),
+    "round_closed": ("at", "row"),
+    "evaluated": ("at", "version", "metrics"),
+    "ended": ("at", "reason"),
+}
+FACTS = tuple(WORDS)
 
 
 @final
@@ -69,7 +85,7 @@ class Audience:
     """Tells listeners.
 
     Raises:
-        PolicyError: if a listener has none of the methods.
+        PolicyError: if a listener has none of the methods, or one that cannot be called with what it is told.
     """
 
     def __init__(self, listeners: Sequence[object] = ()) -> None:
@@ -135,16 +151,29 @@ class Audience:
         if not found:
             raise PolicyError(f"listener {type(listener).__name__} has none of the methods {', '.join(FACTS)}")
         for fact, call in found.items():
+            _check(call, type(listener).__name__, fact)
             of[fact].append(call)
         self._heard |= found.keys()
+
+
+def _check(call: Callable[..., Any], name: str, fact: str) -> None:
+    try:
+        taken = inspect.signature(call)
+    except ValueError:  # of a function without Python code: found out when it is called
+        return
+    try:
+        taken.bind(*WORDS[fact])
+    except TypeError as error:
+        given = f"listener {name}: {fact}{taken} cannot be called with what it is told ({error})"
+        raise PolicyError(f"{given}; expected {fact}(self, {', '.join(WORDS[fact])})") from error
 
 
 def _told(call: Callable[..., Any], fact: str, words: Sequence[Any]) -> None:
     try:
         call(*words)
-    except EvsimError:
+    except (EvsimError, KeyboardInterrupt):
         raise
-    except Exception as error:  # whatever a user's code raises
+    except BaseException as error:  # whatever a user's code raises, what leaves programs and generators too
         when = {} if fact == "started" else {"at": f"{_instant(words[0])} ms"}
         name = f"{type(getattr(call, '__self__', call)).__name__}.{fact}"
         raise ListenerError(blame(error, slot="listener", cls=name, details=when)) from error

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from evsim.timeline.audience import Audience
     from evsim.timeline.feedback import FeedbackDesk
     from evsim.timeline.ledger import Ledger
-    from evsim.timeline.manager import ClientManager
+    from evsim.timeline.port import ManagerPort
     from evsim.timeline.world import LearningPort
 
 _OPEN, _AGGREGATED = int(Outcome.IN_FLIGHT), int(Outcome.AGGREGATED)
@@ -55,7 +55,7 @@ class Cohorts:
     def __init__(
         self,
         ledger: Ledger,
-        manager: ClientManager,
+        manager: ManagerPort,
         learning: LearningPort,
         feedback: FeedbackDesk,
         audience: Audience,

@@ -33,10 +33,11 @@ class Desk:
         server: what all of them share.
         name: of the process; "" for the only one.
         among: the clients it sees; None: all.
+        full_goal: reports its rounds mean to have where they do not say; 0: their goal.
     """
 
-    def __init__(self, server: LiveServer, name: str, among: IntArray | None) -> None:
-        self._server, self._name = server, name
+    def __init__(self, server: LiveServer, name: str, among: IntArray | None, full_goal: int = 0) -> None:
+        self._server, self._name, self._full_goal = server, name, full_goal
         self._clock, self._agenda, self._manager = server.clock, server.agenda, server.manager
         self._ledger, self._endings, self._cohorts = server.ledger, server.endings, server.cohorts
         self._feedback, self._sessions, self._world = server.feedback, server.world.sessions, server.world
@@ -105,9 +106,10 @@ class Desk:
 
     # -- rounds -----------------------------------------------------------------------------------------------------
 
-    def open_round(self, goal: int, deadline: int) -> Cohort:
+    def open_round(self, goal: int, deadline: int, full_goal: int | None = None) -> Cohort:
         """Begin a round; its deadline is an event of its own."""
-        return Cohort(self._server.new_round(), self.now, self._name, goal, deadline)
+        full = (self._full_goal or goal) if full_goal is None else full_goal
+        return Cohort(self._server.new_round(), self.now, self._name, goal, full, deadline)
 
     def collect(self, cohort: Cohort) -> Process[str]:
         """Sleep until the round closes: nothing the server could do happens earlier."""
@@ -145,7 +147,7 @@ class Desk:
 
     def open_buffer(self, goal: int) -> Cohort:
         """Start to fill a buffer."""
-        self._inbox.buffer = Cohort(self._server.new_round(), self.now, self._name, goal)
+        self._inbox.buffer = Cohort(self._server.new_round(), self.now, self._name, goal, goal)
         return self._inbox.buffer
 
     def wait(self, *, or_check_in: bool, until: int) -> Process[None]:
@@ -210,7 +212,7 @@ class Desk:
 
     def apply(self, cohort: Cohort, reports: IntArray, reason: str) -> None:
         """One server step from these reports; others that arrived for the round are surplus."""
-        feedback, staleness, applied = self._server.step(reports)
+        feedback, staleness, applied = self._server.step(cohort, reports)
         if cohort is not self._inbox.buffer:
             self._tell_step(feedback.valid, reports, feedback.utility if self._learns else None)
             self._cohorts.resolve(np.setdiff1d(cohort.reports, reports), Outcome.SURPLUS, self.now)

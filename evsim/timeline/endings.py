@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, final
 
 import numpy as np
 
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import Rank
-from evsim.timeline.fates import Fate
 
 if TYPE_CHECKING:
     from evsim.base.vocabulary import IntArray
     from evsim.timeline.ledger import Ledger
-
-_ARRIVES = int(Fate.ARRIVES)
-_FEW = 16  # so many are cheaper one by one than as arrays
 
 
 @final
@@ -113,11 +110,26 @@ class Endings:
 
     def coming(self, count: int) -> list[int]:
         """The instants at which the next endings become known, ascending, at most `count`."""
+        if self._moved:
+            return self._truly_coming(count)
         runs = (known for known, _ in self._runs.values())
         instants = [int(known[place]) for known in runs for place in range(min(count, len(known)))]
         return heapq.nsmallest(count, instants + [known for known, run in self._heads if run < 0])
 
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _truly_coming(self, count: int) -> list[int]:
+        """`coming` where ends have moved: what is not true any more is passed over, and a task is counted once."""
+        found = {(known, ~run) for known, run in self._heads if run < 0 and self._holds(~run, known)}
+        for known, ids in self._runs.values():
+            entries = zip(known, ids, strict=True)  # as far as needed: a run can be long
+            found.update(islice(((int(at), int(task)) for at, task in entries if self._holds(int(task), at)), count))
+        return heapq.nsmallest(count, [known for known, _ in found])
+
+    def _holds(self, task: int, known_at: int) -> bool:
+        """Whether an entry of the calendar is the task's end."""
+        moved = self._moved.get(task)
+        return moved is None or moved.known_at == known_at
 
     def _insert(self, tasks: IntArray) -> None:
         if len(tasks) == 1:
@@ -188,15 +200,13 @@ class Endings:
         while self._heads:
             at, run = self._heads[0]
             if run < 0:
-                moved = self._moved.get(~run)
-                if moved is None or moved.known_at == at:
+                if self._holds(~run, at):
                     return
                 heapq.heappop(self._heads)
                 self._is_true(~run, at)
                 continue
             known, ids = self._runs[run]
-            moved = self._moved.get(int(ids[0]))
-            if moved is None or moved.known_at == at:
+            if self._holds(int(ids[0]), at):
                 return
             heapq.heappop(self._heads)
             del self._runs[run]

@@ -16,7 +16,7 @@ from evsim.selection.base import Outcomes
 if TYPE_CHECKING:
     from evsim.base.vocabulary import FloatArray, IntArray
     from evsim.timeline.ledger import Ledger
-    from evsim.timeline.manager import ClientManager
+    from evsim.timeline.port import ManagerPort
 
 _UNKNOWN = float("nan")
 _Facts = tuple[Any, ...]  # columns
@@ -27,7 +27,7 @@ _AT_ITS_END = -1
 class FeedbackDesk:
     """Outcomes that are decided and not told yet, in that order; single ones wait in a list: arrays of one are slow."""
 
-    def __init__(self, ledger: Ledger, manager: ClientManager) -> None:
+    def __init__(self, ledger: Ledger, manager: ManagerPort) -> None:
         self._ledger, self._manager = ledger, manager
         self._prompt, self._memoryless = manager.selector.prompt, manager.selector.memoryless
         self._parts: list[tuple[IntArray, Any, FloatArray, IntArray]] = []  # tasks, outcomes, utilities, decided at

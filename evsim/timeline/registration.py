@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from evsim.base.vocabulary import BoolArray, FloatArray, IntArray
     from evsim.timeline.audience import Audience
-    from evsim.timeline.manager import ClientManager
+    from evsim.timeline.port import ManagerPort
     from evsim.timeline.sessions import SessionEdges
 
 
@@ -28,7 +28,7 @@ class Registration:
         declared_ms: task duration that each client's device class promises, ms.
     """
 
-    def __init__(self, manager: ClientManager, audience: Audience, samples: IntArray, declared_ms: FloatArray) -> None:
+    def __init__(self, manager: ManagerPort, audience: Audience, samples: IntArray, declared_ms: FloatArray) -> None:
         self._manager, self._audience = manager, audience
         self._samples, self._declared = samples, declared_ms
         self._has_data = samples > 0

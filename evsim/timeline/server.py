@@ -12,7 +12,7 @@ from typing import Any, final
 
 import numpy as np
 
-from evsim.aggregation.base import Aggregator, Process, Server
+from evsim.aggregation.base import Aggregator, Cohort, Process, Server
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import Feedback, IntArray, Outcome, Rank
 from evsim.timeline.agenda import Agenda
@@ -36,10 +36,10 @@ class LiveServer:
 
     Args:
         world: the parts.
-        on_step: called after every closed round with (applied, round); may end the run.
+        on_step: called with the row of every closed round or buffer; may end the run.
     """
 
-    def __init__(self, world: World, on_step: Callable[[bool, int], None]) -> None:
+    def __init__(self, world: World, on_step: Callable[[Mapping[str, Any]], None]) -> None:
         self.world, self._on_step = world, on_step
         self.clock, self.manager, self.audience = world.clock, world.manager, world.audience
         self.ledger = Ledger(world.seed)
@@ -60,13 +60,15 @@ class LiveServer:
         """Begin: who is online at time 0 registers, then the aggregator's process and the sources' events."""
         self._registration.at_start(self.world.sessions.online_at_start())
         self.agenda.start()
-        self.start_process(aggregator.run, "", None)
+        self.start_process(aggregator.run, "", None, aggregator.reports_per_step)
 
-    def start_process(self, run: Callable[[Server], Process[None]], name: str, among: IntArray | None) -> None:
+    def start_process(
+        self, run: Callable[[Server], Process[None]], name: str, among: IntArray | None, full_goal: int = 0
+    ) -> None:
         """A process of an aggregator, with a server of its own."""
         from evsim.timeline.desk import Desk
 
-        self.clock.process(self._alive(run(Desk(self, name, among)), name))
+        self.clock.process(self._alive(run(Desk(self, name, among, full_goal)), name))
 
     @property
     def now(self) -> int:
@@ -116,10 +118,10 @@ class LiveServer:
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
-    def step(self, reports: IntArray) -> tuple[Feedback, IntArray, bool]:
+    def step(self, cohort: Cohort, reports: IntArray) -> tuple[Feedback, IntArray, bool]:
         """Merge the updates of these tasks; gives the feedback, each report's staleness, and whether it was a step."""
         self._write()  # training may take long
-        feedback = self.world.learning.apply(reports)
+        feedback = self.world.learning.apply(reports, by=cohort.by, goal=cohort.full_goal)
         staleness = self.version - self.ledger.column("version", reports)
         applied = bool(feedback.valid.any())
         self.version += applied
@@ -141,12 +143,11 @@ class LiveServer:
         self._write()
         if self.audience.hears("round_closed"):
             self.audience.tell("round_closed", self.now, {**row, "loss": loss})
-        self._on_step(row["applied"], row["round"])
+        self._on_step(row)
 
     def finish(self) -> None:
         """Write the rows of all tasks; those lost without the server's knowledge are told as lost."""
         self.settle()
-        self.audience.flush()
         self.feedback.tell()
         tasks, column = self.ledger.unresolved(), self.ledger.column
         lost = tasks[(column("ended_at", tasks) <= self.now) & (column("fate", tasks) == LOST)]

@@ -14,7 +14,7 @@ from evsim.cost.pricing import Pricing
 from evsim.cost.work import Work
 from evsim.timeline.audience import Audience
 from evsim.timeline.clock import Clock
-from evsim.timeline.manager import ClientManager
+from evsim.timeline.port import ManagerPort
 from evsim.timeline.sessions import Sessions
 from evsim.traces.availability import AvailabilityTrace
 
@@ -34,8 +34,8 @@ class LearningPort(Protocol):
     def train(self, tasks: IntArray) -> Feedback:
         """Train now, because a selector wants to know; the updates wait for `apply`."""
 
-    def apply(self, tasks: IntArray) -> Feedback:
-        """Train what is not trained yet, merge, step."""
+    def apply(self, tasks: IntArray, *, by: str, goal: int) -> Feedback:
+        """Train what is not trained yet, merge, step: for a process that means to have so many reports in a step."""
 
     def losses(self, clients: IntArray, max_samples: int | None) -> FloatArray:
         """Mean loss of the current model on (some of) each client's samples."""
@@ -62,7 +62,7 @@ class NoLearning:
         """All valid, no utility."""
         return self.apply(tasks)
 
-    def apply(self, tasks: IntArray) -> Feedback:
+    def apply(self, tasks: IntArray, *, by: str = "", goal: int = 0) -> Feedback:
         """All valid, no utility."""
         return Feedback(tasks, np.full(len(tasks), np.nan), np.ones(len(tasks), np.bool_))
 
@@ -127,7 +127,7 @@ class World:
     clock: Clock
     availability: AvailabilityTrace
     samples: IntArray
-    manager: ClientManager
+    manager: ManagerPort
     sessions: Sessions
     pricing: Pricing
     work: Callable[[IntArray], Work]

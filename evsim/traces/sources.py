@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import inspect
-import math
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from evsim.base import bundled, registry
 from evsim.base.errors import EvsimError, PolicyError, Problem, TraceError, report, suggest
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.formats import _table
+from evsim.traces.rates import MOST_DEVICES, as_float, is_by_quantity, is_number, speed_by_quantity
 from evsim.traces.speed import DeviceSpeed
 from evsim.traces.synthetic import SyntheticAvailability, SyntheticSpeed
 
 Spec = str | Mapping[str, object]
 
 _P = TypeVar("_P", SyntheticAvailability, SyntheticSpeed)
-_RATES = ("compute_ms_per_sample", "download_kbps", "upload_kbps")
-_JITTERS = ("compute_jitter", "network_jitter")
-_LATENCY = ("latency_ms",)
-_MOST = 10**8  # devices to generate
 _PRESETS: dict[str, Callable[[], SyntheticAvailability]] = {
     "phones": SyntheticAvailability,
     "charging_only": SyntheticAvailability.charging_only,
@@ -63,9 +57,8 @@ def load_speed(spec: Spec, *, n_devices: int, seed: int, folder: Path) -> Device
     """The speed of trace devices.
 
     Args:
-        spec: the name of a bundled trace; a path; a table with `path`; a table with `compute_ms_per_sample`,
-            `download_kbps` and `upload_kbps` for equal devices, optionally with jitters; or a table of `SyntheticSpeed`
-            parameters, optionally with `devices` and `seed`.
+        spec: the name of a bundled trace; a path; a table with `path`; a table that gives each quantity a number or a
+            law (`speed_by_quantity`); or a table of `SyntheticSpeed` parameters, optionally with `devices` and `seed`.
         n_devices: as for `load_availability`.
         seed: as for `load_availability`.
         folder: as for `load_availability`.
@@ -76,8 +69,8 @@ def load_speed(spec: Spec, *, n_devices: int, seed: int, folder: Path) -> Device
     if isinstance(spec, str) or "path" in spec:
         speed: DeviceSpeed = _from_file("speed", spec, folder)
         return speed
-    if any(name in spec for name in _RATES):
-        return _equal_devices(spec, n_devices)
+    if is_by_quantity(spec):
+        return speed_by_quantity(spec, n_devices=n_devices, seed=seed)
     model, n, own_seed = _generator("speed", SyntheticSpeed(), dict(spec), n_devices, seed)
     return model.generate(n, own_seed)
 
@@ -206,10 +199,14 @@ def _wrong(name: str, value: object, defaults: dict[str, object]) -> bool:
     if name not in defaults:
         return True
     if isinstance(defaults[name], tuple):
-        return not (isinstance(value, list | tuple) and all(_is_number(item) for item in value))
+        return not (isinstance(value, list | tuple) and all(is_number(item) for item in value))
     if isinstance(defaults[name], int):
-        return not isinstance(value, int) or isinstance(value, bool) or (name == "devices" and not 1 <= value <= _MOST)
-    return not _is_number(value)
+        return (
+            not isinstance(value, int)
+            or isinstance(value, bool)
+            or (name == "devices" and not 1 <= value <= MOST_DEVICES)
+        )
+    return not is_number(value)
 
 
 def _complaint(what: str, name: str, value: object, defaults: dict[str, object]) -> Problem:
@@ -218,36 +215,11 @@ def _complaint(what: str, name: str, value: object, defaults: dict[str, object])
         return Problem(where, "unknown key", "", suggest(name, defaults))
     if isinstance(defaults[name], tuple):
         return Problem(where, repr(value), "a list of numbers")
-    least = f" >= 1 and <= {_MOST}" if name == "devices" else ""
+    least = f" >= 1 and <= {MOST_DEVICES}" if name == "devices" else ""
     return Problem(where, repr(value), f"a whole number{least}" if isinstance(defaults[name], int) else "a number")
 
 
 def _converted(value: Any, default: object) -> Any:
     if isinstance(default, tuple):
-        return tuple(_as_float(item) for item in value)
-    return value if isinstance(default, int) else _as_float(value)
-
-
-def _equal_devices(spec: Mapping[str, object], n: int) -> DeviceSpeed:
-    names = (*_RATES, *_LATENCY, *_JITTERS)
-    problems = [Problem(f"speed.{name}", "unknown key", "", suggest(name, names)) for name in spec if name not in names]
-    problems += [Problem(f"speed.{name}", "missing", "a number") for name in _RATES if name not in spec]
-    values = {name: spec[name] for name in names if name in spec}
-    problems += [Problem(f"speed.{k}", repr(v), "a number") for k, v in values.items() if not _is_number(v)]
-    if problems:
-        raise TraceError(report(problems))
-    floats = {name: _as_float(value) for name, value in values.items()}
-    rates = {name: np.full(n, value) for name, value in floats.items() if name not in _JITTERS}
-    jitters = {name: value for name, value in floats.items() if name in _JITTERS}
-    return DeviceSpeed(**rates, **jitters)  # type: ignore[arg-type]  # an array per device, a number per jitter
-
-
-def _as_float(value: Any) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # a whole number of more than 300 digits
-        return math.inf
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        return tuple(as_float(item) for item in value)
+    return value if isinstance(default, int) else as_float(value)

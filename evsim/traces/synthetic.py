@@ -30,6 +30,10 @@ _SECONDS_PER_DAY = 86_400.0
 _SECONDS_PER_HOUR = 3_600.0
 _BLOCK = 25_000  # devices generated at a time, to bound the memory
 _MOST_DAYS = 36_525
+_MOST_A_DAY = 1_000  # episodes of the mean device: more of them do not fit into memory, nor into a day
+_MOST_SD = 10.0  # of a logarithm: a factor of 22,000
+_MOST_LOG_S = 50.0  # e^50 s are 10^14 years
+_MOST_NIGHT_H = 1_000.0
 
 # Episodes begun in each hour of the day, relative to each other.
 _HOURLY_WEIGHTS = (
@@ -121,6 +125,17 @@ class SyntheticAvailability:
             ),
             any_sign=("episode_log_mean", "night_start_h", "interruption_log_mean"),
         )
+        bounds: tuple[tuple[float, tuple[str, ...]], ...] = (
+            (_MOST_A_DAY, ("episodes_per_day", "scale")),
+            (_MOST_SD, ("episode_log_sd", "device_log_sd", "night_log_sd", "blip_log_sd", "interruption_log_sd")),
+            (_MOST_LOG_S, ("episode_log_mean", "interruption_log_mean")),
+            (_MOST_NIGHT_H, ("night_median_h",)),
+        )
+        for most, names in bounds:
+            for name in names:
+                require(getattr(self, name) <= most, f"{name} must be <= {most:g}", **{name: getattr(self, name)})
+        rate = self.episodes_per_day * self.scale
+        require(rate <= _MOST_A_DAY, f"episodes_per_day * scale must be <= {_MOST_A_DAY}", rate=rate)
 
     @classmethod
     def charging_only(cls, days: int = 7) -> SyntheticAvailability:

@@ -99,6 +99,8 @@ def _name(part: Callable[..., Iterator[Check]]) -> str:
 
 
 def _with_presence(part: Callable[[Folder, Presence], Iterator[Check]], run: Folder) -> Iterator[Check]:
+    if run.manifest.get("format", 1) < FORMAT and not len(run.sessions):  # it kept none unless it was asked to
+        raise LacksError("the rows of sessions")
     yield from part(run, Presence(run.sessions, run.end))
 
 

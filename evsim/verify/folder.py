@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +9,10 @@ from typing import Any, final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from evsim.base.documents import load_json, load_toml
 from evsim.base.errors import PolicyError, RunFolderError
+from evsim.base.parquet import read_parquet
 from evsim.base.units import parse_duration
 from evsim.verify.table import NULL, OF, Column, Table
 
@@ -95,18 +94,18 @@ def read(folder: Path) -> Folder:
         if not (folder / name).is_file():
             raise RunFolderError(f"{folder}: not a run folder, it has no {name}; expected what `evsim run` wrote")
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        scenario = tomllib.loads((folder / "scenario.toml").read_text(encoding="utf-8"))
+        manifest = load_json(folder / "manifest.json", what="the manifest of a run", raising=RunFolderError)
+        scenario = load_toml(folder / "scenario.toml", what="the scenario of a run", raising=RunFolderError)
         tables = {name: _table(folder / f"{name}.parquet", name) for name in _LABELS}
     except (OSError, ValueError, pa.ArrowException) as error:
         raise RunFolderError(f"{folder}: cannot be read as a run folder ({error})") from error
-    if not isinstance(manifest, dict) or "at" not in manifest.get("end", {}):
+    if not isinstance(manifest.get("end"), dict) or not isinstance(manifest["end"].get("at"), int):
         raise RunFolderError(f"{folder}: manifest.json does not say when the run ended (end.at)")
     return Folder(manifest, scenario, **tables)
 
 
 def _table(path: Path, name: str) -> Table:
-    found = pq.read_table(path)
+    found = read_parquet(path)
     columns = {field.name: _column(field.name, found.column(field.name)) for field in found.schema}
     return Table(name, columns, _LABELS[name])
 

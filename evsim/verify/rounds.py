@@ -108,11 +108,22 @@ def checks(run: Folder, fate: Fates) -> Iterator[Check]:
     yield steps.equal("starts of rounds", "started_at", begin)
     mine = row >= 0
     yield tasks.equal("a round's tasks begin together", "dispatched_at", steps.at("started_at", row), mine)
-    yield steps.equal("goals of rounds", "goal", np.minimum(wanted, steps["invited"]))
+    yield steps.equal("goals of rounds", "goal", _goals(run, steps["invited"]))
     asked = steps["invited"] == np.minimum(ceil(round(wanted * over, 9)), np.where(steps["idle"] < 0, 0, steps["idle"]))
     yield steps.holds("as many are invited as are idle and wanted", asked, "invited", "min(idle, wanted)")
     yield from _deadlines(run, fate)
     yield _unclosed(run, fate)
+
+
+def _goals(run: Folder, invited: Ints) -> Ints:
+    """Reports that close a round of so many clients."""
+    wanted: Ints = np.minimum(run.setting("aggregation", "cohort_goal"), invited)
+    if run.setting("aggregation", "short_cohort", default="whole") == "whole":
+        return wanted
+    share = np.ceil(np.round(invited / run.setting("aggregation", "over_commitment", default=1.0), 9))
+    least = np.minimum(run.setting("aggregation", "minimum_reports", default=1), invited)
+    shared: Ints = np.minimum(wanted, np.maximum(share, least).astype(np.int64))
+    return shared
 
 
 def _deadlines(run: Folder, fate: Fates) -> Iterator[Check]:
@@ -143,7 +154,7 @@ def _paced(run: Folder, fate: Fates) -> Ints:
     found = []
     for row, invited in enumerate(steps["invited"].tolist()):
         found.append(lasts)
-        wanted, mine = ceil(pace["share"] * invited), took[first[row] : first[row + 1]]
+        wanted, mine = ceil(round(pace["share"] * invited, 9)), took[first[row] : first[row + 1]]
         target = lasts * pace["growth"]
         if len(mine) >= wanted:
             target = pace["memory"] * lasts + (1 - pace["memory"]) * float(np.sort(mine)[wanted - 1]) * pace["slack"]
@@ -158,7 +169,7 @@ def _unclosed(run: Folder, fate: Fates) -> Check:
     if not len(open_tasks) or run.was_cut:
         return Check(name, len(run.server_steps))
     known, arrives = fate.known[open_tasks], fate.arrives[open_tasks]
-    goal = min(run.setting("aggregation", "cohort_goal"), len(open_tasks))
+    goal = int(_goals(run, np.array([len(open_tasks)]))[0])
     fixed, begin = run.duration("aggregation", "reporting_deadline"), int(run.tasks["dispatched_at"][open_tasks[0]])
     over = int(known.max()) <= run.end or int(np.count_nonzero(arrives & (known <= run.end))) >= goal
     over = over or (fixed is not None and begin + fixed <= run.end)

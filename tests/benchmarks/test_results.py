@@ -91,6 +91,7 @@ def _server_steps() -> dict[str, object]:
     found: dict[str, object] = dict.fromkeys(columns("server_steps"), step)
     return found | {
         "started_at": step * (WEEK // STEPS),
+        "by": np.full(STEPS, "", object),
         "closed_at": (step + 1) * (WEEK // STEPS),
         "reason": np.full(STEPS, "goal", object),
         "applied": np.ones(STEPS, bool),
@@ -102,7 +103,8 @@ def _clients(rng: np.random.Generator) -> dict[str, object]:
     client = np.arange(CLIENTS)
     shares = rng.random((4, CLIENTS))
     names = ("compute_ms_per_sample", "download_kbps", "upload_kbps", "online_share")
-    whole = {"client": client, "device": client, "clone": client * 0, "samples": client * 0 + 20}
+    whole = {"client": client, "device": client, "speed_device": client}
+    whole |= {"clone": client * 0, "samples": client * 0 + 20, "latency_ms": np.zeros(CLIENTS)}
     return whole | dict(zip(names, shares, strict=True))
 
 

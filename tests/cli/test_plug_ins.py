@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from evsim.base import registry
 from evsim.cli import app
 from evsim.scenario import Scenario
-from evsim.study.running import _run as run_of_a_study
+from evsim.study.running import run_one as run_of_a_study
 
 SCENARIO = """
 stop = { server_steps = 2, virtual_time = "3h" }
@@ -212,6 +212,40 @@ def test_code_that_leaves_the_program_is_an_error_like_any_other(evsim):
     assert evsim("run", "s.toml", "-o", "selection.kind=mine.py:Mine").exit_code == 2
     _write("evsim.selection.uniform:Uniform", "select", "raise SystemExit(0)")
     assert evsim("run", "s.toml", "-o", "selection.kind=mine.py:Mine").exit_code == 2
+
+
+@pytest.mark.parametrize("left", ["SystemExit", "GeneratorExit", "BaseException", "StopIteration"])
+def test_a_listener_that_leaves_by_any_exception_is_named_and_the_run_is_kept(evsim, left):
+    Path("mine.py").write_text(f"class Mine:\n    def reported(self, *given): raise {left}\n", encoding="utf-8")
+    done = evsim("run", "s.toml", "-o", 'listener=[{ kind = "mine.py:Mine" }]', "--out", "left")
+    assert done.exit_code == 2
+    assert "listener Mine.reported (at " in done.stderr
+    assert (Path("left") / "manifest.json").is_file()
+
+
+def test_a_plug_in_whose_file_raises_anything_is_an_error_like_any_other(evsim):
+    Path("mine.py").write_text("class Odd(BaseException): pass\nraise Odd('no')\n", encoding="utf-8")
+    done = evsim("check", "s.toml", "-o", "selection.kind=mine.py:Mine")
+    assert done.exit_code == 2
+    assert "cannot load 'mine.py:Mine': Odd: no" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("x = 1", "listener Mine has none of the methods started, reported"),
+        ("def dispatchd(self, at): ...", "listener Mine has none of the methods started, reported"),
+        ("def reported(self): ...", "expected reported(self, at, tasks, clients)"),
+        ("def ended(self, at, reason, more): ...", "expected ended(self, at, reason)"),
+        ("def __init__(self): raise ValueError('no')", "ValueError: no"),
+    ],
+)
+def test_a_listener_that_nobody_can_tell_anything_is_refused_by_check_too(evsim, body, said):
+    Path("mine.py").write_text(f"class Mine:\n    {body}\n", encoding="utf-8")
+    for command in ("check", "run"):
+        done = evsim(command, "s.toml", "-o", 'listener=[{ kind = "mine.py:Mine" }]')
+        assert done.exit_code == 2
+        assert said in done.stderr
 
 
 # -- without plug-ins --------------------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ from evsim.algorithms.schedule import Schedule
 from evsim.base.casts import EXACT, whole
 from evsim.base.errors import EvsimError, PolicyError, TraceError
 from evsim.base.units import LONGEST_PHASE
+from evsim.cost.model import CostModel
 from evsim.cost.network import IndependentLinks
-from evsim.cost.pricing import CostModel, Price, Pricing, SinglePrices
+from evsim.cost.pricing import Price, Pricing, SinglePrices
 from evsim.cost.work import Work
 from evsim.traces.speed import DeviceSpeed
 

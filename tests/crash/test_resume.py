@@ -33,11 +33,11 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     log: list[Any] = []
     apply = Learning.apply
 
-    def counted(self: Learning, tasks: Any) -> Feedback:
+    def counted(self: Learning, tasks: Any, **told: Any) -> Feedback:
         if log and log[0] == ("stop", len(log)):
             os.kill(os.getpid(), signal.SIGINT)
         log.append(self.version)
-        return apply(self, tasks)
+        return apply(self, tasks, **told)
 
     monkeypatch.setattr(Learning, "apply", counted)
     return log
@@ -113,10 +113,10 @@ def test_an_error_is_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, oft
     scenario = scenario_of("buffered")
     expected = results(Simulation(scenario, device="cpu").run(tmp_path / "whole"))
 
-    def broken(self: Learning, tasks: Any, apply: Any = Learning.apply) -> Feedback:
+    def broken(self: Learning, tasks: Any, apply: Any = Learning.apply, **told: Any) -> Feedback:
         if self.version == 4:
             raise TrainingError("the disk of the data went away")
-        return apply(self, tasks)  # type: ignore[no-any-return]
+        return apply(self, tasks, **told)  # type: ignore[no-any-return]
 
     simulation = Simulation(scenario, device="cpu")
     with monkeypatch.context() as patch, pytest.raises(TrainingError):  # noqa: PT012
@@ -177,9 +177,9 @@ def test_a_journal_that_answers_something_else_is_noticed(tmp_path: Path) -> Non
     ]
     write_answers(known, tmp_path / "answers.arrow")
     telling = Telling(NoLearning(), breakable=Signals().training, on_answer=known.append)  # type: ignore[arg-type]
-    telling.replay(read_answers(tmp_path / "answers.arrow"), lambda: known.clear())
+    telling.replay(read_answers(tmp_path / "answers.arrow"), known.clear)
     np.testing.assert_equal(telling.metrics(dict), {"accuracy": 0.5, "loss": np.nan})
-    found = telling.apply(np.array([3, 4]))
+    found = telling.apply(np.array([3, 4]), by="", goal=2)
     np.testing.assert_array_equal(found.utility, [1.0, np.nan])
     assert (found.valid.tolist(), found.weight.tolist()) == ([True, False], [2.0, 3.0])  # type: ignore[union-attr]
     with pytest.raises(RunFolderError, match=r"the journal answers train of \[5\], but the run asks train of \[6\]"):

@@ -16,8 +16,9 @@ from evsim.aggregation.buffered import Buffered
 from evsim.base import rng
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import IntArray
+from evsim.cost.model import CostModel
 from evsim.cost.network import IndependentLinks
-from evsim.cost.pricing import CostModel, Pricing, SinglePrices
+from evsim.cost.pricing import Pricing, SinglePrices
 from evsim.cost.work import Work
 from evsim.selection.base import ClientView, Outcomes, Selector
 from evsim.selection.sampling import smallest_keys

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evsim.aggregation.synchronous import Synchronous
-from evsim.cost.pricing import CostModel
+from evsim.cost.model import CostModel
 from evsim.testing.timeline import Log, TinyWorld
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.speed import DeviceSpeed

@@ -41,7 +41,7 @@ def rows_that_left_are_not_asked_for() -> Iterator[None]:
         yield
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(worlds(), AGGREGATORS, st.sampled_from(SELECTORS), st.booleans())
 def test_writing_at_every_step_changes_nothing(
     world: TinyWorld, policy: Aggregator, selector: Selector[Any], by_events: bool

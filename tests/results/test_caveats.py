@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from evsim.base.errors import RunFolderError
-from evsim.results.arms import STUDY_FILE, load_arms
+from evsim.results.arms import load_arms
 from evsim.results.caveats import comparison_caveats, counted, unsaid
 from evsim.results.comparison import compare, in_words
 from evsim.results.report import study_page
+from evsim.results.standing import STUDY_FILE
 from evsim.results.summary import summary_table
 from tests.results.hand_made import write
 

@@ -103,6 +103,12 @@ def test_load_runs_without_a_match_says_so(tmp_path):
         load_runs(tmp_path / "*")
 
 
+def test_a_target_that_only_the_last_evaluation_reaches_is_no_time_and_is_said(tmp_path):
+    run = write(tmp_path / "run", trigger="final")
+    assert run.time_to_accuracy(0.8) is None
+    assert dict(summary_table(run))["time to accuracy"] == "0.8: only at the run's end, between two evaluations"
+
+
 def test_summary_says_what_came_out(tiny):
     found = dict(summary_table(tiny))
     assert found["rounds"] == "3, 1 of them failed"

@@ -29,12 +29,21 @@ PLAIN = ["population.availability=always", EQUAL, "population.clients=40", *DEAL
 NET = """
 from torch import nn
 
+class Typo:
+    def reported(self, at, tasks, clients): ...
+    def dispatchd(self, at, tasks, clients): ...
+
+class Fine:
+    def reported(self, at, tasks, clients): ...
+    def report(self): ...
+
 def normed():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
 """
 
 #: By key: what produces a caveat beside PLAIN, and what its remedy is.
 CASES = {
+    "unheard": (["listener=[{ kind = 'net.py:Typo' }]"], ["listener=[{ kind = 'net.py:Fine' }]"]),
     "few_online": (
         ["population.availability=phones", "aggregation.cohort_goal=30"],
         ["population.availability=phones", "aggregation.cohort_goal=2", "aggregation.minimum_cohort=2"],

@@ -88,6 +88,48 @@ def test_a_listener_may_end_the_run_with_a_reason_of_its_own(tmp_path: Path, rep
     assert found.server_steps["reports"].sum() >= 25 > found.server_steps["reports"][:-1].sum()
 
 
+@pytest.mark.parametrize("replay", ["events", "bulk"])
+def test_nothing_is_told_after_the_end_and_nothing_before_it_is_left_out(tmp_path: Path, replay: str) -> None:
+    class Diary:
+        def __init__(self) -> None:
+            self.facts: list[str] = []
+            self.reports = 0
+
+        def reported(self, at: Any, tasks: Any, clients: Any) -> None:
+            self.facts.append("reported")
+            self.reports += len(tasks)
+
+        def ended(self, at: int, reason: str) -> None:
+            self.facts.append("ended")
+
+    diary, horizon = Diary(), "stop.virtual_time=1h"  # in the middle of a round
+    found = load_run(
+        Simulation(Scenario.load("replay", [horizon, f"engine.replay={replay}"]), listeners=[diary]).run(
+            tmp_path / "run"
+        )
+    )
+    assert found.tasks["ended_at"].max() > found.server_steps["closed_at"].max()
+    assert diary.facts.count("ended") == 1
+    assert diary.facts[-1] == "ended"
+    known = found.tasks.dropna(subset="known_at")  # a report of the open round is known, and its outcome not decided
+    assert diary.reports == (~known["outcome"].isin(["dropped", "aborted"])).sum()
+
+
+def test_a_listener_that_always_raises_leaves_a_run_folder(tmp_path: Path) -> None:
+    class Broken:
+        def reported(self, at: Any, tasks: Any, clients: Any) -> None:
+            raise RuntimeError("no")
+
+        def round_closed(self, at: int, row: dict[str, Any]) -> None:
+            raise RuntimeError("no")
+
+        ended = checked_out = reported
+
+    with pytest.raises(ListenerError, match="no"):
+        run(tmp_path / "run", listeners=[Broken()])
+    assert "RuntimeError: no" in load_run(tmp_path / "run").manifest["end"]["reason"]
+
+
 def test_a_listener_of_a_file_runs_and_is_kept_in_the_scenario(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "class Mine:\n"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,12 +47,12 @@ def test_a_second_signal_breaks_off_training_and_everything_is_written(
 ) -> None:
     apply = Learning.apply
 
-    def pressed_twice(self: Learning, tasks: object) -> Feedback:
+    def pressed_twice(self: Learning, tasks: Any, **told: Any) -> Feedback:
         if self.version == 2:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGTERM)
             raise AssertionError("training went on")
-        return apply(self, tasks)  # type: ignore[arg-type]
+        return apply(self, tasks, **told)
 
     monkeypatch.setattr(Learning, "apply", pressed_twice)
     run = load_run(Simulation(quickstart(), device="cpu").run(tmp_path / "run"))

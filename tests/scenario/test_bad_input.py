@@ -44,6 +44,12 @@ def test_a_missing_file_is_named_with_the_nearest_bundled_scenario():
         Scenario.load("quikstart.toml")
 
 
+@pytest.mark.parametrize("more", ["seeds = 3", "[arms]\na = []", '[grid]\n"seed" = [1, 2]'])
+def test_a_study_is_told_from_a_scenario(complaint, more):
+    (line,) = complaint(f'scenario = "replay"\n{more}\n')
+    assert line == "s.toml: a study: it names a scenario and arms; expected a scenario; evsim sweep s.toml runs it"
+
+
 def test_a_toml_syntax_error_says_line_and_column(complaint):
     assert complaint("[stop]\nrounds = = 3\n") == ["s.toml: line 2, column 10: Invalid value; expected TOML"]
 
@@ -51,7 +57,7 @@ def test_a_toml_syntax_error_says_line_and_column(complaint):
 def test_a_file_that_is_no_text_says_so(tmp_path):
     path = tmp_path / "binary.toml"
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(ScenarioError, match="byte 0 is not UTF-8"):
+    with pytest.raises(ScenarioError, match="UTF-16; expected a scenario file: a text file in UTF-8"):
         Scenario.load(path)
 
 
@@ -98,6 +104,9 @@ def test_a_wrong_type_says_what_was_expected(complaint, override, expected):
         ("cost.sample_scale=-1", "cost.sample_scale: sample_scale must be > 0, but got sample_scale=-1.0"),
         ("aggregation.reporting_deadline=-5", "aggregation.reporting_deadline: -5; expected a duration"),
         ("cost.model_bytes=-5", "cost.model_bytes: model_bytes must be > 0, but got model_bytes=-5"),
+        ("record.availability_every=1ms", "record.availability_every: availability_every must be at least 1 s"),
+        ("aggregation.over_commitment=1e300", "aggregation.over_commitment: over_commitment is a factor on"),
+        ("population.availability={scale=1e9}", "population.availability: scale must be <= 1000"),
         ("stop.rounds=-1", "stop.rounds: rounds must be > 0, but got rounds=-1"),
         ("stop.target_accuracy=1.5", "stop.target_accuracy: target_accuracy must lie in (0, 1], but got"),
         ("population.clients=0", "population.clients: clients must be >= 1, but got clients=0"),
@@ -109,6 +118,10 @@ def test_a_wrong_type_says_what_was_expected(complaint, override, expected):
 def test_an_impossible_value_says_what_would_be_possible(complaint, override, expected):
     (line,) = complaint(DRY, override)
     assert line.startswith(f"-o {expected}")
+
+
+def test_a_number_that_nobody_wrote_out_is_not_suggested(complaint):
+    assert complaint(DRY, "cost.model_bytes=1e300") == ["-o cost.model_bytes: 1e+300; expected an integer"]
 
 
 @pytest.mark.parametrize("value", ["nan", "-nan", "inf", "-inf"])
@@ -131,6 +144,13 @@ def test_a_kind_that_cannot_be_imported_says_why(complaint):
 def test_a_kind_of_another_slot_is_refused(complaint):
     (line,) = complaint(DRY, "selection.kind=evsim.algorithms.sgd:Sgd")
     assert line.endswith("expected a frozen dataclass derived from Selector")
+
+
+def test_a_policy_that_is_no_dataclass_is_told_what_to_write(complaint, tmp_path):
+    code = "from evsim.selection.per_client import PerClient\nclass Mine(PerClient):\n    score = None\n"
+    (tmp_path / "mine.py").write_text(code, encoding="utf-8")
+    (line,) = complaint(DRY, "selection.kind=mine.py:Mine")
+    assert line.endswith("expected a frozen dataclass: write @dataclass(frozen=True, kw_only=True) above class Mine")
 
 
 def test_a_missing_kind_lists_the_kinds(complaint):

@@ -107,7 +107,8 @@ def test_a_caveat_is_said_with_its_measure_and_its_remedy_removes_it(key):
 
 def test_every_caveat_of_a_scenario_has_a_case():
     root = Path(evsim.__file__).parent
-    rooms = [root / "scenario/caveats.py", root / "scenario/assembling.py", *(root / "algorithms").glob("*.py")]
+    rooms = [root / "scenario/caveats.py", root / "scenario/assembling.py"]
+    rooms += [page for room in ("algorithms", "aggregation") for page in (root / room).glob("*.py")]
     source = "".join(room.read_text(encoding="utf-8") for room in rooms)
     assert set(re.findall(r'Caveat\(\s*"(\w+)"', source)) == set(CASES) | ELSEWHERE
 

@@ -18,7 +18,10 @@ from evsim.results import load_run
 from evsim.results.arms import load_arms
 from evsim.scenario import Scenario
 from evsim.study import Study, running, sweep
+from evsim.study import picks as picks_module
+from evsim.study.picks import Pick, by_executor, pinned
 from evsim.study.probe import kind_of, measure
+from evsim.study.processes import Answer
 from evsim.training.executors import auto
 
 ROOT = Path(__file__).parents[2]
@@ -153,18 +156,12 @@ def test_arms_are_of_one_kind_if_their_tasks_cost_the_same(overrides, same):
 def test_every_kind_of_arm_is_measured_once_and_what_a_folder_says_is_kept(tmp_path, monkeypatch):
     asked = []
 
-    class Inline:
-        def __init__(self, *_, **__): ...
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_): ...
-        def submit(self, _, text, __):
+    def inline(tasks, _, __):
+        for kind, (text, _) in tasks.items():
             asked.append(text)
-            pick = running._Pick({"kind": "serial", "threads": len(asked)}, "measured")
-            return type("Done", (), {"result": lambda _: pick})()
+            yield kind, Answer(Pick({"kind": "serial", "threads": len(asked)}, "measured"))
 
-    monkeypatch.setattr(running, "ProcessPoolExecutor", Inline)
+    monkeypatch.setattr(picks_module, "in_processes", inline)
     one = "aggregation={ kind = 'buffered', concurrency = 20, buffer_size = 1 }"
     arms = {
         "a": load(),
@@ -172,15 +169,15 @@ def test_every_kind_of_arm_is_measured_once_and_what_a_folder_says_is_kept(tmp_p
         "c": load(one),
         "d": load("executor={kind='batched',chunk=4}"),
     }
-    picks = running._pinned(tmp_path, arms)
+    picks = pinned(tmp_path, arms)
     assert {arm: pick.executor["threads"] for arm, pick in picks.items()} == {"a": 1, "b": 1, "c": 2}
-    told = running._by_executor(picks)
+    told = by_executor(picks)
     assert [(each["arms"], each["why"]) for each in told] == [(["a", "b"], "measured"), (["c"], "measured")]
     (tmp_path / "study.json").write_text(json.dumps({"executors": told}))
-    assert running._pinned(tmp_path, arms) == picks
+    assert pinned(tmp_path, arms) == picks
     assert len(asked) == 2
     (tmp_path / "study.json").write_text(json.dumps({"executor": {"kind": "batched", "chunk": 8}}))
-    old = running._pinned(tmp_path, arms)
+    old = pinned(tmp_path, arms)
     assert {pick.executor["kind"] for pick in old.values()} == {"batched"}
     assert len(asked) == 2
 

@@ -136,6 +136,12 @@ def test_fast_phones_have_fast_links_as_much_as_asked(correlation):
         ({"interruption_log_mean": float("nan")}, "interruption_log_mean must be finite"),
         ({"device_log_sd": -0.1}, "device_log_sd must be >= 0"),
         ({"scale": -1.0}, "scale must be >= 0"),
+        ({"scale": 1e9}, "scale must be <= 1000"),
+        ({"scale": 100.0, "episodes_per_day": 100.0}, r"episodes_per_day \* scale must be <= 1000"),
+        ({"episodes_per_day": 1e9}, "episodes_per_day must be <= 1000"),
+        ({"night_log_sd": 1e300}, "night_log_sd must be <= 10"),
+        ({"episode_log_mean": 1e9}, "episode_log_mean must be <= 50"),
+        ({"night_median_h": 1e9}, "night_median_h must be <= 1000"),
     ],
 )
 def test_impossible_parameters_are_refused(changes, message):

@@ -101,6 +101,19 @@ def test_figures_are_those_of_the_results(folder):
     assert found["device_time_ms"] == loaded.tasks[["download_ms", "compute_ms", "upload_ms"]].to_numpy().sum()
 
 
+def test_sessions_that_are_gone_are_a_fault_unless_the_folder_is_older(tmp_path, folder):
+    bare = shutil.copytree(folder, tmp_path / "bare")
+    sessions = pq.read_table(bare / "sessions.parquet")
+    pq.write_table(sessions.slice(0, 0), bare / "sessions.parquet")
+    assert not verify(bare).ok
+    manifest = json.loads((bare / "manifest.json").read_text(encoding="utf-8"))
+    del manifest["format"]
+    (bare / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    verdict = verify(bare)
+    assert "the rows of sessions" in verdict.lacks
+    assert all(check.ok for check in verdict.checks if "online" in check.name)
+
+
 def test_an_older_folder_says_what_it_lacks_and_checks_the_rest(tmp_path, folder):
     old = shutil.copytree(folder, tmp_path / "old")
     tasks = pq.read_table(old / "tasks.parquet")
@@ -165,5 +178,5 @@ def test_a_killed_run_is_told(tmp_path):
 def test_a_damaged_folder_is_told(tmp_path, folder, name):
     damaged = shutil.copytree(folder, tmp_path / "damaged")
     (damaged / name).write_text("{ this is [ nothing")
-    with pytest.raises(RunFolderError, match="cannot be read as a run folder"):
+    with pytest.raises(RunFolderError, match=r"(as a run folder|the manifest of a run|expected TOML)"):
         verify(damaged)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from typing import TYPE_CHECKING, Any
 
+from evsim.base.documents import parse_json
 from evsim.base.errors import TraceError
 from evsim.base.units import format_bytes
 
@@ -23,24 +23,26 @@ _GZIP = b"\x1f\x8b"
 def head(path: Path) -> bytes:
     """The first bytes of a file, unpacked; nothing if it is a folder or cannot be read."""
     try:
+        if not path.is_file():  # a pipe would wait for ever
+            return b""
         with path.open("rb") as file:
             zipped = file.read(2) == _GZIP
         with gzip.open(path) if zipped else path.open("rb") as file:
             return file.read(_HEAD)
-    except (OSError, EOFError, zlib.error):
+    except (OSError, EOFError, ValueError, zlib.error):
         return b""
 
 
 def read_bytes(path: Path) -> bytes:
     """The content of a file, unpacked; at most `MOST_BYTES`, so that a small file cannot unpack to a whole disk."""
-    if path.exists() and not path.is_file():  # a folder; or a device, which never ends
-        raise TraceError(f"{path}: not a file")
     try:
+        if path.exists() and not path.is_file():  # a folder; or a device, which never ends
+            raise TraceError(f"{path}: not a file")
         with path.open("rb") as file:
             zipped = file.read(2) == _GZIP
         with gzip.open(path) if zipped else path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise TraceError(f"{path}: cannot be read: {error}") from error
     if len(content) > MOST_BYTES:
         raise TraceError(f"{path}: larger than {format_bytes(MOST_BYTES)} unpacked; expected a smaller file")
@@ -54,10 +56,4 @@ def looks_like_json(path: Path) -> bool:
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file."""
-    try:
-        loaded = json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        raise TraceError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(loaded, dict):
-        raise TraceError(f"{path}: a JSON {type(loaded).__name__}; expected an object")
-    return loaded
+    return parse_json(read_bytes(path), where=str(path), what="a trace in JSON", raising=TraceError)

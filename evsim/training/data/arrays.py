@@ -16,7 +16,10 @@ from evsim.base.errors import DataError, suggest
 from evsim.base.vocabulary import BoolArray, IntArray
 from evsim.training.data.base import DataSet, Samples
 from evsim.training.data.columns import Reading, count_labels, numbered, read_inputs, whole
+from evsim.training.data.promises import check_npz
 
+#: How a damaged archive fails: encrypted, packed in unknown ways, with a header that is no Python.
+_BROKEN = (OSError, EOFError, ValueError, SyntaxError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 _Part = dict[str, NDArray[Any]]
 _NAMES = {"x": "x", "y": "y", "client": "client", "clients": "client"}  # as they are called, as we call them
 _WANTED = {
@@ -99,10 +102,11 @@ def _read(file: Path) -> _Part:
     if not zipfile.is_zipfile(file):
         raise DataError(f"{file.name}: is no .npz archive; expected arrays x, y and optionally client")
     try:
+        check_npz(file)
         with np.load(file, allow_pickle=False) as content:
             found = sorted(content)
             arrays = {_NAMES[name]: content[name] for name in found if name in _NAMES}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except _BROKEN as error:
         raise DataError(f"{file.name}: cannot be read as .npz without pickles: {error}") from error
     if {"client", "clients"} <= set(found):
         raise DataError(f"{file.name}: has both arrays 'client' and 'clients'; expected one of them")

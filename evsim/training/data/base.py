@@ -85,6 +85,13 @@ class Partition(ABC):
             DataError: if these samples cannot be dealt so.
         """
 
+    def listed(self, n_samples: int, n_clients: int | None, folder: Path) -> tuple[IntArray, IntArray] | None:
+        """Numbers in the whole data set and offsets, for a partition that names samples; by default it deals them.
+
+        Then `split` is not asked, no listed sample is tested on, and the offsets say how many clients there are.
+        """
+        return None
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -92,6 +99,9 @@ class FederatedData:
     """What each client trains on and what the server tests on.
 
     Client i has the rows ``index[offsets[i]:offsets[i + 1]]`` of x and y; rows may be shared.
+
+    Attributes:
+        sources: (N,) the sample that each row of x was made from; None: every row is a sample of its own.
     """
 
     x: Values
@@ -103,6 +113,7 @@ class FederatedData:
     n_classes: int
     n_tokens: int | None
     name: str
+    sources: IntArray | None = None
 
     @property
     def n_clients(self) -> int:
@@ -155,13 +166,17 @@ def federate(
     """
     require(0 < test_fraction < 1, "0 < test_fraction < 1 must hold", test_fraction=test_fraction)
     samples = dataset.load(n_clients=n_clients, seed=seed, folder=folder)
-    n_clients = _count(samples, partition, n_clients)
-    train, test = _split(samples, test_fraction, seed)
+    given = partition.listed(len(samples.y), n_clients, folder)
+    train, test = _split(samples, test_fraction, seed, None if given is None else given[0])
     if len(train) == 0 or len(test) == 0:
         raise DataError(f"{samples.name}: {len(samples.y)} samples are too few for test_fraction {test_fraction}")
-    groups = None if samples.groups is None else samples.groups[train]
     y = samples.y[train]
-    index, offsets = partition.split(y, groups, samples.n_classes, n_clients, rng.stream(seed, "partition"))
+    if given is None:
+        groups = None if samples.groups is None else samples.groups[train]
+        stream = rng.stream(seed, "partition")
+        index, offsets = partition.split(y, groups, samples.n_classes, _count(samples, partition, n_clients), stream)
+    else:
+        index, offsets = np.searchsorted(train, given[0]), given[1]
     if offsets[-1] == 0:
         raise DataError(f"{samples.name}: no client has data; ask for more samples per client or fewer clients")
     return FederatedData(
@@ -191,15 +206,24 @@ def _count(samples: Samples, partition: Partition, asked: int | None) -> int:
     return count
 
 
-def _split(samples: Samples, fraction: float, seed: int) -> tuple[IntArray, IntArray]:
-    """Rows of the train pool and of the test set: the data set's own, or a share of every label, drawn by the seed."""
+def _split(samples: Samples, fraction: float, seed: int, listed: IntArray | None = None) -> tuple[IntArray, IntArray]:
+    """Rows of the train pool and of the test set, sorted: the data set's own, or a share of every label by the seed.
+
+    Listed samples are in the pool; of a label of which too few are left, the test set has fewer.
+    """
+    y, taken = samples.y, np.zeros(len(samples.y), bool)
+    if listed is not None:
+        taken[listed] = True
     if samples.is_test is not None:
+        if (both := np.flatnonzero(taken & samples.is_test)).size:
+            raise DataError(f"{samples.name}: sample {both[0]} is listed for a client and in the data's test set")
         return np.flatnonzero(~samples.is_test), np.flatnonzero(samples.is_test)
-    y = samples.y
+    if taken.all():
+        raise DataError(f"{samples.name}: every sample is listed for a client; leave some out, to be tested on")
     shuffled = rng.stream(seed, "data", "test").permutation(len(y))
-    ordered = shuffled[np.argsort(y[shuffled], kind="stable")]
+    ordered = shuffled[np.lexsort((taken[shuffled], y[shuffled]))]
     counts = np.bincount(y)
     first = np.repeat(np.cumsum(counts) - counts, counts)
     rank = np.arange(len(y)) - first
-    is_test = rank < np.rint(fraction * counts)[y[ordered]]
+    is_test = (rank < np.rint(fraction * counts)[y[ordered]]) & ~taken[ordered]
     return np.sort(ordered[~is_test]), np.sort(ordered[is_test])

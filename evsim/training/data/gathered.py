@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -65,6 +66,23 @@ class Pages:
             content, at = content[count:], at + count
 
 
+class Change(ABC):
+    """What is made of rows when they are read, each by itself."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> np.dtype[Any]:
+        """Type of what is made."""
+
+    @abstractmethod
+    def select(self, rows: IntArray) -> Change:
+        """The same for some of the rows."""
+
+    @abstractmethod
+    def of(self, values: NDArray[Any], rows: IntArray) -> NDArray[Any]:
+        """What is made of the values (n, ...) of these rows (n,): the same shape."""
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Gathered:
@@ -81,11 +99,13 @@ class Gathered:
         base: (M, ...) where the values are.
         rows: (N,) rows of `base`; None: all.
         pages: the file that `base` maps, if it is one.
+        change: what is made of rows that were read.
     """
 
     base: NDArray[Any]
     rows: IntArray | None = None
     pages: Pages | None = None
+    change: Change | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -95,7 +115,7 @@ class Gathered:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the values."""
-        return self.base.dtype
+        return self.base.dtype if self.change is None else self.change.dtype
 
     @property
     def nbytes(self) -> int:
@@ -106,6 +126,14 @@ class Gathered:
         return len(self.base) if self.rows is None else len(self.rows)
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
+        found = self._read(key)
+        if self.change is None:
+            return found
+        rows = np.arange(*key.indices(len(self))) if isinstance(key, slice) else np.asarray(key)
+        made = self.change.of(found.reshape(rows.size, *self.base.shape[1:]), rows.reshape(-1))
+        return made.reshape(found.shape)
+
+    def _read(self, key: Any) -> NDArray[Any]:
         if self.pages is None:
             return np.array(self.base[key if self.rows is None else self.rows[key]])
         if self.rows is not None:
@@ -115,7 +143,8 @@ class Gathered:
 
     def select(self, rows: IntArray) -> Gathered:
         """Some of these rows, still not read."""
-        return Gathered(self.base, rows if self.rows is None else self.rows[rows], self.pages)
+        change = None if self.change is None else self.change.select(rows)
+        return Gathered(self.base, rows if self.rows is None else self.rows[rows], self.pages, change)
 
 
 Values = NDArray[Any] | Gathered

@@ -43,4 +43,6 @@ class LabelFlip:
         index[places] = len(data.y) + np.arange(len(rows))
         flipped = data.n_classes - 1 - data.y[rows]
         x = select(data.x, np.concatenate([np.arange(len(data.y)), rows]))
-        return replace(data, x=x, y=np.concatenate([data.y, flipped]), index=index)
+        sources = np.arange(len(data.y)) if data.sources is None else data.sources
+        sources = np.concatenate([sources, sources[rows]])
+        return replace(data, x=x, y=np.concatenate([data.y, flipped]), index=index, sources=sources)

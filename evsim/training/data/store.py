@@ -12,7 +12,6 @@ Sizes are checked whenever a store is opened; checksums when it was written and 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from evsim.base.documents import load_json
 from evsim.base.errors import DataError, Problem, report
 from evsim.base.vocabulary import IntArray
 from evsim.training.data.base import DataSet, Samples
 from evsim.training.data.gathered import Gathered, Pages
+from evsim.training.data.promises import check_npy
 
 FORMAT = "evsim-data"
 VERSION = 1
@@ -126,11 +127,14 @@ def open_store(folder: Path) -> OpenStore:
     _check_sizes(folder, manifest)
     try:
         pages = Pages(folder / INPUTS)
+        for name in manifest["files"]:
+            if name.endswith(".npy"):
+                check_npy(folder / name)
         y: NDArray[Any] = np.load(folder / LABELS, allow_pickle=False).astype(np.int64)
         offsets: NDArray[Any] | None = None
         if OFFSETS in manifest["files"]:
             offsets = np.load(folder / OFFSETS, allow_pickle=False).astype(np.int64)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, MemoryError) as error:
         raise DataError(f"{folder}: cannot be read: {error}; import it again") from error
     n_train = len(y) - int(manifest["test_samples"])
     fit = offsets is None or (offsets[0] == 0 and offsets[-1] == n_train and bool((np.diff(offsets) >= 0).all()))
@@ -194,10 +198,4 @@ def _check_sizes(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{path}: a JSON {type(found).__name__}; expected an object")
-    return found
+    return load_json(path, what="a file of a store", raising=DataError)

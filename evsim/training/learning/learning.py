@@ -55,7 +55,7 @@ class Setting:
         seed: of the run.
         precision: "float32", "float64", or "bfloat16" (float32 parameters, forward pass under autocast).
         device: where training runs.
-        cohort_goal: reports a server step wants; 0 if the aggregator has no such number.
+        cohort_goal: reports a server step is meant to have where it does not say; 0 if there is no such number.
         state_budget: bytes of client states kept in memory; what is more lies on disk.
         state_folder: where; None for a temporary folder.
     """
@@ -105,10 +105,19 @@ class Learning:
 
     @property
     def diverged(self) -> bool:
-        """Whether the current version holds a number that is not finite; looked at once per version, when asked."""
+        """Whether the current version, as clients get it, holds a number that is not finite.
+
+        Looked at once per version, when asked: in the precision of training, in which a number may be too large that
+        the server still holds.
+        """
         if self._looked_at[0] != self.version:
-            self._looked_at = self.version, not tree.is_finite({k: self._server[k] for k in ("model", "buffers")})
+            sent = {name: self._sent_as(self._server[name]) for name in ("model", "buffers")}
+            self._looked_at = self.version, not tree.is_finite(sent)
         return self._looked_at[1]
+
+    def _sent_as(self, leaves: Tree) -> Tree:
+        """Leaves in the precision of training; counters stay what they are."""
+        return {name: leaf.to(self._dtype) if leaf.is_floating_point() else leaf for name, leaf in leaves.items()}
 
     @property
     def plan(self) -> Mapping[str, object]:
@@ -154,12 +163,17 @@ class Learning:
 
     @part("merge")
     @limited_threads(1)  # an update is small, and waiting for a second thread can cost more than adding it
-    def apply(self, tasks: IntArray) -> Feedback:
+    def apply(self, tasks: IntArray, *, by: str = "", goal: int = 0) -> Feedback:
         """Train the tasks, merge their updates in (client, task) order, step the optimizer: the next version.
 
         Where the merge is a sum and nothing changes updates on their way, executors add up what they train. Without a
         single finite update nothing changes, and the feedback says so; nor where finite updates merge into one that is
         not, which then are all invalid: their clients' states stay as they were.
+
+        Args:
+            tasks: whose reports are used.
+            by: the aggregator process that makes the step.
+            goal: reports that a step of it is meant to have; 0: as the setting says.
 
         Raises:
             TrainingError: if the merge needs more updates; the model is then as it was.
@@ -167,7 +181,7 @@ class Learning:
         order = self._pending.in_order(tasks)
         with self._blaming("weighting"):
             weights = checked(self._method.weighting, self._pending.reports(order, self.version))
-        info = StepInfo(self.version, self._pending.n_clients, self._goal, len(order), self._seed)
+        info = StepInfo(self.version, self._pending.n_clients, goal or self._goal, len(order), self._seed, by)
         with self._blaming("merge"):
             acc = self._method.merge.init(self._server, info)
         if self._sums_suffice and isinstance(acc, WeightedSums) and not self._pending.some_are_trained:

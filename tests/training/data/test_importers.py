@@ -130,7 +130,7 @@ def test_leaf_floats_that_are_whole_are_labels_and_empty_users_can_be_left_out(t
     assert (shape_of(store), store.y.tolist()) == (("numbers", (2,), 6, 0), [5])
     (tmp_path / "g").mkdir()
     (tmp_path / "g/a.json").write_text("[", encoding="utf-8")
-    with pytest.raises(DataError, match=r"a\.json: not valid JSON"):
+    with pytest.raises(DataError, match=r"a\.json: line 1, column 2: not valid JSON"):
         import_data("leaf", str(tmp_path / "g"), tmp_path / "out2")
 
 

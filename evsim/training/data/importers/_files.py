@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evsim.base.errors import DataError, missing_extra
+from evsim.base.units import format_bytes
 from evsim.training.data.columns import channels_first
 
+_MOST_BYTES = 8 * 10**9  # unpacked
 _GZIP = b"\x1f\x8b"
 _EXACT = 1e-3  # of a byte, that a float may be off
 
@@ -65,10 +67,17 @@ def read_rows(path: Path, needed: set[str]) -> list[dict[str, str]]:
 def read_bytes(path: Path) -> bytes:
     """The content of a file, unpacked if it is gzip."""
     try:
-        raw = path.read_bytes()
-        return gzip.decompress(raw) if raw[:2] == _GZIP else raw
-    except (OSError, EOFError, zlib.error) as error:
+        if path.exists() and not path.is_file():  # a pipe would wait for ever
+            raise DataError(f"{path}: not a file")
+        with path.open("rb") as file:
+            zipped = file.read(2) == _GZIP
+        with gzip.open(path) if zipped else path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
+    if len(content) > _MOST_BYTES:
+        raise DataError(f"{path}: larger than {format_bytes(_MOST_BYTES)} unpacked; expected a smaller file")
+    return content
 
 
 def open_image(source: Any, *, size: int | None = None, colours: str | None = None) -> NDArray[np.uint8]:

@@ -5,12 +5,12 @@ Read with pyarrow alone; the package `datasets` is not needed.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evsim.base.documents import parse_json
 from evsim.base.errors import DataError, suggest
 from evsim.training.data.importers._arrow import Columns, as_table
 from evsim.training.data.importers._files import existing, existing_folder, read_bytes
@@ -121,17 +121,17 @@ def _label_names(schema: pa.Schema, y: str | None, table: Table) -> tuple[str, .
     notes = (schema.metadata or {}).get(b"huggingface")
     if notes is None or table.y.dtype.kind not in "iu":
         return None
-    features = json.loads(notes).get("info", {}).get("features", {})
+    features = _features(notes)
     named = {key: each["names"] for key, each in features.items() if isinstance(each, dict) and "names" in each}
     wanted = y if y in named else next((key for key in ("label", "fine_label", "character", "y") if key in named), None)
     return None if wanted is None else tuple(map(str, named[wanted]))
 
 
+def _features(notes: bytes) -> dict[str, Any]:
+    told = parse_json(notes, where="the schema's notes", what="notes of Hugging Face", raising=DataError)
+    features = told["info"].get("features") if isinstance(told.get("info"), dict) else None
+    return features if isinstance(features, dict) else {}
+
+
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(read_bytes(path))
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{path}: a JSON {type(found).__name__}; expected an object")
-    return found
+    return parse_json(read_bytes(path), where=str(path), what="a file of a data set", raising=DataError)

@@ -6,13 +6,13 @@ Files hold ``users``, ``num_samples`` and ``user_data``: for each user x and y. 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evsim.base.documents import parse_json
 from evsim.base.errors import DataError
 from evsim.training.data.importers._files import as_bytes, existing, read_bytes
 from evsim.training.data.importers.text import PAD, characters, encode
@@ -76,10 +76,8 @@ def _files(folder: Path) -> list[Path]:
 def _part(file: Path, *, drop_empty: bool) -> _Part:
     """Samples of one file, user after user."""
     try:
-        content = json.loads(read_bytes(file))
+        content = parse_json(read_bytes(file), where=str(file), what="LEAF's JSON", raising=DataError)
         data = {user: (content["user_data"][user]["x"], content["user_data"][user]["y"]) for user in content["users"]}
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: not valid JSON: {error}") from error
     except (KeyError, TypeError) as error:
         raise DataError(f"{file}: lacks {error}; expected users and user_data with x and y, as LEAF writes") from error
     sizes = []

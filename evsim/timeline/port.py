@@ -1,0 +1,84 @@
+"""The port for a client manager: all that the timeline asks of whoever keeps the clients.
+
+`ClientManager` satisfies it. Nothing in the timeline reaches past it, so another class can stand in its place.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from evsim.selection.base import ClientView
+
+if TYPE_CHECKING:
+    from evsim.base.vocabulary import BoolArray, FloatArray, IntArray
+    from evsim.selection.base import Answers, Outcomes, Query, Selector
+
+
+class ManagerPort(ClientView, Protocol):
+    """Who is registered, online, idle and busy; hears what happens, and chooses.
+
+    Clients are ids from 0 to n_clients - 1 in arrays of int64, instants are ms. It is also the `ClientView` that
+    selectors and aggregators look at. What a plain class needs, such as FedScale's client manager with one client per
+    call, is an adapter that
+
+    - loops over the arrays in `register_client`, `deregister_client`, `observe` and `register_feedback`, in the order
+      given, which is that of the instants: ``register_client(client, size, duration)`` at the first check-in,
+      ``register_feedback(client, reward, duration)`` of each entry of `Outcomes`;
+    - keeps who is online and who is busy (`assign`, `release`), since only those online and not busy are idle, and
+      hands only idle ones to ``resample(n, now)`` in `select_clients`;
+    - shows as its `selector` what the timeline asks of one before it tells it anything: `prompt` (feedback at each
+      report's instant), `memoryless` (feedback whenever there is time), `needs_utility` (a loss with each report) and
+      `asks` (whether `candidates` may name clients to query).
+
+    Only `select_clients` and `candidates` may draw; the same calls must give the same choice.
+    """
+
+    @property
+    def selector(self) -> Selector[Any]:
+        """Who chooses; the timeline reads only how it wants to be told."""
+
+    # what happens by itself
+
+    def register_client(
+        self,
+        clients: IntArray,
+        now: int | IntArray,
+        samples: IntArray | None = None,
+        declared_ms: FloatArray | None = None,
+    ) -> None:
+        """Devices check in, each at its instant, and declare their data size and their class's task duration."""
+
+    def deregister_client(self, clients: IntArray, now: int | IntArray) -> None:
+        """Devices check out; whether one of them works is not told."""
+
+    def observe(self, clients: IntArray, check_in: BoolArray, at: int | IntArray) -> None:
+        """Check-ins of devices that registered before, and check-outs, in order; a client may come more than once."""
+
+    # what the server does
+
+    def assign(self, clients: IntArray, *, counted: bool = True) -> None:
+        """Clients were given a task; a query is not counted as being selected."""
+
+    def release(self, clients: IntArray) -> None:
+        """The end or the loss of these clients' tasks became known."""
+
+    def register_feedback(self, reports: Outcomes) -> None:
+        """What became of tasks, in the order in which it was decided."""
+
+    # selection
+
+    def n_idle_among(self, among: BoolArray | None) -> int:
+        """How many of some clients are idle, a flag for each client; None: of all."""
+
+    def candidates(
+        self, n: int, now: int, number: int | None = None, *, who: str = "", among: BoolArray | None = None
+    ) -> Query | None:
+        """Whom to query before n clients are chosen; asked only where the selector `asks`."""
+
+    def register_answers(self, answers: Answers) -> None:
+        """What the queried clients answered; for the next selection."""
+
+    def select_clients(
+        self, n: int, now: int, number: int | None = None, *, who: str = "", among: BoolArray | None = None
+    ) -> IntArray:
+        """Min(n, idle) distinct idle clients, for the round `number` of the aggregator process `who`."""
