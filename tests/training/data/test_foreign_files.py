@@ -51,7 +51,7 @@ def users(**data):
 HEADER = b"client_id,sample_path,label_name,label_id\n"
 CONTENTS = [
     *(b"", b"hello\nworld\n", bytes(range(256)), b"[1, 2]", b"{}", b"null"),
-    *(gzip.compress(bytes(50)), gzip.compress(bytes(50))[:-6]),
+    *(gzip.compress(bytes(50), mtime=0), gzip.compress(bytes(50), mtime=0)[:-6]),
     *(users(), users(a=([None], [0])), users(a=([[1.0]], [None])), users(a=(["ab"], ["cd"])), users(a=([""], ["c"]))),
     *(users(a=(["ab", 3], ["c", 1])), users(a=([["1", "t"]], ["c"])), users(a=([[1.0]], [[0, 1]]))),
     *(pickle.dumps(each, 2) for each in ([1], {"data": [1], "labels": [0]})),
