@@ -27,6 +27,7 @@ BAD_INPUT = 2
 FAULT = 1  # of evsim itself
 _SIGNALLED = 128  # and the signal's number, as shells report it
 INTERRUPTED = _SIGNALLED + 2
+TERMINATED = _SIGNALLED + 15
 _LEAVING = ("click", "typer")  # packages whose exceptions are ways to leave
 _WIDE = 200  # columns when the output is no terminal: nothing is cut that a program may read
 

@@ -153,12 +153,16 @@ class RecordTable:
     Attributes:
         availability_every: spacing of the samples of how many clients are online.
         sessions: the sessions of all clients, not only of those that got tasks.
+        checkpoint_every: wall-clock time from one checkpoint to the next, at least; 0: never. Changes no result.
     """
 
     availability_every: Duration = 5 * MS_PER_MINUTE
     sessions: bool = False
+    checkpoint_every: Duration = 10 * MS_PER_MINUTE
 
     def __post_init__(self) -> None:
         every = self.availability_every
         require(every > 0, "availability_every must be > 0", availability_every=every)
         require(every >= MS_PER_SECOND, "availability_every must be at least 1 s, a row is written for each", ms=every)
+        saved = self.checkpoint_every
+        require(saved >= 0, "checkpoint_every must be >= 0", checkpoint_every=saved)

@@ -27,7 +27,7 @@ from evsim.timeline.ledger import Ledger
 from evsim.timeline.registration import Registration
 from evsim.timeline.world import World
 
-_WRITE_ROWS = 100_000  # finished rows kept before they go to the journal
+_WRITE_ROWS = 100_000  # finished rows kept before they go to the journal, unless the world wants them earlier
 
 
 @final
@@ -115,6 +115,7 @@ class LiveServer:
 
     def step(self, cohort: Cohort, reports: IntArray) -> tuple[Feedback, IntArray, bool]:
         """Merge the updates of these tasks; gives the feedback, each report's staleness, and whether it was a step."""
+        self._write()  # training may take long
         feedback = self.world.learning.apply(reports, by=cohort.by, goal=cohort.full_goal)
         staleness = self.version - self.ledger.column("version", reports)
         applied = bool(feedback.valid.any())
@@ -142,6 +143,7 @@ class LiveServer:
     def finish(self) -> None:
         """Write the rows of all tasks; those lost without the server's knowledge are told as lost."""
         self.settle()
+        self.feedback.tell()
         tasks, column = self.ledger.unresolved(), self.ledger.column
         lost = tasks[(column("ended_at", tasks) <= self.now) & (column("fate", tasks) == LOST)]
         self.ledger.set("outcome", lost, Outcome.DROPPED)
@@ -182,8 +184,8 @@ class LiveServer:
         self.n_processes -= 1
 
     def _write(self, *, everything: bool = False) -> None:
-        if everything or self.ledger.rows_in_memory >= self._write_at:
-            self.feedback.tell()
+        if everything or self.ledger.rows_in_memory >= self._write_at or self.world.write_now():
+            self.feedback.before_writing()
             rows = self.ledger.release(self.now, everything=everything)
             if rows is not None:
                 self.world.rows.append("tasks", self.ledger.as_table(rows))

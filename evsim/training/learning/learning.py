@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
@@ -232,6 +232,25 @@ class Learning:
         params, buffers = self._current()
         own = {**saved(self._model), **params, **buffers}
         return {name: leaf.cpu().numpy() for name, leaf in own.items()}
+
+    @property
+    def device(self) -> str:
+        """Where it trains."""
+        return str(self._device)
+
+    # -- checkpoints ------------------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> dict[str, Any]:
+        """All that a later run needs to go on from here, but the clients' states (`client_states.live`)."""
+        return {"version": self.version, "server": self._server, "pending": self._pending.kept()}
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """Become what `checkpoint` told of another run of the same method, model and data."""
+        self.version, self._server = kept["version"], kept["server"]
+        self._pending.restore(kept["pending"])
+        received = kept["pending"]["received"].get(str(self.version))
+        self._sent = None if received is None else (self.version, received)
+        self._looked_at = -1, False
 
     def close(self) -> None:
         """Release the executor and the client states."""
