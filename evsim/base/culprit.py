@@ -23,8 +23,8 @@ def explain(error: BaseException) -> str | None:
     """An error as a message with slot, class, client, task and model version, as far as they are known.
 
     Returns:
-        None if no plug-in has to do with it nor memory: then it is a fault of evsim, and its traceback is
-        needed.
+        None if no plug-in has to do with it, and memory was no matter: then it is a fault of evsim, and its traceback
+        is needed.
     """
     large = _too_large(error)
     if large is not None:

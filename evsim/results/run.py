@@ -54,7 +54,9 @@ class Run:
         told = self.scenario_tables
         known = {"seed": told["seed"]} if "seed" in told else {}
         name, start = told.get("name", self.folder.name), parse_time_of_day(told.get("start", "00:00"))
-        return {"name": name, **known, "start_ms": start, "end": {"at": self._last_instant(), "reason": "killed"}}
+        counts = {"server_steps": int(self.server_steps["applied"].sum()), "rounds": len(self.server_steps)}
+        end = {"at": self._last_instant(), "reason": "killed"}
+        return {"name": name, **known, "start_ms": start, "end": end, **counts}
 
     @cached_property
     def scenario_toml(self) -> str:
@@ -162,7 +164,10 @@ class Run:
         return read_table(self.folder, name, partial=self.partial)
 
     def _last_instant(self) -> int:
-        columns = (self.tasks["dispatched_at"], self.tasks["ended_at"], self.evaluations["at"])
+        """The latest instant that any table tells of."""
+        tables = (self.tasks, self.server_steps, self.evaluations, self.availability)
+        told = ("at", "dispatched_at", "ended_at", "known_at", "used_at", "closed_at")
+        columns = [table[name] for table in tables for name in told if name in table.columns]
         return max((int(column.max()) for column in columns if column.notna().any()), default=0)
 
     # -- the learning curve -----------------------------------------------------------------------------------------

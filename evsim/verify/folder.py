@@ -59,7 +59,7 @@ class Folder:
     @property
     def was_cut(self) -> bool:
         """Whether the run was ended from outside, between any two events."""
-        return str(self.manifest["end"]["reason"]).startswith(("interrupted", "error"))
+        return str(self.manifest["end"]["reason"]).startswith(("interrupted", "terminated", "error"))
 
     def setting(self, *path: str, default: Any = None) -> Any:
         """A key of the scenario."""

@@ -72,6 +72,7 @@ SLOTS = {
     "model": ("model", "", {"evsim.training.models.small:Softmax": ["build"]}),
     "dataset": ("data.dataset", "", {"evsim.training.data.synthetic:Synthetic": ["load"]}),
     "partition": ("data.partition", "", {"evsim.training.data.partition:Natural": ["split", "by_groups"]}),
+    "skew": ("data.skew", "level = 0.1", {"evsim.training.data.skew:Noise": ["refusal", "dtype", "apply"]}),
     "join": ("population.join", "", {"evsim.traces.population:Modulo": ["devices"]}),
 }
 #: Slots whose plug-ins are no dataclasses (tested by themselves).

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 MOST_BYTES = 4 * 10**9
 
 _HEAD = 65_536
+_FREE_BYTES = 256 * 10**6  # unpacked: so much is taken from any small file
+_MOST_RATIO = 200  # unpacked to packed, beyond that
 _GZIP = b"\x1f\x8b"
 
 
@@ -41,11 +43,12 @@ def read_bytes(path: Path) -> bytes:
         with path.open("rb") as file:
             zipped = file.read(2) == _GZIP
         with gzip.open(path) if zipped else path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
+            most = min(MOST_BYTES, max(_FREE_BYTES, _MOST_RATIO * path.stat().st_size)) if zipped else MOST_BYTES
+            content = file.read(most + 1)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise TraceError(f"{path}: cannot be read: {error}") from error
-    if len(content) > MOST_BYTES:
-        raise TraceError(f"{path}: larger than {format_bytes(MOST_BYTES)} unpacked; expected a smaller file")
+    if len(content) > most:
+        raise TraceError(f"{path}: larger than {format_bytes(most)} unpacked; expected a smaller file")
     return content
 
 

@@ -271,6 +271,7 @@ def _arrow_table(path: Path, content: bytes, body: int, names: list[str], delimi
     try:
         return read(csv.ParseOptions(delimiter=delimiter))
     except (pa.ArrowException, ValueError) as error:
+        _check_text(path, content)  # pyarrow would print a traceback for each such row
         try:  # again, row by row, for all that is wrong
             read(csv.ParseOptions(delimiter=delimiter, invalid_row_handler=note))
         except (pa.ArrowException, ValueError):
@@ -279,6 +280,16 @@ def _arrow_table(path: Path, content: bytes, body: int, names: list[str], delimi
             raise fail(path, _uneven(content, body, broken, names)) from error
         hint = "; save the file as UTF-8" if "UTF8" in str(error) else ""
         raise TraceError(f"{path}: not readable as CSV: {error}{hint}") from error
+
+
+def _check_text(path: Path, content: bytes) -> None:
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = len(_LINE_END.findall(content[: error.start])) + 1
+        raise TraceError(
+            f"{path}: not readable as CSV: line {line}: byte {error.start} is not UTF-8; save the file as UTF-8"
+        ) from error
 
 
 def _uneven(content: bytes, body: int, broken: list[Any], names: list[str]) -> list[Problem]:

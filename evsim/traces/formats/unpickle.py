@@ -16,11 +16,15 @@ from typing_extensions import override
 
 from evsim.base.errors import TraceError
 from evsim.traces.formats._files import read_bytes
+from evsim.traces.formats.prescan import prescan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+_CONTAINERS = (dict, list, tuple, set, frozenset)
+_DEEPEST = 200  # containers in containers
+_MOST_ITEMS = 500_000_000  # counted as often as they are shared
 _KINDS = "biufcSU"  # of NumPy types without references to objects
 
 
@@ -40,10 +44,12 @@ def loads_plain(content: bytes, where: str = "pickle") -> Any:
     >>> loads_plain(pickle.dumps({"a": [1, 2.5, "x"], "b": numpy.arange(2)}))
     {'a': [1, 2.5, 'x'], 'b': array([0, 1])}
     """
+    prescan(content, where)
     unpickler = _PlainUnpickler(BytesIO(content), where)
     try:
         loaded = unpickler.load()
-        return _finished(loaded) if unpickler.saw_numpy else loaded
+        _check_proportion(loaded, where)
+        return _finished(loaded, {}) if unpickler.saw_numpy else loaded
     except TraceError:
         raise
     except Exception as error:  # a broken pickle fails in any operation at all
@@ -60,13 +66,29 @@ class _PlainUnpickler(pickle.Unpickler):
     @override
     def find_class(self, module: str, name: str, /) -> Any:
         if (module, name) in _PLAIN:
-            return _PLAIN[module, name]
+            return _Only(_PLAIN[module, name])
         if (module.replace("numpy.core", "numpy._core"), name) in _NUMPY:  # NumPy 1 and 2
             self.saw_numpy = True
-            return _NUMPY[module.replace("numpy.core", "numpy._core"), name]
+            return _Only(_NUMPY[module.replace("numpy.core", "numpy._core"), name])
         raise TraceError(
             f"{self._where}: asks for {module}.{name}; expected plain containers, numbers, strings and NumPy arrays"
         )
+
+
+@final
+class _Only:
+    """A function that a pickle may call, and do nothing else with: BUILD would change it for everybody."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._call(*arguments)
+
+    def __setstate__(self, state: object) -> None:
+        raise TraceError("operation BUILD on a function; expected plain data")
 
 
 @final
@@ -129,24 +151,67 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _finished(made: Any) -> Any:
-    """A copy in which arrays and NumPy scalars take the place of their stand-ins."""
+def _check_proportion(made: Any, where: str) -> None:
+    """Refuse depth without end, and lists shared so often that their text would never end."""
+    sizes: dict[int, int] = {}
+
+    def size(value: Any, depth: int) -> int:
+        if depth > _DEEPEST:
+            raise TraceError(f"{where}: not a readable pickle: nested too deeply")
+        if id(value) not in sizes:
+            parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+            inner = [part for part in parts if isinstance(part, _CONTAINERS)]
+            sizes[id(value)] = len(parts) + sum(size(part, depth + 1) for part in inner)
+        return sizes[id(value)]
+
+    if isinstance(made, _CONTAINERS) and (items := size(made, 0)) > _MOST_ITEMS:
+        raise TraceError(f"{where}: not a readable pickle: stands for {items} items, one inside the other")
+
+
+def _finished(made: Any, known: dict[int, Any]) -> Any:
+    """A copy in which arrays and NumPy scalars take the place of their stand-ins; what is shared stays shared."""
     if isinstance(made, _Array | _Scalar):
         return made.value
     if isinstance(made, _Dtype):
         return made.type
-    if isinstance(made, dict):
-        return {_finished(key): _finished(value) for key, value in made.items()}
-    if isinstance(made, list | tuple | set | frozenset):
-        return type(made)(_finished(item) for item in made)
-    return made
+    if not isinstance(made, _CONTAINERS):
+        return made
+    if id(made) not in known:
+        if isinstance(made, dict):
+            known[id(made)] = {_finished(key, known): _finished(value, known) for key, value in made.items()}
+        else:
+            known[id(made)] = type(made)(_finished(item, known) for item in made)
+    return known[id(made)]
 
 
-_PLAIN: dict[tuple[str, str], Callable[..., Any]] = {
-    (module, kind.__name__): kind
-    for module in ("builtins", "__builtin__")
-    for kind in (set, frozenset, complex, bytes, bytearray)
-} | {("collections", "OrderedDict"): dict, ("_codecs", "encode"): _encode}
+def _bytes(*given: Any) -> bytes:
+    """`bytes`, of bytes: of a number it would take as much memory as the number says."""
+    return bytes(_sized(given))
+
+
+def _bytearray(*given: Any) -> bytearray:
+    return bytearray(_sized(given))
+
+
+def _sized(given: tuple[Any, ...]) -> bytes:
+    if not given:
+        return b""
+    if isinstance(given[0], str):
+        return _encode(*given)
+    if not isinstance(given[0], bytes | bytearray | list):
+        raise TraceError(f"bytes of {type(given[0]).__name__}; expected bytes")
+    return bytes(given[0])
+
+
+_PLAIN: dict[tuple[str, str], Callable[..., Any]] = (
+    {(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in (set, frozenset, complex)}
+    | {
+        (module, name): made
+        for module in ("builtins", "__builtin__")
+        for name, made in (("bytes", _bytes), ("bytearray", _bytearray))
+    }
+    | {("collections", "OrderedDict"): dict, ("_codecs", "encode"): _encode}
+)
 _NUMPY: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "dtype"): _Dtype,
     ("numpy", "ndarray"): _Array,

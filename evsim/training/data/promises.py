@@ -42,9 +42,12 @@ def check_npy(path: Path) -> None:
 
 
 def _check(stream: IO[bytes], size: int, name: str) -> None:
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+    except Exception as error:  # a broken header is broken Python, which fails in any way at all
+        raise ValueError(f"{name}: not a readable NumPy array: {error}") from error
     promised = math.prod(shape) * dtype.itemsize
     if not 0 <= promised <= size or any(each < 0 for each in shape):
         raise ValueError(f"{name} promises {promised} bytes in {size}")

@@ -126,10 +126,10 @@ def open_store(folder: Path) -> OpenStore:
     manifest = _manifest(folder)
     _check_sizes(folder, manifest)
     try:
-        pages = Pages(folder / INPUTS)
         for name in manifest["files"]:
             if name.endswith(".npy"):
                 check_npy(folder / name)
+        pages = Pages(folder / INPUTS)
         y: NDArray[Any] = np.load(folder / LABELS, allow_pickle=False).astype(np.int64)
         offsets: NDArray[Any] | None = None
         if OFFSETS in manifest["files"]:

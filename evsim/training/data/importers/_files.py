@@ -16,6 +16,8 @@ from evsim.base.units import format_bytes
 from evsim.training.data.columns import channels_first
 
 _MOST_BYTES = 8 * 10**9  # unpacked
+_FREE_BYTES = 256 * 10**6  # unpacked: so much is taken from any small file
+_MOST_RATIO = 200  # unpacked to packed, beyond that
 _GZIP = b"\x1f\x8b"
 _EXACT = 1e-3  # of a byte, that a float may be off
 
@@ -72,11 +74,12 @@ def read_bytes(path: Path) -> bytes:
         with path.open("rb") as file:
             zipped = file.read(2) == _GZIP
         with gzip.open(path) if zipped else path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
+            most = min(_MOST_BYTES, max(_FREE_BYTES, _MOST_RATIO * path.stat().st_size)) if zipped else _MOST_BYTES
+            content = file.read(most + 1)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
-    if len(content) > _MOST_BYTES:
-        raise DataError(f"{path}: larger than {format_bytes(_MOST_BYTES)} unpacked; expected a smaller file")
+    if len(content) > most:
+        raise DataError(f"{path}: larger than {format_bytes(most)} unpacked; expected a smaller file")
     return content
 
 

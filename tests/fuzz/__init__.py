@@ -1,0 +1,1 @@
+"""Inputs that nobody meant: seeded mutations of good files of every kind."""
