@@ -19,7 +19,7 @@ from tests.algorithms.oracle import CLASSES, INPUTS, Drive, client_rows, learnin
 
 PAGE = Path(__file__).parents[2].joinpath("docs", "extending.md").read_text()
 CODE = "\n\n".join(re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL))
-SCENARIO = re.findall(r"```toml\n(extends.*?)```", PAGE, flags=re.DOTALL)[0]
+SCENARIO = next(t for t in re.findall(r"```toml\n(extends.*?)```", PAGE, flags=re.DOTALL) if "my_method.py" in t)
 
 
 @pytest.fixture
