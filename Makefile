@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 RUN := OMP_NUM_THREADS=2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check fix fuzz test-all test-gpu bench bench-training bench-selection golden docs notebooks clean
+.PHONY: help venv demo test check fix fuzz test-all test-crash test-gpu bench bench-training bench-selection golden docs notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ fuzz: $(STAMP) ## mutated inputs of every kind; EVSIM_FUZZ_CASES=1000000 for a n
 
 test-all: $(STAMP) ## also the slow tests
 	$(RUN) $(BIN)/python -m pytest -m 'not gpu and not benchmark'
+
+test-crash: $(STAMP) ## kill 100 runs at random instants (KILLS=n: so many) and resume each until it ends
+	OMP_NUM_THREADS=1 EVSIM_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/crash
 
 test-gpu: $(STAMP) ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

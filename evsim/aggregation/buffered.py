@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -77,9 +76,9 @@ class Buffered(Aggregator):
     def run(self, server: Server) -> Process[None]:
         filling = _Filling(server, server.open_buffer(self.buffer_size), self._next_step(server.now))
         while not server.finished:
-            free = self.concurrency - server.in_flight
+            free, woke = self.concurrency - server.in_flight, server.now
             clients = (yield from server.select_clients(free, minimum=0)) if free else _NOBODY
-            heard = self._take_in(filling)  # what came while candidates were asked: new tasks get the newest model
+            heard = server.now > woke and self._take_in(filling)  # while candidates were asked: the model may be newer
             if len(clients) and not server.finished:
                 server.give(filling.buffer, clients, self.task_timeout)
             if not heard:
@@ -90,7 +89,9 @@ class Buffered(Aggregator):
         """Handle the reports that arrived and the period that is over; whether there was anything."""
         server = filling.server
         arrived, is_over = server.arrivals(), server.now >= filling.step_at
-        for report in takewhile(lambda _: not server.finished, arrived):
+        for report in arrived:
+            if server.finished:
+                break
             self._take(filling, report)
         if is_over and not server.finished:
             filling.step_at = self._next_step(server.now)

@@ -37,6 +37,8 @@ from evsim.base.errors import PolicyError, Problem, TrainingError, require
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_ACCOUNTED = (1e-6, 1e6)  # noise multipliers whose epsilon can be computed
+
 
 @final
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ class DpMean(StatefulMerge[DpSum]):
         z, rate, noise = self.noise_multiplier, self.clip_rate, self.count_noise
         require(isfinite(self.max_norm) and self.max_norm > 0, "max_norm must be > 0", max_norm=self.max_norm)
         require(isfinite(z) and z >= 0, "noise_multiplier must be >= 0", noise_multiplier=z)
+        least, most = _ACCOUNTED
+        require(z == 0 or least <= z <= most, f"noise_multiplier must be 0 or in [{least:g}, {most:g}]", given=z)
         require(self.cohort is None or self.cohort >= 1, "cohort must be >= 1", cohort=self.cohort)
         require(0 <= self.target_quantile <= 1, "0 <= target_quantile <= 1 must hold", given=self.target_quantile)
         require(isfinite(rate) and rate > 0, "clip_rate must be > 0", clip_rate=rate)

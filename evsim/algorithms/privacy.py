@@ -12,8 +12,8 @@ figure that papers usually print, as if the cohort were a Poisson sample, stands
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp, inf
-from typing import TYPE_CHECKING, Any, final
+from math import exp, inf, sqrt
+from typing import TYPE_CHECKING, final
 
 from evsim.base.errors import missing_extra, require
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from evsim.algorithms.dp import DpMean
+
+#: Epsilon beyond which nothing is guaranteed, and privacy loss distributions take gigabytes.
+_NO_GUARANTEE = 1_000.0
+_LITTLE_NOISE = 0.2
 
 
 @final
@@ -128,9 +132,13 @@ def epsilon_of_release(noise_multiplier: float, delta: float) -> float:
     """
     require(noise_multiplier > 0, "noise_multiplier must be > 0", noise_multiplier=noise_multiplier)
     require(0 < delta < 1, "0 < delta < 1 must hold", delta=delta)
+    return _epsilon(2 / noise_multiplier, delta)
+
+
+def _epsilon(mu: float, delta: float) -> float:
+    """Epsilon of Gaussian mechanisms that together are mu-GDP: multiplier z has mu = 1 / z, T of them sqrt(T) mu."""
     from scipy.optimize import brentq
 
-    mu = 2 / noise_multiplier
     if _gaussian_delta(0.0, mu) <= delta:
         return 0.0
     high = 1.0
@@ -147,13 +155,14 @@ def _gaussian_delta(epsilon: float, mu: float) -> float:
 
 
 def _poisson(z: float, rate: float, steps: int, delta: float) -> float:
-    """By privacy loss distributions, which are tight."""
+    """By privacy loss distributions, which are tight; exact, but not amplified, where those would take too long."""
     dp = _library()
+    whole = _epsilon(sqrt(steps) / z, delta)
+    if rate == 1 or whole > _NO_GUARANTEE or z < _LITTLE_NOISE:
+        return whole
     from dp_accounting import pld
 
-    event: Any = dp.GaussianDpEvent(z)
-    if rate < 1:
-        event = dp.PoissonSampledDpEvent(rate, event)
+    event = dp.PoissonSampledDpEvent(rate, dp.GaussianDpEvent(z))
     return float(pld.PLDAccountant().compose(event, steps).get_epsilon(delta))
 
 

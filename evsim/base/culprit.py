@@ -15,6 +15,7 @@ from evsim.base import registry
 from evsim.base.user_code import blame
 
 _SHOWN = 3  # frames of evsim
+_ALLOCATING = ("allocate memory", "out of memory", "Storage size calculation overflowed")  # torch's words
 _FACTS = ("client", "task", "version")  # of a task or a report, wherever one is at hand
 
 
@@ -22,8 +23,12 @@ def explain(error: BaseException) -> str | None:
     """An error as a message with slot, class, client, task and model version, as far as they are known.
 
     Returns:
-        None if no plug-in has to do with it: then it is a fault of evsim, and its traceback is needed.
+        None if no plug-in has to do with it, and memory was no matter: then it is a fault of evsim, and its traceback
+        is needed.
     """
+    large = _too_large(error)
+    if large is not None:
+        return large
     chain = list(_chain(error))
     frames = [frame for each in chain for frame, _ in traceback.walk_tb(each.__traceback__)]
     for frame in reversed(frames):
@@ -36,6 +41,15 @@ def explain(error: BaseException) -> str | None:
     head = blame(chain[-1], slot="", cls=" or ".join(suspects), details=_facts(frames)).strip()
     where = "".join(f"\n  {_place(frame)}" for frame in frames[-_SHOWN:])
     return f"{head}\nit seems to have given something that evsim cannot use, which is met in{where}"
+
+
+def _too_large(error: BaseException) -> str | None:
+    """What to say if something did not fit into memory, which libraries tell in their own ways."""
+    said = str(error).strip().partition("\n")[0]
+    torchs = isinstance(error, RuntimeError) and any(word in said for word in _ALLOCATING)
+    if torchs or isinstance(error, MemoryError):
+        return f"not enough memory ({said or type(error).__name__}); make the model, the data or the population smaller"
+    return None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -6,7 +6,7 @@ from evsim.cli.base import app
 from evsim.cli.check_command import check
 from evsim.cli.data_commands import data
 from evsim.cli.look_commands import describe, list_kinds
-from evsim.cli.run_command import run
+from evsim.cli.run_command import resume, run
 from evsim.cli.study_commands import compare, report, sweep
 from evsim.cli.trace_commands import traces
 from evsim.cli.verify_command import verify
@@ -14,6 +14,7 @@ from evsim.cli.verify_command import verify
 __all__ = ["app"]
 
 app.command()(run)
+app.command()(resume)
 app.command()(sweep)
 app.command()(compare)
 app.command()(report)

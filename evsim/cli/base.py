@@ -27,6 +27,7 @@ BAD_INPUT = 2
 FAULT = 1  # of evsim itself
 _SIGNALLED = 128  # and the signal's number, as shells report it
 INTERRUPTED = _SIGNALLED + 2
+TERMINATED = _SIGNALLED + 15
 _LEAVING = ("click", "typer")  # packages whose exceptions are ways to leave
 _WIDE = 200  # columns when the output is no terminal: nothing is cut that a program may read
 
@@ -165,8 +166,8 @@ def console() -> Console:
     """Where tables and progress go."""
     from rich.console import Console
 
-    found = Console(highlight=False, markup=False)
-    return found if found.is_terminal else Console(highlight=False, markup=False, width=_WIDE)
+    found = Console(highlight=False, markup=False, emoji=False)
+    return found if found.is_terminal else Console(highlight=False, markup=False, emoji=False, width=_WIDE)
 
 
 def say_table(rows: Sequence[Sequence[str]], *, headers: Sequence[str] = (), title: str = "") -> None:

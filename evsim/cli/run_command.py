@@ -8,17 +8,21 @@ from typing import Annotated, Literal
 
 import typer
 
-from evsim.cli.base import INTERRUPTED, Overrides, say, say_table
+from evsim.cli.base import INTERRUPTED, TERMINATED, Overrides, say, say_table
 
 _PLOT = "run.png"
+_CODES = {"interrupted": INTERRUPTED, "terminated": TERMINATED}
 
 
-def run(
+def run(  # noqa: PLR0913, PLR0917  the options of a command
     scenario: Annotated[str, typer.Argument(help="A scenario file, a run folder, or the name of a bundled scenario.")],
     override: Overrides = None,
     seed: Annotated[int | None, typer.Option(help="Same as -o seed=N.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; default: the next free runs/<name>-<n>.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where training runs.")] = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out DIR if it was interrupted or killed.")
+    ] = False,
     profiled: Annotated[bool, typer.Option("--profile", help="Say where the wall-clock time went.")] = False,
 ) -> None:
     """Run a scenario and write its run folder, with a plot."""
@@ -29,15 +33,35 @@ def run(
     from evsim.run.simulation import Simulation
     from evsim.scenario import Scenario
 
+    if resume and out is None:
+        raise typer.BadParameter("--resume needs --out DIR, the folder of the run to go on with")
     seeds = [] if seed is None else [f"seed={seed}"]
     chosen = Scenario.load(scenario, [*(override or ()), *seeds])
     watch = profile() if profiled else nullcontext()
     with cautioned(), claimed(out, chosen.name) as folder, progress(chosen.start) as show, watch as told:
-        Simulation(chosen, device=device).run(folder, show)
+        Simulation(chosen, device=device).run(folder, show, resume=resume)
     if told is not None:
         say("\n".join(told.lines()))
-    if conclude(folder) == "interrupted":
-        raise typer.Exit(INTERRUPTED)
+    raise typer.Exit(_CODES.get(conclude(folder), 0))
+
+
+def resume(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run that was interrupted or killed.")],
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where training runs.")] = "auto",
+) -> None:
+    """Go on with a run that was interrupted or killed; what it writes is what it would have written without."""
+    from evsim.cli.cautions import cautioned
+    from evsim.cli.progress import progress
+    from evsim.run.resuming import is_over, leave_over, scenario_of
+    from evsim.run.simulation import Simulation
+
+    if is_over(folder):
+        leave_over(folder)
+    else:
+        chosen = scenario_of(folder)
+        with cautioned(), progress(chosen.start) as show:
+            Simulation(chosen, device=device).run(folder, show, resume=True)
+    raise typer.Exit(_CODES.get(conclude(folder), 0))
 
 
 def conclude(folder: Path) -> str:

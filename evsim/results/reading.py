@@ -103,6 +103,8 @@ def _read_parquet(path: Path, name: str) -> pa.Table:
 def _names(path: Path) -> list[str]:
     try:
         names: list[str] = pq.read_schema(path).names
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
     return names

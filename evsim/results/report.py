@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evsim.base.errors import Problem, RunFolderError, report
 from evsim.results.arms import Arms, load_arms
 from evsim.results.caveats import comparison_caveats
 from evsim.results.comparison import compare, executors_in_words, in_words
@@ -51,6 +52,14 @@ def write_report(path: str | Path, out: str | Path) -> Path:
 
 def run_page(run: Run) -> str:
     """The page of one run."""
+    try:
+        return _run_page(run)
+    except (TypeError, ValueError) as error:  # of a figure: ids or instants of one table are not in another
+        problem = Problem(str(run.folder), f"tables that do not fit each other ({error})", "those of one run")
+        raise RunFolderError(report([problem])) from error
+
+
+def _run_page(run: Run) -> str:
     title = run.name if run.seed is None else f"{run.name}, seed {run.seed}"
     plots = [
         (

@@ -54,7 +54,9 @@ class Run:
         told = self.scenario_tables
         known = {"seed": told["seed"]} if "seed" in told else {}
         name, start = told.get("name", self.folder.name), parse_time_of_day(told.get("start", "00:00"))
-        return {"name": name, **known, "start_ms": start, "end": {"at": self._last_instant(), "reason": "killed"}}
+        counts = {"server_steps": int(self.server_steps["applied"].sum()), "rounds": len(self.server_steps)}
+        end = {"at": self._last_instant(), "reason": "killed"}
+        return {"name": name, **known, "start_ms": start, "end": end, **counts}
 
     @cached_property
     def scenario_toml(self) -> str:
@@ -162,7 +164,10 @@ class Run:
         return read_table(self.folder, name, partial=self.partial)
 
     def _last_instant(self) -> int:
-        columns = (self.tasks["dispatched_at"], self.tasks["ended_at"], self.evaluations["at"])
+        """The latest instant that any table tells of."""
+        tables = (self.tasks, self.server_steps, self.evaluations, self.availability)
+        told = ("at", "dispatched_at", "ended_at", "known_at", "used_at", "closed_at")
+        columns = [table[name] for table in tables for name in told if name in table.columns]
         return max((int(column.max()) for column in columns if column.notna().any()), default=0)
 
     # -- the learning curve -----------------------------------------------------------------------------------------
@@ -306,6 +311,9 @@ def _manifest(path: Path) -> dict[str, Any]:
     found = load_json(path, what="the manifest of a run", raising=RunFolderError)
     if not {"name", "seed", "start_ms", "end"} <= set(found):
         raise _refused(path, "keys are missing", "the manifest of a run")
+    end = found["end"]
+    if not isinstance(end, dict) or not isinstance(end.get("at"), int) or not isinstance(end.get("reason"), str):
+        raise _refused(path, f"end: {end!r}", "when and why the run ended: at, in ms, and reason")
     given = found.get("format", 1)
     if not isinstance(given, int) or given > FORMAT:
         told = f"format {given!r}, written by evsim {found.get('evsim', '?')}"

@@ -17,7 +17,7 @@ from evsim.base.lock import holder
 
 STUDY_FILE = "study.json"
 #: A run's end that is none: such a run is made again.
-BROKEN_ENDS = ("interrupted", "error")
+BROKEN_ENDS = ("interrupted", "terminated", "error")
 
 
 class State(StrEnum):

@@ -71,6 +71,7 @@ class Parts:
         true_model_bytes: size of the dense model that is really trained.
         wire_bytes: what a message down and up is charged.
         caveats: what runs, but cannot mean what it seems to.
+        data_digest: of the clients' samples and the test set; "" without `[data]`.
     """
 
     device: str
@@ -80,6 +81,7 @@ class Parts:
     true_model_bytes: int
     wire_bytes: tuple[int, int]
     caveats: tuple[Caveat, ...] = ()
+    data_digest: str = ""
 
 
 def assemble(scenario: Scenario, device: str) -> Parts:
@@ -94,7 +96,8 @@ def assemble(scenario: Scenario, device: str) -> Parts:
         warnings.warn(str(caveat), CaveatWarning, stacklevel=3)
     learning = None if opened.model is None else learning_of(scenario, opened, scenario.executor)
     size = total_bytes(opened.wires)
-    return Parts(opened.device, opened.samples, opened.population, learning, size, opened.wire_bytes, said)
+    digest = "" if opened.data is None else opened.data.digest()
+    return Parts(opened.device, opened.samples, opened.population, learning, size, opened.wire_bytes, said, digest)
 
 
 def open_all(scenario: Scenario, device: str) -> Opened:
@@ -211,6 +214,7 @@ def _load_data(scenario: Scenario) -> FederatedData | None:
         n_clients=scenario.population.clients,
         seed=scenario.seed,
         folder=scenario.folder,
+        client_test_fraction=table.client_test_fraction,
     )
     data = data if table.skew is None else skewed(data, table.skew, scenario.seed)
     return data if table.label_flip is None else table.label_flip.transform(data, scenario.seed)

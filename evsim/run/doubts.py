@@ -110,6 +110,31 @@ def _shared_samples(_scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
         )
 
 
+def _held_out(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
+    """What evaluations on clients are of: samples seen in training, or held-out ones that not everybody has."""
+    data = opened.data
+    if data is None or not scenario.evaluation.per_client:
+        return
+    if data.held is None:
+        yield Caveat(
+            "seen_in_training",
+            "clients are evaluated on the samples that they train on",
+            "evaluation.per_client without data.client_test_fraction",
+            "set data.client_test_fraction",
+        )
+        return
+    held = np.diff(data.held.offsets)
+    having = (held > 0) | (data.sizes > 0)
+    lacking = int((having & (held == 0)).sum()), int((having & (data.sizes == 0)).sum())
+    if any(lacking):
+        yield Caveat(
+            "held_out",
+            "not every client with data has samples to train on and others to be evaluated on",
+            f"of {int(having.sum())} clients {lacking[0]} have none held out, {lacking[1]} have only such",
+            "more samples per client, or another data.client_test_fraction",
+        )
+
+
 def _charged_size(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
     """A model that stands for a bigger one should stand for its work, too."""
     cost, true = scenario.cost, total_bytes(opened.wires)
@@ -131,5 +156,6 @@ _CHECKS: tuple[Callable[[Scenario, Opened], Iterator[Caveat]], ...] = (
     _devices,
     _few_online,
     _shared_samples,
+    _held_out,
     _charged_size,
 )

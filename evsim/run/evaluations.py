@@ -25,7 +25,7 @@ class Evaluations:
 
     Args:
         table: the scenario's `[evaluation]`.
-        learning: holds the model.
+        measure: gives the metrics of the current version.
         server: tells the version.
         rows: where rows go.
         on_evaluation: called after each evaluation with its trigger and the metrics.
@@ -34,12 +34,12 @@ class Evaluations:
     def __init__(
         self,
         table: EvaluationTable,
-        learning: Learning,
+        measure: Callable[[], dict[str, float]],
         server: LiveServer,
         rows: Rows,
         on_evaluation: Callable[[str, Mapping[str, float]], None],
     ) -> None:
-        self._table, self._learning, self._server, self._rows = table, learning, server, rows
+        self._table, self._measure, self._server, self._rows = table, measure, server, rows
         self._on_evaluation = on_evaluation
         self._known: tuple[int, dict[str, float]] = (-1, {})  # version and its metrics
         self._told_version = -1
@@ -75,12 +75,9 @@ class Evaluations:
 
     def _metrics(self) -> dict[str, float]:
         """Metrics of the current version, computed once per version."""
-        version, size = self._server.version, self._table.batch_size
+        version = self._server.version
         if self._known[0] != version:
-            metrics = self._learning.evaluate(size)
-            if self._table.per_client:
-                metrics |= _spread(self._learning.evaluate_clients(size))
-            self._known = version, metrics
+            self._known = version, self._measure()
         return self._known[1]
 
     def _write(self, trigger: str, metrics: Mapping[str, float]) -> None:
@@ -94,6 +91,12 @@ class Evaluations:
             "value": list(metrics.values()),
         }
         self._rows.append("evaluations", columns)
+
+
+def metrics_of(learning: Learning, table: EvaluationTable) -> dict[str, float]:
+    """Metrics of the current model as the table wants them."""
+    metrics = learning.evaluate(table.batch_size)
+    return metrics | _spread(learning.evaluate_clients(table.batch_size)) if table.per_client else metrics
 
 
 def _spread(values: Mapping[str, Any]) -> dict[str, float]:

@@ -32,7 +32,7 @@ def manifest(scenario: Scenario, parts: Parts, server: LiveServer, reason: str, 
     return {
         "format": FORMAT,
         "evsim": installed_version("evsim"),
-        "versions": _versions(),
+        "versions": versions(),
         "name": scenario.name,
         "seed": scenario.seed,
         "start_ms": scenario.start,
@@ -45,7 +45,7 @@ def manifest(scenario: Scenario, parts: Parts, server: LiveServer, reason: str, 
         "server_steps": server.version,
         "rounds": server.rounds,
         "timeline_hash": server.timeline_hash,
-        "trace_hash": _trace_hash(parts.population),
+        "trace_hash": trace_hash(parts.population),
         "caveats": [caveat.to_json() for caveat in parts.caveats],
         "population": _population(parts),
         "cost": _cost(scenario, parts),
@@ -110,15 +110,19 @@ def _privacy(scenario: Scenario, n_clients: int, steps: int) -> dict[str, Any] |
         found = asdict(account(merge, sampling(scenario, n_clients), steps))
     except MissingExtraError as error:
         return {"epsilon": None, "warnings": [str(error)]}
+    except (ArithmeticError, ValueError, MemoryError) as error:  # no reason to lose a run
+        return {"epsilon": None, "warnings": [f"the account of privacy failed: {type(error).__name__}: {error}"]}
     return {name: str(value) if value == inf else value for name, value in found.items()}
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that results depend on."""
     packages = ("torch", "numpy", "simpy", "pandas", "pyarrow")
     return {"python": platform.python_version(), **{name: installed_version(name) for name in packages}}
 
 
-def _trace_hash(population: Population) -> str:
+def trace_hash(population: Population) -> str:
+    """Digest of the sessions and speeds of all clients."""
     trace, speed = population.availability, population.speed
     digest = hashlib.blake2b(digest_size=16)
     for column in (trace.offsets, trace.starts, trace.stops, trace.period):

@@ -1,7 +1,7 @@
-"""Whether each thing that happens by itself is an event of its own, or everything is settled in bulk.
+"""What real time decides: whether each thing that happens by itself is an event of its own, and when rows are written.
 
-The log is the same both ways, so `auto` may look at real time: it begins with events where a model is trained, and goes
-on in bulk once events have cost more than a tenth of the run.
+Instead of by events all may be settled in bulk. The log is the same both ways, so `auto` may look at real time: it
+begins with events where a model is trained, and goes on in bulk once events have cost more than a tenth of the run.
 """
 
 from __future__ import annotations
@@ -18,6 +18,22 @@ if TYPE_CHECKING:
 _EVENT_S = 8e-6  # what an event costs at most: SimPy's step, and what is done in it
 _SHARE = 0.1
 _ENOUGH = 20_000  # events before anybody judges
+
+
+@final
+class Every:
+    """True at most once in so many seconds of wall clock, when asked."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._last = seconds, time.perf_counter()
+
+    def __call__(self) -> bool:
+        """Whether it is time again."""
+        now = time.perf_counter()
+        due = now - self._last >= self._seconds
+        if due:
+            self._last = now
+        return due
 
 
 @final

@@ -1,7 +1,8 @@
 """The run folder: rows go to an append-only journal and become Parquet when the run ends.
 
 A killed run leaves its journal behind (a Parquet file cut short has no footer and is lost; an Arrow stream can be read
-up to its last batch). Every other file is written under a temporary name and renamed.
+up to its last batch). A thread brings waiting rows to the journal every few seconds, however long a step trains. Every
+other file is written under a temporary name and renamed.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import itertools
 import json
 import os
 import shutil
+import threading
 import time
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -29,8 +32,10 @@ from evsim.base.vocabulary import Outcome
 from evsim.run.schema import TABLES
 
 _BATCH_ROWS = 65_536
-_FLUSH_EVERY_S = 5.0  # wall-clock: what a killed run loses at most
+_GROUP_ROWS = 2 * _BATCH_ROWS  # of a Parquet file, however the rows came
+_FLUSH_EVERY_S = 2.0  # wall-clock
 _JOURNAL = "journal"
+_NEW_JOURNAL = "journal.resumed"
 _SCENARIO = "scenario.toml"
 _LABELS = pa.array([outcome.label for outcome in Outcome])
 _FIRST = {name: fields(table)[0].name for name, table in TABLES.items()}
@@ -54,20 +59,28 @@ class Recorder:
     """Writes one run folder.
 
     Args:
-        folder: created; must not exist or be empty.
+        folder: created; must not exist or be empty, unless it is gone on with.
+        again: the folder holds a run that goes on: it stays as it is until `replace`.
 
     Raises:
         RunFolderError: if the folder holds something already or cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, again: bool = False) -> None:
         self._folder = folder
-        self._journal = folder / _JOURNAL
+        self._journal = folder / (_NEW_JOURNAL if again else _JOURNAL)
+        self.owns_folder = not again  # whether what lies in the folder is of this run
         self._buffers: dict[str, list[Mapping[str, Any]]] = {name: [] for name in TABLES}
         self._rows = dict.fromkeys(TABLES, 0)
         self._flushed = time.perf_counter()
         self._closed = False
-        _create(folder)
+        self._lock, self._over = threading.RLock(), threading.Event()
+        self._watch: threading.Thread | None = None
+        self._failed: Exception | None = None  # what went wrong in the thread
+        if again:
+            shutil.rmtree(self._journal, ignore_errors=True)
+        else:
+            _create(folder)
         self._journal.mkdir()
         self._schemas = {name: schema(name) for name in TABLES}
         self._writers = {
@@ -80,9 +93,27 @@ class Recorder:
         """Where the run is written."""
         return self._folder
 
+    def replace(self) -> None:
+        """What was told again reaches as far as what the folder holds: it takes the place of it."""
+        if self.owns_folder:
+            return
+        with self._lock:
+            for path in (self._folder / "manifest.json", *self._folder.glob("*.parquet"), *self._folder.glob("model*")):
+                path.unlink(missing_ok=True)
+            shutil.rmtree(self._folder / _JOURNAL, ignore_errors=True)
+            self._journal = self._journal.rename(self._folder / _JOURNAL)
+            self.owns_folder = True
+
+    def abandon(self) -> None:
+        """Leave the folder as it was before."""
+        self._stop_watching()
+        for writer in self._writers.values():
+            writer.close()
+        shutil.rmtree(self._journal, ignore_errors=True)
+
     def keep_scenario(self, text: str) -> None:
         """Write the resolved scenario, before anything happens: a killed run then says what it was."""
-        _atomically(self._folder / _SCENARIO, lambda path: path.write_text(text, encoding="utf-8"))
+        atomically(self._folder / _SCENARIO, lambda path: path.write_text(text, encoding="utf-8"))
 
     @part("recording")
     def append(self, table: str, columns: Mapping[str, Any]) -> None:
@@ -90,8 +121,12 @@ class Recorder:
 
         `outcome` comes as codes of `events.Outcome`; in nullable columns -1 means null.
         """
-        self._buffers[table].append(columns)
-        self._rows[table] += len(columns[_FIRST[table]])
+        if self._watch is None:
+            self._watch = threading.Thread(target=self._flush_always, name="evsim-journal", daemon=True)
+            self._watch.start()
+        with self._lock:
+            self._buffers[table].append(columns)
+            self._rows[table] += len(columns[_FIRST[table]])
         if self._rows[table] >= _BATCH_ROWS:
             self.flush(table)
         elif time.perf_counter() - self._flushed > _FLUSH_EVERY_S:
@@ -100,14 +135,34 @@ class Recorder:
     @part("recording")
     def flush(self, *tables: str) -> None:
         """Bring buffered rows to the journal, of all tables unless some are named."""
-        for name in tables or TABLES:
-            batches = self._buffers[name]
-            self._buffers[name], self._rows[name] = [], 0
-            if batches:
-                arrays = [_column(field, [batch[field.name] for batch in batches]) for field in self._schemas[name]]
-                self._writers[name].write_batch(pa.record_batch(arrays, schema=self._schemas[name]))
-        if not tables:
-            self._flushed = time.perf_counter()
+        self._flush(*tables)
+        if self._failed is not None:
+            raise self._failed
+
+    def _flush(self, *tables: str) -> None:
+        with self._lock:
+            for name in tables or TABLES:
+                batches = self._buffers[name]
+                self._buffers[name], self._rows[name] = [], 0
+                if batches:
+                    arrays = [_column(field, [batch[field.name] for batch in batches]) for field in self._schemas[name]]
+                    self._writers[name].write_batch(pa.record_batch(arrays, schema=self._schemas[name]))
+            if not tables:
+                self._flushed = time.perf_counter()
+
+    def _stop_watching(self) -> None:
+        self._over.set()
+        if self._watch is not None:
+            self._watch.join()
+
+    def _flush_always(self) -> None:
+        """In a thread of its own: a step may train for minutes, and rows from before it wait."""
+        while not self._over.wait(_FLUSH_EVERY_S):
+            try:
+                self._flush()
+            except Exception as error:  # told where the run can hear it
+                self._failed = error
+                return
 
     @part("recording")
     def close(self) -> None:
@@ -115,11 +170,12 @@ class Recorder:
         if self._closed:
             return
         self._closed = True
+        self._stop_watching()
         self.flush()
         for name, writer in self._writers.items():
             writer.close()
             source = self._journal / f"{name}.arrows"
-            _atomically(self._folder / f"{name}.parquet", lambda path, source=source: _to_parquet(source, path))
+            atomically(self._folder / f"{name}.parquet", partial(_to_parquet, source))
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A table as it was written, or some columns of it; `close` first."""
@@ -139,10 +195,10 @@ class Recorder:
         self.close()
         if tensors is not None:
             whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}  # keeps scalars as they are
-            _atomically(self._folder / f"{model}.safetensors", lambda path: save_file(whole, str(path)))
+            atomically(self._folder / f"{model}.safetensors", lambda path: save_file(whole, str(path)))
         self.keep_scenario(scenario_toml)
         text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
-        _atomically(self._folder / "manifest.json", lambda path: path.write_text(text, encoding="utf-8"))
+        atomically(self._folder / "manifest.json", lambda path: path.write_text(text, encoding="utf-8"))
         shutil.rmtree(self._journal)  # last: a folder with a journal was not finished
 
 
@@ -205,11 +261,23 @@ def _to_parquet(source: Path, target: Path) -> None:
         deltas = {field.name: "DELTA_BINARY_PACKED" for field in layout if pa.types.is_integer(field.type)}
         options = {"use_dictionary": texts, "column_encoding": deltas, "compression": "zstd", "compression_level": 1}
         with pq.ParquetWriter(str(target), layout, **options) as writer:
-            for batch in reader:
-                writer.write_batch(batch)
+            for group in _groups(reader):
+                writer.write_table(group, row_group_size=_GROUP_ROWS)
 
 
-def _atomically(path: Path, write: Any) -> None:
+def _groups(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
+    """Rows in groups of one size: a table's file does not tell when its rows were flushed."""
+    rest = pa.Table.from_batches([], schema=reader.schema)
+    for batch in reader:
+        rest = pa.concat_tables([rest, pa.Table.from_batches([batch])])
+        while len(rest) >= _GROUP_ROWS:
+            yield rest.slice(0, _GROUP_ROWS).combine_chunks()
+            rest = rest.slice(_GROUP_ROWS)
+    if len(rest):
+        yield rest.combine_chunks()
+
+
+def atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write under a temporary name, bring it to the disk, rename: a reader sees the whole file or none."""
     temporary = path.with_name(path.name + ".tmp")
     write(temporary)

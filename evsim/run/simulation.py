@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,18 +14,23 @@ import numpy as np
 
 from evsim.algorithms.base import ClientRule, PartialWork
 from evsim.base.errors import EvsimError
+from evsim.base.outside import Stopped
 from evsim.base.profiling import part
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import Rank
 from evsim.cost.pricing import Pricing
 from evsim.run.assembly import Parts, assemble
-from evsim.run.evaluations import Evaluations
+from evsim.run.checkpoints import Checkpoints, Saved
+from evsim.run.evaluations import Evaluations, metrics_of
+from evsim.run.feedback import Telling
 from evsim.run.manifest import manifest, with_measured
 from evsim.run.named import Named
 from evsim.run.online import OnlineCounts
-from evsim.run.pace import Pace
+from evsim.run.pace import Every, Pace
 from evsim.run.reachable import sessions_of
 from evsim.run.recorder import Recorder
+from evsim.run.resuming import Place, is_over, leave_over, resume_folder, scenario_of
+from evsim.run.signals import REASONS, Signals
 from evsim.run.stops import Stops
 from evsim.scenario import Scenario
 from evsim.timeline.audience import Audience, RunFacts
@@ -37,8 +40,10 @@ from evsim.timeline.server import LiveServer
 from evsim.timeline.sessions import Sessions
 from evsim.timeline.world import NoLearning, World
 from evsim.traces.availability import Edges
+from evsim.training.learning.learning import Learning
 
 _PROGRESS_EVERY_S = 0.1
+_WRITE_EVERY_S = 2.0  # with as much in the recorder, a killed run loses less than 5 s
 
 
 @final
@@ -77,25 +82,50 @@ class Simulation:
         self.scenario = scenario
         self._device, self._listeners = device, tuple(listeners)
 
-    def run(self, out: str | Path, on_progress: Callable[[Snapshot], None] | None = None) -> Path:
-        """Run to the end and write the run folder `out`; returns its path.
-
-        SIGINT ends the run cleanly, and so does an error: what happened so far is a valid run folder.
+    @classmethod
+    def resume(cls, folder: str | Path, *, device: str = "auto", listeners: Sequence[object] = ()) -> Path:
+        """Go on with the run in a folder that was interrupted or killed, and return the folder: `run` with `resume`.
 
         Raises:
-            EvsimError: if the scenario cannot be run, or the folder exists or cannot be written.
+            EvsimError: if no such run lies there, or what it depends on has changed.
         """
-        began = time.perf_counter()
-        parts = assemble(self.scenario, self._device)
-        listeners = [spec.make() for spec in self.scenario.listener]
-        audience = Audience([*listeners, *self._listeners])
-        recorder = Recorder(Path(out))
-        recorder.keep_scenario(self.scenario.to_toml())
-        live = _Live(self.scenario, parts, recorder, audience, began)
-        live.on_progress = on_progress
-        with _interruptible(live.interrupt):
-            live.run()
-        return Path(out)
+        if is_over(Path(folder)):
+            leave_over(Path(folder))
+            return Path(folder)
+        scenario = scenario_of(Path(folder))
+        return cls(scenario, device=device, listeners=listeners).run(folder, resume=True)
+
+    def run(
+        self, out: str | Path, on_progress: Callable[[Snapshot], None] | None = None, *, resume: bool = False
+    ) -> Path:
+        """Run to the end and write the run folder `out`; returns its path.
+
+        With `resume` a run in the folder that was interrupted or killed goes on: its timeline is simulated again up to
+        the newest checkpoint, without training, and what it writes is, bit for bit, what it would have written. With
+        nothing in the folder it is started; a run that is over stays as it is.
+
+        SIGINT, SIGTERM and SIGHUP end a run cleanly, and so does an error: what happened so far is a valid run folder.
+
+        Raises:
+            EvsimError: if the scenario cannot be run, the folder exists or cannot be written, or what the run to be
+                resumed depends on has changed.
+        """
+        began, folder = time.perf_counter(), Path(out)
+        if resume and is_over(folder):
+            leave_over(folder, self.scenario)
+            return folder
+        with Place(folder, self.scenario, resume=resume) as place:
+            parts = assemble(place.pinned, self._device)
+            listeners = [spec.make() for spec in self.scenario.listener]
+            audience = Audience([*listeners, *self._listeners])
+            live = _Live(self.scenario, parts, place.recorder(parts), audience, began)
+            live.on_progress = on_progress
+            if place.saved is not None:
+                live.go_on_from(place.saved)
+            with live.signals.heard(live.interrupt):
+                live.run()
+            place.is_over = live.is_over
+        return folder
 
 
 @final
@@ -104,30 +134,36 @@ class _Live:
 
     def __init__(self, scenario: Scenario, parts: Parts, recorder: Recorder, audience: Audience, began: float) -> None:
         self._scenario, self._parts, self._recorder, self._audience = scenario, parts, recorder, audience
-        self._began, self._last_progress = began, 0.0
+        self._began, self._last_progress, self._is_over = began, 0.0, False
         self._pace = Pace(scenario.engine, trains=parts.learning is not None, wanted=_wants_events(scenario, audience))
         self.on_progress: Callable[[Snapshot], None] | None = None
+        self.signals = Signals()
         self._clock = Clock()
         replay = Sessions(parts.population.availability, self._on_window)
         self._online = OnlineCounts(len(replay.online_at_start()), scenario.record.availability_every)
+        self._checkpoints: Checkpoints | None = None
+        telling = self._telling = None if parts.learning is None else self._tells(parts.learning)
         self._server = LiveServer(self._world(replay), self._on_step)
-        learning = parts.learning
-        self._stops = Stops(scenario.stop, self._server.end, lambda: learning is not None and learning.diverged)
+        self._stops = Stops(scenario.stop, self._server.end, lambda: telling is not None and telling.diverged)
         self._evaluations: Evaluations | None = None
-        if learning is not None:
-            self._evaluations = Evaluations(scenario.evaluation, learning, self._server, recorder, self._on_evaluation)
+        if telling is not None and parts.learning is not None:
+            measure = partial(telling.metrics, partial(metrics_of, parts.learning, scenario.evaluation))
+            self._evaluations = Evaluations(scenario.evaluation, measure, self._server, recorder, self._on_evaluation)
 
     def interrupt(self) -> None:
-        """End at the next event."""
-        self._server.end("interrupted")
+        """End at the next event, with the reason of the signal that was heard."""
+        self._clock.pause()
 
     def run(self) -> None:
         """Move the clock to the end, then write the rest of the folder."""
         error = ""
+        if self._telling is None or not self._telling.replays:
+            self._recorder.replace()
         try:
             self._start()
             with part("timeline"):
                 self._clock.run()
+                self._end_if_asked()
             if not self._server.end_reason:
                 self._server.end("nothing_left")
             self._server.settle()  # listeners hear of what happened since the last decision, and then of the end
@@ -135,14 +171,52 @@ class _Live:
                 self._evaluations.at_end()
             self._audience.tell("ended", self._clock.now, self._server.end_reason)
         except BaseException as problem:
-            error = f"error: {problem}"
+            broken_off = (
+                isinstance(problem, KeyboardInterrupt) and bool(self.signals.reason) and self._recorder.owns_folder
+            )
+            error = self.signals.reason if broken_off else f"error: {problem}"
             with suppress(EvsimError):
                 self._server.settle()
             with suppress(EvsimError):  # listeners close their files
                 self._audience.tell("ended", self._clock.now, error)
-            raise
+            if not broken_off:
+                raise
         finally:
-            self._finish(error)
+            if self._recorder.owns_folder:
+                self._finish(error)
+            else:
+                self._leave()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it ended by itself, and all is written."""
+        return self._is_over
+
+    def go_on_from(self, saved: Saved) -> None:
+        """Simulate again what happened up to a checkpoint, without training, and go on from there."""
+        if self._telling is not None and self._checkpoints is not None:
+            self._telling.replay(saved.answers, partial(self._caught_up, self._checkpoints, saved))
+
+    def _caught_up(self, checkpoints: Checkpoints, saved: Saved) -> None:
+        checkpoints.go_on(saved)
+        self._recorder.replace()
+
+    def _tells(self, learning: Learning) -> Telling:
+        folder, every = resume_folder(self._recorder.folder), self._scenario.record.checkpoint_every
+        checkpoints = Checkpoints(folder, learning, every, lambda: self._server.timeline_hash)
+        self._checkpoints = checkpoints
+        return Telling(learning, breakable=self.signals.training, on_answer=checkpoints.heard)
+
+    def _end_if_asked(self) -> None:
+        """A signal stopped the clock between two events: end at this instant, after everything else of it."""
+        if not self.signals.reason:
+            return
+        if not self._recorder.owns_folder:
+            raise Stopped(self.signals.number)  # nothing happened yet that had not happened before
+        if self._checkpoints is not None and not self._server.finished:
+            self._checkpoints.save()
+        self._server.end(self.signals.reason)
+        self._clock.go_on()
 
     def _world(self, replay: Sessions) -> World:
         scenario, parts = self._scenario, self._parts
@@ -157,12 +231,13 @@ class _Live:
             work=scenario.client_rule.work,
             partial=_partial(scenario.client_rule),
             wire_bytes=parts.wire_bytes,
-            learning=NoLearning() if parts.learning is None else parts.learning,
+            learning=NoLearning() if self._telling is None else self._telling,
             rows=Named(self._recorder, pricing, scenario.client_rule.schedule),
             seed=scenario.seed,
             horizon=FOREVER if scenario.stop.virtual_time is None else scenario.stop.virtual_time,
             audience=self._audience,
             by_events=self._pace.by_events,
+            write_now=Every(_WRITE_EVERY_S),
         )
 
     def _start(self) -> None:
@@ -248,6 +323,14 @@ class _Live:
         if parts.learning is not None:
             parts.learning.close()
 
+        self._is_over = not error and server.end_reason not in REASONS.values()
+
+    def _leave(self) -> None:
+        """It never came as far as the run that it should go on with: that stays as it is."""
+        self._recorder.abandon()
+        if self._parts.learning is not None:
+            self._parts.learning.close()
+
     def _client_rows(self) -> dict[str, Any]:
         population, samples = self._parts.population, self._parts.samples
         return {
@@ -273,21 +356,3 @@ def _wants_events(scenario: Scenario, audience: Audience) -> str:
 
 def _partial(rule: ClientRule) -> PartialWork | None:
     return rule if isinstance(rule, PartialWork) and rule.partial_work else None
-
-
-@contextmanager
-def _interruptible(end: Callable[[], None]) -> Iterator[None]:
-    """The first SIGINT ends the run at its next event; a second one breaks it off."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def once(*_: object) -> None:
-        signal.signal(signal.SIGINT, before)
-        end()
-
-    before = signal.signal(signal.SIGINT, once)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

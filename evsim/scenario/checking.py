@@ -32,6 +32,8 @@ from evsim.scenario.hints import (
 
 Tables = dict[str, Any]
 
+_MOST = 10**15  # of integers: products with another stay integers of 64 bits, or are refused where they are made
+
 #: Stands for a value that could not be made; the problem is on the list.
 FAILED: Final = object()
 
@@ -191,6 +193,9 @@ class Checker:
             return False
         if isinstance(given, float) and not math.isfinite(given):
             self.add(at, str(given), "a finite number")
+            return False
+        if isinstance(given, int) and abs(given) > _MOST and not at.endswith("seed"):
+            self.add(at, str(given), f"an integer of at most {_MOST:,}".replace(",", "_"))
             return False
         return True
 

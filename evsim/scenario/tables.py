@@ -82,6 +82,8 @@ class DataTable:
         dataset: the samples.
         partition: how they are dealt to clients.
         test_fraction: split off first; clients draw from the rest only.
+        client_test_fraction: of each client's samples that it is evaluated on and nobody trains on; default: none, and
+            `evaluation.per_client` evaluates clients on what they train on.
         skew: how clients' inputs differ from those of the data set; the test set stays as it is.
         label_flip: an attack: a share of the clients trains on flipped labels.
     """
@@ -89,12 +91,15 @@ class DataTable:
     dataset: DataSet
     partition: Partition
     test_fraction: float = 0.2
+    client_test_fraction: float | None = None
     skew: Skew | None = None
     label_flip: LabelFlip | None = None
 
     def __post_init__(self) -> None:
         share = self.test_fraction
         require(0 < share < 1, "test_fraction must lie in (0, 1)", test_fraction=share)
+        own = self.client_test_fraction
+        require(own is None or 0 < own < 1, "client_test_fraction must lie in (0, 1)", client_test_fraction=own)
 
 
 @final
@@ -104,7 +109,7 @@ class EvaluationTable:
 
     Attributes:
         every: a grid of virtual time, or every so many server steps.
-        per_client: also on each client's own samples.
+        per_client: also on each client's own samples: those that `data.client_test_fraction` holds out, else all.
         batch_size: samples per forward pass; changes memory and speed only.
     """
 
@@ -148,12 +153,16 @@ class RecordTable:
     Attributes:
         availability_every: spacing of the samples of how many clients are online.
         sessions: the sessions of all clients, not only of those that got tasks.
+        checkpoint_every: wall-clock time from one checkpoint to the next, at least; 0: never. Changes no result.
     """
 
     availability_every: Duration = 5 * MS_PER_MINUTE
     sessions: bool = False
+    checkpoint_every: Duration = 10 * MS_PER_MINUTE
 
     def __post_init__(self) -> None:
         every = self.availability_every
         require(every > 0, "availability_every must be > 0", availability_every=every)
         require(every >= MS_PER_SECOND, "availability_every must be at least 1 s, a row is written for each", ms=every)
+        saved = self.checkpoint_every
+        require(saved >= 0, "checkpoint_every must be >= 0", checkpoint_every=saved)

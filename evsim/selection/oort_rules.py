@@ -13,6 +13,8 @@ import numpy as np
 from evsim.base.errors import require
 from evsim.base.units import Duration
 
+_MOST = 1_000_000  # selections that the pacer looks back
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,7 @@ class OortRules:
             value = getattr(self, name)
             require(0 <= value < np.inf, f"{name} must be >= 0 and finite", **{name: value})
         for name in ("pacer_window", "pacer_every"):
-            require(getattr(self, name) >= 1, f"{name} must be >= 1", **{name: getattr(self, name)})
+            require(1 <= getattr(self, name) <= _MOST, f"{name} must be in [1, {_MOST}]", **{name: getattr(self, name)})
         require(self.exploration_window >= 1, "exploration_window must be >= 1", given=self.exploration_window)
         self._check_optional()
 

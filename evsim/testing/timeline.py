@@ -75,6 +75,7 @@ class TinyWorld:
         selector: default uniform.
         every_instant: settle at every single edge and ending instead of in bulk; the log must be the same.
         by_events: each thing that happens by itself is an event of its own; the log must be the same.
+        writes_at_once: finished rows are written at every server step; the log must be the same.
         listeners: who is told what happens.
         actors: processes beside the aggregator that change what is going to happen.
     """
@@ -89,6 +90,7 @@ class TinyWorld:
     learning: LearningPort = field(default_factory=NoLearning)
     every_instant: bool = False
     by_events: bool = False
+    writes_at_once: bool = False
     listeners: Sequence[object] = ()
     actors: Sequence[Callable[[LiveServer], Process[None]]] = ()
 
@@ -134,6 +136,7 @@ class TinyWorld:
             horizon=until,
             audience=audience,
             by_events=self.by_events or audience.wants_every or self.selector.prompt,
+            write_now=lambda: self.writes_at_once,
         )
 
 

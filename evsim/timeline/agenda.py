@@ -107,7 +107,7 @@ class Agenda:
         for sleeper in self._sleepers:
             sleeper.ask()
 
-    def until(self, when: Question, rank: Rank = Rank.SERVER) -> Wait:
+    def until(self, when: Question) -> Wait:
         """Sleep until the instant that the question names, FOREVER for never; then the world is settled.
 
         The answer may change in the very instant of waking: look again, and sleep again.
@@ -115,7 +115,7 @@ class Agenda:
         Raises:
             PolicyError: if the question names an instant in the past.
         """
-        sleeper = _Sleeper(self._clock, when, rank)
+        sleeper = _Sleeper(self._clock, when)
         self._sleepers[sleeper] = None
         if sleeper.at >= FOREVER and self.is_over:
             self.on_nothing_left()
@@ -127,8 +127,8 @@ class Agenda:
 
     @property
     def somebody_wakes(self) -> bool:
-        """Whether a sleeper will wake at the server's rank."""
-        return any(sleeper.at < FOREVER and sleeper.rank == Rank.SERVER for sleeper in self._sleepers)
+        """Whether a sleeper will wake."""
+        return any(sleeper.at < FOREVER for sleeper in self._sleepers)
 
     @property
     def is_over(self) -> bool:
@@ -138,14 +138,14 @@ class Agenda:
 
 @final
 class _Sleeper:
-    """One process that sleeps."""
+    """One process that sleeps; it wakes at the server's rank."""
 
-    __slots__ = ("_clock", "_when", "at", "event", "rank")
+    __slots__ = ("_clock", "_when", "at", "event")
 
-    def __init__(self, clock: Clock, when: Question, rank: Rank) -> None:
-        self._clock, self._when, self.rank = clock, when, rank
+    def __init__(self, clock: Clock, when: Question) -> None:
+        self._clock, self._when = clock, when
         self.at = when()
-        self.event = clock.forever() if self.at >= FOREVER else clock.at(self.at, rank)
+        self.event = clock.forever() if self.at >= FOREVER else clock.at(self.at, Rank.SERVER)
 
     def ask(self) -> None:
         """Ask again, and move the alarm if the answer is another one; what is due at this instant stays due."""
@@ -154,7 +154,7 @@ class _Sleeper:
         at = self._when()
         if at != self.at:
             self.at = at
-            self.event = self._clock.move(self.event, None if at >= FOREVER else at, self.rank)
+            self.event = self._clock.move(self.event, None if at >= FOREVER else at, Rank.SERVER)
 
 
 @final

@@ -42,7 +42,7 @@ class Clock:
 
     def __init__(self) -> None:
         self._env = simpy.Environment()
-        self._stopped = False
+        self._stopped, self._goes = False, True
 
     @property
     def now(self) -> int:
@@ -98,15 +98,24 @@ class Clock:
         return len(self._env._queue)  # noqa: SLF001  SimPy does not tell how many
 
     def stop(self) -> None:
-        """End `run` after the current event."""
-        self._stopped = True
+        """End `run` for good after the current event."""
+        self._stopped, self._goes = True, False
+
+    def pause(self) -> None:
+        """End `run` after the current event; `run` may be called again. Safe in a signal handler."""
+        self._goes = False
 
     def run(self) -> None:
-        """Move from event to event until `stop`; returns early when nothing is left to happen."""
+        """Move from event to event until `stop` or `pause`; returns early when nothing is left to happen."""
         step = self._env.step
         with suppress(simpy.core.EmptySchedule):
-            while not self._stopped:
+            while self._goes:
                 step()
+
+    def go_on(self) -> None:
+        """`run` again after a pause; nothing if the clock was stopped."""
+        self._goes = not self._stopped
+        self.run()
 
     @property
     def stopped(self) -> bool:

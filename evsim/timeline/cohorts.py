@@ -42,6 +42,12 @@ class Inbox:
         self.arrived: list[int] = []
         self.kept: list[int] = []
 
+    def fill(self, arrived: list[int], lost: int) -> None:
+        """Reports for the buffer, and losses."""
+        self.arrived += arrived
+        if self.buffer is not None:
+            self.buffer.lost += lost
+
 
 @final
 class Cohorts:
@@ -118,8 +124,11 @@ class Cohorts:
             self._ledger.set("outcome", tasks, _OF_QUERY[fate])
             return
         cohort = self.open[cell("round", task)]
-        self._account(cohort, [task] if fate == ARRIVES else [], 1)
-        if fate != ARRIVES:
+        inbox = self._forget(cohort, 1)
+        if fate == ARRIVES:
+            self._account(cohort, inbox, [task], 0)
+        else:
+            self._account(cohort, inbox, [], 1)
             self.resolve(tasks, _DROPPED if fate == LOST else _ABORTED)
 
     def _many(self, tasks: IntArray) -> None:
@@ -130,27 +139,20 @@ class Cohorts:
             tasks, fate = tasks[~is_query], fate[~is_query]
         gone = fate != ARRIVES
         self.resolve(tasks[gone], _OF_LOSS[fate[gone]])
-        by_cohort, of_buffers = self._by_cohort(tasks), dict[str, BoolArray]()
-        for cohort, mine in by_cohort:
-            if self.inboxes[cohort.by].buffer is None:
-                self._account(cohort, tasks[mine & ~gone].tolist(), int(np.count_nonzero(mine)))
+        of_buffers = dict[str, BoolArray]()
+        for cohort, mine in self._by_cohort(tasks):
+            inbox = self._forget(cohort, int(np.count_nonzero(mine)))
+            if inbox.buffer is None:
+                self._account(cohort, inbox, tasks[mine & ~gone].tolist(), int(np.count_nonzero(mine & gone)))
             else:
                 of_buffers[cohort.by] = of_buffers.get(cohort.by, np.False_) | mine
-                self._forget(cohort, int(np.count_nonzero(mine)))
         for name, mine in of_buffers.items():  # reports of one instant stay in their order, whichever buffer began them
-            self._fill(self.inboxes[name], tasks[mine & ~gone].tolist(), int(np.count_nonzero(mine & gone)))
+            self.inboxes[name].fill(tasks[mine & ~gone].tolist(), int(np.count_nonzero(mine & gone)))
 
-    def _fill(self, inbox: Inbox, arrived: list[int], lost: int) -> None:
-        inbox.arrived += arrived
+    def _account(self, cohort: Cohort, inbox: Inbox, arrived: list[int], lost: int) -> None:
+        """Some of a cohort's tasks arrived, and so many did not."""
         if inbox.buffer is not None:
-            inbox.buffer.lost += lost
-
-    def _account(self, cohort: Cohort, arrived: list[int], ended: int) -> None:
-        """Of a cohort's tasks so many ended, some by a report."""
-        inbox = self._forget(cohort, ended)
-        lost = ended - len(arrived)
-        if inbox.buffer is not None:
-            self._fill(inbox, arrived, lost)
+            inbox.fill(arrived, lost)
         elif cohort.close_code == _OPEN:
             cohort.arrived += arrived
             cohort.lost += lost

@@ -41,10 +41,13 @@ class Desk:
         self._clock, self._agenda, self._manager = server.clock, server.agenda, server.manager
         self._ledger, self._endings, self._cohorts = server.ledger, server.endings, server.cohorts
         self._feedback, self._sessions, self._world = server.feedback, server.world.sessions, server.world
-        self._learns = server.manager.selector.needs_utility
+        self._dispatcher, self._audience, self._learning = server.dispatcher, server.audience, server.world.learning
+        self._asks, self._learns = server.manager.selector.asks, server.manager.selector.needs_utility
+        self._tells_selected, self._tells_dispatched = (self._audience.hears(f) for f in ("selected", "dispatched"))
         self._mine = None if among is None else self._flags(among)
         self._inbox = server.cohorts.inboxes[name] = Inbox()
         self._endless = server.world.horizon >= FOREVER
+        self._reserved: int | None = None  # number of a round for which candidates were asked
         self._idle = -1  # clients when the last selection was made
 
     @property
@@ -60,7 +63,7 @@ class Desk:
     @property
     def finished(self) -> bool:
         """Whether the run is over."""
-        return self._server.finished
+        return bool(self._server.end_reason)
 
     @property
     def in_flight(self) -> int:
@@ -88,20 +91,22 @@ class Desk:
         server, manager = self._server, self._manager
         self._agenda.settle()
         mine = self._mine if among is None else self._flags(among)
-        while manager.n_idle_among(mine) < minimum:
+        while (idle := manager.n_idle_among(mine)) < minimum:
             if self._next_chance(mine, minimum) >= FOREVER and not self._may_return():
                 server.in_vain()
             yield from self._agenda.until(lambda: self._next_chance(mine, minimum))
         self._feedback.before_selection()
-        number = server.rounds if self._inbox.buffer is None else self._inbox.buffer.round
-        if manager.selector.asks:
+        number = self._next_round()
+        if self._asks:
             query = manager.candidates(n, self.now, number, who=self._name, among=mine)
             if query is not None and len(query.clients):
+                self._reserve()
                 yield from self._ask(query, number)
-        self._idle = manager.n_idle_among(mine)
+                idle = manager.n_idle_among(mine)
+        self._idle = idle
         clients = manager.select_clients(n, self.now, number, who=self._name, among=mine)
-        if len(clients) and server.audience.hears("selected"):
-            server.audience.done("selected", self.now, clients)
+        if self._tells_selected and len(clients):
+            self._audience.done("selected", self.now, clients)
         return clients
 
     # -- rounds -----------------------------------------------------------------------------------------------------
@@ -109,7 +114,10 @@ class Desk:
     def open_round(self, goal: int, deadline: int, full_goal: int | None = None) -> Cohort:
         """Begin a round; its deadline is an event of its own."""
         full = (self._full_goal or goal) if full_goal is None else full_goal
-        return Cohort(self._server.new_round(), self.now, self._name, goal, full, deadline)
+        number, self._reserved = self._reserved, None
+        return Cohort(
+            self._server.new_round() if number is None else number, self.now, self._name, goal, full, deadline
+        )
 
     def collect(self, cohort: Cohort) -> Process[str]:
         """Sleep until the round closes: nothing the server could do happens earlier."""
@@ -158,7 +166,7 @@ class Desk:
                 self._server.in_vain()
             yield from self._agenda.until(lambda: self._next_event(or_check_in, until))
             if self._mine is None and self._server.n_processes == 1:
-                return
+                return  # it concerns this process, since there is no other one
             if self._inbox.n_heard != heard or self.now >= until:
                 return
             if or_check_in and self._manager.n_idle_among(self._mine):
@@ -177,7 +185,7 @@ class Desk:
         """A report enters the buffer; a selector that learns hears of its training now."""
         buffer.arrived.append(task)
         tasks = np.array([task])
-        utility = self._world.learning.train(tasks).utility if self._learns else None
+        utility = self._learning.train(tasks).utility if self._learns else None
         self._feedback.decided(tasks, _AGGREGATED, utility, self.now)
 
     def reject(self, buffer: Cohort, task: int) -> None:
@@ -194,8 +202,8 @@ class Desk:
         """Give each client a task."""
         if len(clients) == 0:
             return _NONE
-        stop_at = FOREVER if timeout is None else self.now + timeout
-        tasks = self._give(cohort.round, clients, self._server.dispatcher.training, cohort.deadline, stop_at)
+        stop_at = FOREVER if timeout is None else self._clock.now + timeout
+        tasks = self._give(cohort.round, clients, self._dispatcher.training, cohort.deadline, stop_at)
         if self._inbox.buffer is None:
             cohort.tasks = tasks if len(cohort.tasks) == 0 else np.concatenate([cohort.tasks, tasks])
         self._cohorts.gave(cohort, tasks)
@@ -225,11 +233,22 @@ class Desk:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
+    def _next_round(self) -> int:
+        """The number of the round that is selected for: of the open buffer, or of the round that comes next."""
+        if self._inbox.buffer is not None:
+            return self._inbox.buffer.round
+        return self._server.rounds if self._reserved is None else self._reserved
+
+    def _reserve(self) -> None:
+        """Nobody else shall take the number while candidates are asked."""
+        if self._inbox.buffer is None and self._reserved is None:
+            self._reserved = self._server.new_round()
+
     def _give(self, number: int, clients: IntArray, errand: Errand, deadline: int, stop_at: int) -> IntArray:
         loss_by = min(deadline, stop_at)
-        tasks = self._server.dispatcher.give(number, self.version, clients, errand, loss_by, stop_at)
-        if self._server.audience.hears("dispatched"):
-            self._server.audience.done("dispatched", self.now, tasks, clients)
+        tasks = self._dispatcher.give(number, self._server.version, clients, errand, loss_by, stop_at)
+        if self._tells_dispatched:
+            self._audience.done("dispatched", self.now, tasks, clients)
         return tasks
 
     def _ask(self, query: Query, number: int) -> Process[None]:
@@ -242,7 +261,7 @@ class Desk:
             while self._last_known(tasks) > self.now:
                 yield from self._agenda.until(lambda: self._last_known(tasks))
         answered = query.clients[self._ledger.column("fate", tasks) == ARRIVES]
-        losses = self._world.learning.losses(answered, query.max_samples)
+        losses = self._learning.losses(answered, query.max_samples)
         self._manager.register_answers(Answers(answered, losses))
 
     def _last_known(self, tasks: IntArray) -> int:
@@ -255,7 +274,7 @@ class Desk:
     def _deadline(self, cohort: Cohort) -> None:
         """The round's deadline passes; its process closes it at the server's rank of this instant."""
         if cohort.close_code == Outcome.IN_FLIGHT:
-            self._server.audience.tell("deadline_passed", self.now, cohort.round)
+            self._audience.tell("deadline_passed", self.now, cohort.round)
 
     def _next_chance(self, mine: BoolArray | None, minimum: int) -> int:
         """The earliest instant at which enough clients could be idle; FOREVER if that never comes."""
@@ -271,7 +290,7 @@ class Desk:
 
     def _next_event(self, or_check_in: bool, until: int) -> int:  # noqa: FBT001
         instant = min(self._endings.next(), until)
-        if or_check_in:
+        if or_check_in:  # nearly never, where slots are full
             first = self._sessions.next_check_ins(1, min(instant, self._world.horizon))
             instant = int(first[0]) if len(first) else instant
         return instant

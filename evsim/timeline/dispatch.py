@@ -30,7 +30,7 @@ class Dispatcher:
 
     def __init__(self, world: World, ledger: Ledger, endings: Endings, digest: TimelineHash) -> None:
         self._world, self._clock, self._manager = world, world.clock, world.manager
-        self._ledger, self._endings, self._digest = ledger, endings, digest
+        self._ledger, self._endings, self._digest, self._learning = ledger, endings, digest, world.learning
         self._n_tasks = np.zeros(len(world.samples), np.int64)
         self.training = Errand(TRAIN, world.work, world.wire_bytes, partial=world.partial)
         self._prices = _single_prices(world)
@@ -64,7 +64,7 @@ class Dispatcher:
         self._manager.assign(clients, counted=errand.kind == TRAIN)
         self._endings.enter(tasks)
         if errand.kind == TRAIN:
-            self._world.learning.dispatched(tasks, clients, nth, max_steps)
+            self._learning.dispatched(tasks, clients, nth, max_steps)
         return tasks
 
     def move(self, tasks: IntArray, planned_end: IntArray) -> None:

@@ -39,7 +39,13 @@ class Endings:
     def enter(self, tasks: IntArray) -> None:
         """New tasks."""
         self.in_flight += len(tasks)
-        self._insert(tasks)
+        if len(tasks) == 1:
+            task = int(tasks[0])
+            heapq.heappush(self._heads, (self._ledger.cell("known_at", task), ~task))
+            return
+        ordered = self._ledger.in_order(tasks)
+        self._keep(self._n_runs, self._ledger.column("known_at", ordered), ordered)
+        self._n_runs += 1
 
     def move(self, tasks: IntArray) -> None:
         """The ends of these tasks, not handed over yet, become known at other instants, as the ledger now says."""
@@ -130,15 +136,6 @@ class Endings:
         """Whether an entry of the calendar is the task's end."""
         moved = self._moved.get(task)
         return moved is None or moved.known_at == known_at
-
-    def _insert(self, tasks: IntArray) -> None:
-        if len(tasks) == 1:
-            task = int(tasks[0])
-            heapq.heappush(self._heads, (self._ledger.cell("known_at", task), ~task))
-            return
-        ordered = self._ledger.in_order(tasks)
-        self._keep(self._n_runs, self._ledger.column("known_at", ordered), ordered)
-        self._n_runs += 1
 
     def _keep(self, run: int, known: IntArray, tasks: IntArray) -> None:
         if len(tasks):

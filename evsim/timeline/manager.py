@@ -137,7 +137,8 @@ class ClientManager:
         """Whom the selector wants to query before it can choose n clients; None: nobody, select at once."""
         self._look(now, number, among)
         self.answers = None
-        query = self.selector.candidates(self._state, self, n, self._draws_of(who).candidates_key)
+        draws = self._draws.get(who) or self._new_draws(who)
+        query = self.selector.candidates(self._state, self, n, draws.candidates(draws.count))
         if query is not None:
             self._check_choice("candidates", query.clients, len(query.clients))
             self.answers = NO_ANSWERS  # asked, and nothing heard yet
@@ -166,12 +167,13 @@ class ClientManager:
             PolicyError: if the selector breaks its contract.
         """
         self._look(now, number, among)
-        draws = self._draws_of(who)
-        clients, self._state = self.selector.select(self._state, self, n, draws.select_key)
+        draws = self._draws.get(who) or self._new_draws(who)
+        clients, self._state = self.selector.select(self._state, self, n, draws.select(draws.count))
         self._check_choice("select", clients, min(n, self.n_idle))
-        self._look_at_all()
+        if among is not None:
+            self._look_at_all()
         self.answers = None
-        draws.next()
+        draws.count += 1
         self.round += number is None
         return clients
 
@@ -189,12 +191,10 @@ class ClientManager:
         self.round = self.round if number is None else number
 
     def _look_at_all(self) -> None:
-        if self._among is not None:
-            self._among, self.is_idle_one = None, self._one_idle.__getitem__  # type: ignore[assignment]
+        self._among, self.is_idle_one = None, self._one_idle.__getitem__  # type: ignore[assignment]
 
-    def _draws_of(self, who: str) -> _Draws:
-        if who not in self._draws:
-            self._draws[who] = _Draws(self._seed, who)
+    def _new_draws(self, who: str) -> _Draws:
+        self._draws[who] = _Draws(self._seed, who)
         return self._draws[who]
 
     def _set_online(self, clients: IntArray, online: BoolArray | np.bool_) -> None:
@@ -350,23 +350,12 @@ class ClientManager:
 
 @final
 class _Draws:
-    """Names the draws of one aggregator's selections, one after the other."""
+    """Names the draws of one aggregator's selections by how many it made: keys of `select` and `candidates`."""
 
     def __init__(self, seed: int, who: str) -> None:
         names = [who] if who else []
-        self._select, self._candidates = (rng.numbered(seed, word, *names) for word in ("select", "candidates"))
-        self._count = 0
-
-    @property
-    def select_key(self) -> int:
-        return self._select(self._count)
-
-    @property
-    def candidates_key(self) -> int:
-        return self._candidates(self._count)
-
-    def next(self) -> None:
-        self._count += 1
+        self.select, self.candidates = (rng.numbered(seed, word, *names) for word in ("select", "candidates"))
+        self.count = 0
 
 
 def _frozen(array: NDArray[T]) -> NDArray[T]:

@@ -27,7 +27,7 @@ from evsim.timeline.ledger import Ledger
 from evsim.timeline.registration import Registration
 from evsim.timeline.world import World
 
-_WRITE_ROWS = 100_000  # finished rows kept before they go to the journal
+_WRITE_ROWS = 100_000  # finished rows kept before they go to the journal, unless the world wants them earlier
 
 
 @final
@@ -52,7 +52,7 @@ class LiveServer:
         self._dropouts = Dropouts(self.ledger)
         self._tells_dropouts = world.by_events or world.audience.hears("dropped")
         self.version, self.rounds, self.end_reason = 0, 0, ""
-        self._processes: set[str] = set()  # names of those that have not returned
+        self.n_processes = 0  # that have not returned
         self._write_at = _WRITE_ROWS
         self._own_sources()
 
@@ -68,7 +68,7 @@ class LiveServer:
         """A process of an aggregator, with a server of its own."""
         from evsim.timeline.desk import Desk
 
-        self.clock.process(self._alive(run(Desk(self, name, among, full_goal)), name))
+        self.clock.process(self._alive(run(Desk(self, name, among, full_goal))))
 
     @property
     def now(self) -> int:
@@ -84,11 +84,6 @@ class LiveServer:
     def in_flight(self) -> int:
         """Tasks and queries whose end the server does not know."""
         return self.endings.in_flight
-
-    @property
-    def n_processes(self) -> int:
-        """Aggregator processes that have not returned."""
-        return len(self._processes)
 
     def end(self, reason: str) -> None:
         """End the run at this instant, after everything else of it; the first reason stands."""
@@ -120,6 +115,7 @@ class LiveServer:
 
     def step(self, cohort: Cohort, reports: IntArray) -> tuple[Feedback, IntArray, bool]:
         """Merge the updates of these tasks; gives the feedback, each report's staleness, and whether it was a step."""
+        self._write()  # training may take long
         feedback = self.world.learning.apply(reports, by=cohort.by, goal=cohort.full_goal)
         staleness = self.version - self.ledger.column("version", reports)
         applied = bool(feedback.valid.any())
@@ -147,6 +143,7 @@ class LiveServer:
     def finish(self) -> None:
         """Write the rows of all tasks; those lost without the server's knowledge are told as lost."""
         self.settle()
+        self.feedback.tell()
         tasks, column = self.ledger.unresolved(), self.ledger.column
         lost = tasks[(column("ended_at", tasks) <= self.now) & (column("fate", tasks) == LOST)]
         self.ledger.set("outcome", lost, Outcome.DROPPED)
@@ -181,14 +178,14 @@ class LiveServer:
         column = self.ledger.column
         self.audience.happened("dropped", column("ended_at", tasks), tasks, column("client", tasks))
 
-    def _alive(self, run: Process[None], name: str) -> Process[None]:
-        self._processes.add(name)
+    def _alive(self, run: Process[None]) -> Process[None]:
+        self.n_processes += 1
         yield from run
-        self._processes.discard(name)
+        self.n_processes -= 1
 
     def _write(self, *, everything: bool = False) -> None:
-        if everything or self.ledger.rows_in_memory >= self._write_at:
-            self.feedback.tell()
+        if everything or self.ledger.rows_in_memory >= self._write_at or self.world.write_now():
+            self.feedback.before_writing()
             rows = self.ledger.release(self.now, everything=everything)
             if rows is not None:
                 self.world.rows.append("tasks", self.ledger.as_table(rows))

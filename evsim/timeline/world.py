@@ -104,6 +104,10 @@ def forward_only(samples: IntArray) -> Work:
     return Work(np.zeros_like(samples), samples)
 
 
+def _not_yet() -> bool:
+    return False
+
+
 @final
 @dataclass(frozen=True, eq=False, kw_only=True)
 class World:
@@ -117,6 +121,7 @@ class World:
         horizon: the last instant of the run, ms; FOREVER if there is none.
         audience: who listens to what happens.
         by_events: whether each thing that happens by itself is an event of its own.
+        write_now: asked before and after every server step: whether finished rows shall be written, however few.
     """
 
     clock: Clock
@@ -134,3 +139,4 @@ class World:
     horizon: int = FOREVER
     audience: Audience = field(default_factory=Audience)
     by_events: bool = False
+    write_now: Callable[[], bool] = _not_yet

@@ -13,17 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import final
 
-from evsim.base.errors import EvsimError, RunFolderError
-from evsim.base.user_code import said
+from evsim.base.errors import RunFolderError
 from evsim.verify import evaluations, fates, prices, steps
-from evsim.verify.folder import Folder, read
+from evsim.verify.folder import FORMAT, Folder, read
 from evsim.verify.sessions import Presence
 from evsim.verify.table import Check, LacksError
 from evsim.verify.trace_file import against_trace
 
 __all__ = ["Check", "Verdict", "verify"]
-
-FORMAT = 2  # of run folders; an older one lacks columns
 
 
 @final
@@ -64,14 +61,12 @@ def verify(folder: str | Path, trace: str | None = None) -> Verdict:
         RunFolderError: if the folder is none, or cannot be read.
         TraceError: if the trace cannot be read.
     """
-    found = read(Path(folder))
+    run = read(Path(folder))
     try:
-        return audit(found, trace)
-    except EvsimError:
-        raise
-    except (LookupError, TypeError, ValueError, ArithmeticError) as error:  # keys that lack, values of another type
-        told = f"manifest.json, scenario.toml and tables do not fit together ({said(error)[:300]})"
-        raise RunFolderError(f"{folder}: cannot be read as a run folder: {told}") from error
+        return audit(run, trace)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, LacksError) as error:
+        given = f"{folder}: holds what no run wrote, or lacks what each does ({type(error).__name__}: {error})"
+        raise RunFolderError(f"{given}; run its scenario again") from error
 
 
 def audit(run: Folder, trace: str | None = None) -> Verdict:

@@ -24,6 +24,7 @@ _LABELS = {
     "availability": lambda c, i: f"instant {c['at'][i]} ms",
     "sessions": lambda c, i: f"session of client {c['client'][i]} from {c['check_in_at'][i]} ms",
 }
+FORMAT = 2  # of run folders; an older one lacks columns
 _REAL = (
     *("weight", "compute_factor", "link_factor", "mean_staleness", "value", "online_share"),
     *("compute_ms_per_sample", "download_kbps", "upload_kbps"),
@@ -58,7 +59,7 @@ class Folder:
     @property
     def was_cut(self) -> bool:
         """Whether the run was ended from outside, between any two events."""
-        return str(self.manifest["end"]["reason"]).startswith(("interrupted", "error"))
+        return str(self.manifest["end"]["reason"]).startswith(("interrupted", "terminated", "error"))
 
     def setting(self, *path: str, default: Any = None) -> Any:
         """A key of the scenario."""
@@ -101,6 +102,9 @@ def read(folder: Path) -> Folder:
         raise RunFolderError(f"{folder}: cannot be read as a run folder ({error})") from error
     if not isinstance(manifest.get("end"), dict) or not isinstance(manifest["end"].get("at"), int):
         raise RunFolderError(f"{folder}: manifest.json does not say when the run ended (end.at)")
+    given = manifest.get("format", 1)
+    if not isinstance(given, int) or given > FORMAT:
+        raise RunFolderError(f"{folder}: manifest.json: format {given!r}; expected {FORMAT} or older")
     return Folder(manifest, scenario, **tables)
 
 

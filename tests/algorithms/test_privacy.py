@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from math import inf, sqrt
 
 import numpy as np
@@ -86,3 +87,18 @@ def test_impossible_values_are_refused():
     for call in (lambda: epsilon_of_release(0.0, DELTA), lambda: epsilon_of_release(1.0, 1.0)):
         with pytest.raises(PolicyError, match="but got"):
             call()
+
+
+@pytest.mark.parametrize("z", [1e-6, 1e-3, 0.05, 0.19, 1e6])
+@pytest.mark.parametrize("steps", [1, 10_000])
+@pytest.mark.parametrize("reachable", [True, False])
+def test_any_noise_has_a_finite_account_in_no_time(z, steps, reachable):
+    """An account is made after the run: one that fails or fills the memory would lose it."""
+    found = account(replace(MERGE, noise_multiplier=z), Sampling(**IDEAL | {"always_available": reachable}), steps)
+    assert 0 <= found.epsilon < inf
+
+
+@pytest.mark.parametrize("z", [1e-7, 1e7, 1e300, -1.0])
+def test_noise_beyond_any_account_is_refused(z):
+    with pytest.raises(PolicyError, match="noise_multiplier must be"):
+        DpMean(max_norm=1.0, noise_multiplier=z)

@@ -41,8 +41,9 @@ def test_replay_of_a_week_with_a_selection_every_minute() -> None:
         def run(replay: Sessions = replay, manager: ClientManager = manager) -> None:
             manager.register_client(replay.online_at_start(), 0)
             for now in range(MS_PER_MINUTE, 7 * MS_PER_DAY, MS_PER_MINUTE):
-                clients, check_in = replay.advance(now)
-                manager.observe(clients, check_in, now)
+                edges = replay.take(now)
+                if edges is not None:
+                    manager.observe(edges.clients, edges.check_in, edges.at)
                 manager.select_clients(100, now)
 
         seconds = _seconds(run)

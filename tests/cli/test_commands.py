@@ -19,12 +19,13 @@ from evsim import load_run
 from evsim.base.errors import RunFolderError, TrainingError
 from evsim.base.units import MS_PER_HOUR
 from evsim.cli import app
+from evsim.cli.base import say_table
 from evsim.cli.progress import line, progress, share_done
 from evsim.run.simulation import Snapshot
 from evsim.scenario import Scenario
 
 SMALL = ["-o", "stop.virtual_time=3h", "-o", "population.clients=200"]
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT, INTERRUPTED, TERMINATED = 2, 130, 143
 
 
 @pytest.fixture
@@ -66,6 +67,11 @@ def test_check_says_what_a_scenario_means(evsim):
     assert done.stdout.endswith("quickstart: runs, with caveats\n")
     assert "evsim: caveat: the same samples are dealt to several clients" in done.stderr
     assert evsim("check", "quickstart", "--fast").stdout.endswith("quickstart: fine (nothing was opened)\n")
+
+
+def test_tables_print_what_they_are_given(capsys):
+    say_table([("listener", "my.py:Watch: most 100 [bold]")])  # neither an emoji nor markup
+    assert "my.py:Watch: most 100 [bold]" in capsys.readouterr().out
 
 
 def test_check_reports_every_problem_on_stderr(evsim):
@@ -179,17 +185,44 @@ def test_an_unwritable_out_folder_is_refused(evsim, out):
     assert done.stderr.startswith("evsim: ")
 
 
-def test_sigint_ends_a_run_cleanly(evsim, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "code", "reason"),
+    [(signal.SIGINT, INTERRUPTED, "interrupted"), (signal.SIGTERM, TERMINATED, "terminated")],
+)
+def test_a_signal_ends_a_run_cleanly(evsim, monkeypatch, number, code, reason):
     @contextmanager
     def impatient(_start_ms):
-        yield lambda _snapshot: os.kill(os.getpid(), signal.SIGINT)
+        yield lambda _snapshot: os.kill(os.getpid(), number)
 
     monkeypatch.setattr("evsim.cli.progress.progress", impatient)
     done = evsim("run", "replay", "-o", "stop.virtual_time=3650d", "--out", "r")
-    assert done.exit_code == INTERRUPTED
+    assert done.exit_code == code
     run = load_run("r")
-    assert run.manifest["end"]["reason"] == "interrupted"
+    assert run.manifest["end"]["reason"] == reason
     assert len(run.tasks) > 0
+
+
+def test_an_interrupted_run_is_resumed(evsim, monkeypatch):
+    @contextmanager
+    def impatient(_start_ms):
+        yield lambda _snapshot: os.kill(os.getpid(), signal.SIGTERM)
+
+    run = ("run", "replay", "-o", "stop.virtual_time=12h", "--out", "r", "--resume")
+    with monkeypatch.context() as patch:
+        patch.setattr("evsim.cli.progress.progress", impatient)
+        assert evsim(*run).exit_code == TERMINATED
+    assert evsim("resume", "r").exit_code == 0
+    assert load_run("r").manifest["end"]["reason"] == "virtual_time"
+    assert evsim(*run).exit_code == 0
+    other = evsim(*run, "--seed", "3")
+    assert other.exit_code == BAD_INPUT
+    assert "r: scenario: seed: 3 now; expected 0, as when the run was started" in other.stderr
+
+
+def test_resuming_needs_a_run(evsim):
+    assert evsim("run", "replay", "--resume").exit_code == BAD_INPUT
+    done = evsim("resume", "nothing")
+    assert (done.exit_code, "a run that was interrupted or killed" in done.stderr) == (BAD_INPUT, True)
 
 
 def test_sigint_while_loading_ends_with_the_same_code(evsim, monkeypatch):

@@ -72,6 +72,7 @@ SLOTS = {
     "model": ("model", "", {"evsim.training.models.small:Softmax": ["build"]}),
     "dataset": ("data.dataset", "", {"evsim.training.data.synthetic:Synthetic": ["load"]}),
     "partition": ("data.partition", "", {"evsim.training.data.partition:Natural": ["split", "by_groups"]}),
+    "skew": ("data.skew", "level = 0.1", {"evsim.training.data.skew:Noise": ["refusal", "dtype", "apply"]}),
     "join": ("population.join", "", {"evsim.traces.population:Modulo": ["devices"]}),
 }
 #: Slots whose plug-ins are no dataclasses (tested by themselves).
@@ -246,6 +247,17 @@ def test_a_listener_that_nobody_can_tell_anything_is_refused_by_check_too(evsim,
         done = evsim(command, "s.toml", "-o", 'listener=[{ kind = "mine.py:Mine" }]')
         assert done.exit_code == 2
         assert said in done.stderr
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_what_does_not_fit_into_memory_is_a_sentence(evsim, monkeypatch, error):
+    def build(*_given, **_named):
+        raise error
+
+    monkeypatch.setattr("evsim.training.models.small.Softmax.build", build)
+    done = evsim("check", "s.toml")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("evsim: not enough memory (")
 
 
 # -- without plug-ins --------------------------------------------------------------------------------------------------

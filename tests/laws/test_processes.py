@@ -18,14 +18,17 @@ from evsim.aggregation.buffered import Buffered
 from evsim.aggregation.synchronous import Synchronous
 from evsim.base import rng
 from evsim.base.errors import PolicyError
-from evsim.base.vocabulary import IntArray, Rank
+from evsim.base.vocabulary import Feedback, IntArray, Rank
+from evsim.selection.power_of_choice import PowerOfChoice
+from evsim.selection.uniform import Uniform
 from evsim.testing.timeline import Log, TinyWorld
 from evsim.timeline.fates import ARRIVES
 from evsim.timeline.server import LiveServer
+from evsim.timeline.world import NoLearning
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.speed import DeviceSpeed
 from tests.laws import test_buffered, test_timeline
-from tests.laws.test_events import same
+from tests.laws.test_events import Diary, same
 from tests.laws.test_timeline import HORIZON, worlds
 
 AGGREGATORS = test_timeline.policies() | test_buffered.policies()
@@ -177,6 +180,64 @@ def test_a_round_that_says_goal_closes_at_its_goal_th_report_however_ends_move(
     halves = (("a", policy, tuple(range(0, n, 2))), ("b", policy, tuple(range(1, n, 2))))
     log = replace(world, actors=[stall], by_events=by_events).run(Tiers(halves), until=HORIZON)
     _closes_are_right(log)
+
+
+@st.composite
+def colliding(draw: st.DrawFn) -> TinyWorld:
+    """Everything lasts a multiple of 10 ms: reports, check-ins, check-outs, deadlines and periods at equal instants."""
+    n, period = draw(st.integers(1, 6)), 10 * draw(st.integers(5, 60))
+    edges = st.tuples(st.integers(0, n - 1), st.integers(0, period // 10), st.integers(0, period // 10))
+    sessions = [(who, min(a, b) * 10, max(a, b) * 10) for who, a, b in draw(st.lists(edges, max_size=12))]
+    who, start, stop = zip(*sessions, strict=True) if sessions else ([], [], [])
+    trace = AvailabilityTrace.from_intervals(who, start, stop, n_devices=n, period=period)
+    speed = DeviceSpeed(  # tasks of 10, 20 or 30 ms
+        compute_ms_per_sample=np.array([draw(st.sampled_from([8, 18, 28])) / 30 for _ in range(n)]),
+        download_kbps=np.full(n, 8000.0),
+        upload_kbps=np.full(n, 8000.0),
+    )
+    selector = draw(st.sampled_from([Uniform(), PowerOfChoice(d=2), PowerOfChoice(d=3, query_timeout=20)]))
+    return TinyWorld(trace=trace, speed=speed, seed=draw(st.integers(0, 99)), selector=selector)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(colliding(), AGGREGATORS, AGGREGATORS, st.integers(0, 99), st.booleans())
+def test_where_everything_collides_processes_wake_in_one_order(
+    world: TinyWorld, first: Aggregator, second: Aggregator, seed: int, apart: bool
+) -> None:
+    n = world.trace.n_devices
+    halves = (tuple(range(0, n, 2)), tuple(range(1, n, 2))) if apart else (None, None)
+    tiers = Tiers((("a", first, halves[0]), ("b", second, halves[1])))
+    bulk = _with(world, lambda: Stall(seed, every=20)).run(tiers, until=1_000)
+    same(bulk, _with(replace(world, by_events=True), lambda: Stall(seed, every=20)).run(tiers, until=1_000))
+    one_by_one = replace(world, listeners=[Diary(every=True), Diary()])
+    same(bulk, _with(one_by_one, lambda: Stall(seed, every=20)).run(tiers, until=1_000))
+    if apart:  # queries too are for a round of the process that asks
+        rounds = bulk.tasks["round"].tolist()
+        assert len(set(zip(rounds, bulk.tasks["client"] % 2, strict=True))) == len(set(rounds))
+
+
+def test_each_process_steps_with_its_own_goal() -> None:
+    @final
+    class Heard:
+        def __init__(self) -> None:
+            self.steps: set[tuple[str, int, int]] = set()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(NoLearning(), name)
+
+        def apply(self, tasks: IntArray, *, by: str, goal: int) -> Feedback:
+            self.steps.add((by, goal, len(tasks)))
+            return NoLearning().apply(tasks)
+
+    heard = Heard()
+    world = TinyWorld(trace=AvailabilityTrace.always(9), learning=heard)
+    rounds, short = Synchronous(cohort_goal=3), Synchronous(cohort_goal=4, minimum_cohort=2)
+    buffers = Buffered(concurrency=4, buffer_size=2)
+    world.run(Tiers((("a", rounds, (0, 1, 2)), ("b", short, (3, 4)), ("c", buffers, (5, 6, 7, 8)))), until=500)
+    assert heard.steps == {("a", 3, 3), ("b", 4, 2), ("c", 2, 2)}
+    heard.steps.clear()
+    world.run(short, server_steps=1)
+    assert heard.steps == {("", 4, 4)}
 
 
 def _closes_are_right(log: Log) -> None:

@@ -82,6 +82,34 @@ def test_a_newer_format_is_refused_in_a_sentence(tiny, given):
         load_run(tiny.folder)
 
 
+@pytest.mark.parametrize("end", ["x", None, {"at": 5}, {"at": "5", "reason": "goal"}, [1]])
+def test_a_manifest_that_does_not_say_when_the_run_ended_is_refused(tiny, end):
+    manifest(tiny.folder, end=end)
+    with pytest.raises(RunFolderError, match="when and why the run ended"):
+        load_run(tiny.folder).manifest  # noqa: B018  reading it is what raises
+
+
+@pytest.mark.parametrize("content", [b"a = = b", b"\xff\xfe", b"x\x00"])
+def test_a_damaged_scenario_is_refused(tiny, content):
+    (tiny.folder / "scenario.toml").write_bytes(content)
+    with pytest.raises(RunFolderError, match=r"scenario\.toml: .*; expected (TOML|the scenario of a run)"):
+        run_page(load_run(tiny.folder))
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1xxxxPAR1"])
+@pytest.mark.parametrize("table", TABLES)
+def test_a_damaged_table_is_named_by_what_a_run_lacks(tiny, table, content):
+    (tiny.folder / f"{table}.parquet").write_bytes(content)
+    with pytest.raises(RunFolderError, match=rf"{table}\.parquet: cannot be read"):
+        load_run(tiny.folder).missing  # noqa: B018  reading it is what raises
+
+
+def test_tables_that_do_not_fit_each_other_have_no_report(tiny):
+    rewrite(tiny.folder, "clients", lambda found: found.slice(0, 0))
+    with pytest.raises(RunFolderError, match="tables that do not fit each other"):
+        run_page(load_run(tiny.folder))
+
+
 def test_the_format_of_today_is_read(tmp_path):
     assert write(tmp_path / "run", format=FORMAT).format == FORMAT
 

@@ -49,6 +49,22 @@ CASES = {
         ["population.availability=phones", "aggregation.cohort_goal=2", "aggregation.minimum_cohort=2"],
     ),
     "shared_samples": (["data.partition.samples_per_client=60"], []),
+    "seen_in_training": (
+        ["evaluation.per_client=true"],
+        ["evaluation.per_client=true", "data.client_test_fraction=0.2"],
+    ),
+    "held_out": (
+        [
+            "evaluation.per_client=true",
+            "data.client_test_fraction=0.2",
+            "data.partition={kind='dirichlet', alpha=0.05}",
+        ],
+        ["evaluation.per_client=true", "data.client_test_fraction=0.5", "data.partition='iid'"],
+    ),
+    "rates_reach_zero": (
+        ["population.speed={compute_ms_per_sample=20, upload_kbps=900, download_kbps={kind='exponential', mean=900}}"],
+        ["population.speed={compute_ms_per_sample={kind='exponential', mean=9}, upload_kbps=900, download_kbps=900}"],
+    ),
     "charged_size": (["cost.sample_scale=1"], ["cost.sample_scale=80"]),
     "diverges_at_once": (["client_rule.learning_rate=1e38"], ["client_rule.learning_rate=0.1"]),
     "batch_of_one": (["model={kind='net.py:normed'}"], ["model={kind='net.py:normed'}", "client_rule.drop_last=true"]),

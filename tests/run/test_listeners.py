@@ -123,7 +123,11 @@ def test_a_listener_that_always_raises_leaves_a_run_folder(tmp_path: Path) -> No
         def round_closed(self, at: int, row: dict[str, Any]) -> None:
             raise RuntimeError("no")
 
-        ended = checked_out = reported
+        def checked_out(self, at: Any, clients: Any) -> None:
+            raise RuntimeError("no")
+
+        def ended(self, at: int, reason: str) -> None:
+            raise RuntimeError("no")
 
     with pytest.raises(ListenerError, match="no"):
         run(tmp_path / "run", listeners=[Broken()])

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,43 @@ for first in range(0, 200_000, 50_000):
     recorder.append("tasks", tasks(50_000, first))
 os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+def test_rows_reach_the_journal_while_nobody_asks(tmp_path, monkeypatch):
+    monkeypatch.setattr("evsim.run.recorder._FLUSH_EVERY_S", 0.05)
+    recorder = Recorder(tmp_path)
+    recorder.append("availability", {"at": [0], "online": [5]})
+    recorder.append("server_steps", STEP)
+    wait_until(lambda: len(read_journal(tmp_path, "server_steps")) == 2)
+    finish(recorder)
+
+
+def test_what_fails_beside_the_run_is_told_in_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("evsim.run.recorder._FLUSH_EVERY_S", 0.05)
+    recorder = Recorder(tmp_path)
+    recorder.append("tasks", tasks(1) | {"outcome": np.array([99], np.int8)})
+    wait_until(lambda: recorder._failed is not None)
+    with pytest.raises(pa.ArrowIndexError):
+        recorder.flush()
+
+
+def wait_until(happened):
+    late = time.monotonic() + 10
+    while not happened():
+        assert time.monotonic() < late, "it never happened"
+        time.sleep(0.01)
+
+
+def test_a_file_does_not_tell_when_its_rows_were_flushed(tmp_path):
+    for name, sizes in (("one", [200_000]), ("many", [1, 131_070, 2, 68_927])):
+        recorder, first = Recorder(tmp_path / name), 0
+        for size in sizes:
+            recorder.append("tasks", tasks(size, first))
+            recorder.flush()
+            first += size
+        finish(recorder)
+    one, many = (tmp_path / name / "tasks.parquet" for name in ("one", "many"))
+    assert one.read_bytes() == many.read_bytes()
 
 
 def test_a_killed_run_keeps_what_was_flushed(tmp_path):

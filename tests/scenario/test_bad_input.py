@@ -120,6 +120,19 @@ def test_an_impossible_value_says_what_would_be_possible(complaint, override, ex
     assert line.startswith(f"-o {expected}")
 
 
+INTEGERS = (
+    *("aggregation.cohort_goal", "stop.rounds", "evaluation.batch_size", "client_rule.batch_size", "cost.model_bytes"),
+    *("aggregation.max_staleness", "cost.samples_per_client", "population.availability.days"),
+)
+
+
+@pytest.mark.parametrize("key", INTEGERS)
+def test_integers_whose_products_overflow_are_refused_where_they_are_written(complaint, key):
+    assert complaint(DRY, f"{key}={2**62}") == [
+        f"-o {key}: {2**62}; expected an integer of at most 1_000_000_000_000_000"
+    ]
+
+
 def test_a_number_that_nobody_wrote_out_is_not_suggested(complaint):
     assert complaint(DRY, "cost.model_bytes=1e300") == ["-o cost.model_bytes: 1e+300; expected an integer"]
 

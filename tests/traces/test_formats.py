@@ -174,7 +174,7 @@ def test_a_trace_cannot_be_written_where_a_file_is(tmp_path):
 
 def test_missing_and_malformed_manifests_are_refused(folder):
     (folder / "manifest.json").write_text("[]")
-    with pytest.raises(TraceError, match="a JSON list; expected a trace in JSON: an object"):
+    with pytest.raises(TraceError, match=r"a JSON list; expected .*an object"):
         columnar.read_speed(folder)
     (folder / "manifest.json").write_text("{")
     with pytest.raises(TraceError, match="not valid JSON"):

@@ -180,3 +180,30 @@ def test_a_damaged_folder_is_told(tmp_path, folder, name):
     (damaged / name).write_text("{ this is [ nothing")
     with pytest.raises(RunFolderError, match=r"(as a run folder|the manifest of a run|expected TOML)"):
         verify(damaged)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"format": 99}, "format 99; expected 2 or older"),
+        ({"format": "two"}, "format 'two'; expected 2 or older"),
+        ({"end": "x"}, "does not say when the run ended"),
+        ({"end": {"at": None}}, "does not say when the run ended"),
+        ({"cost": None}, "holds what no run wrote, or lacks what each does"),
+    ],
+)
+def test_a_manifest_that_no_run_wrote_is_told(tmp_path, folder, changes, said):
+    shutil.copytree(folder, tmp_path / "run")
+    path = tmp_path / "run" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(RunFolderError, match=said):
+        verify(tmp_path / "run")
+
+
+def test_a_table_of_other_types_is_told(tmp_path, folder):
+    shutil.copytree(folder, tmp_path / "run")
+    path = tmp_path / "run" / "tasks.parquet"
+    frame = pq.read_table(path).to_pandas()
+    frame.assign(dispatched_at=frame["dispatched_at"].astype(str)).to_parquet(path)
+    with pytest.raises(RunFolderError, match="holds what no run wrote"):
+        verify(tmp_path / "run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from evsim.base import rng
 from evsim.base.errors import DataError, require
 from evsim.base.vocabulary import BoolArray, IntArray
 from evsim.training.data.gathered import Gathered, Values, select
+from evsim.training.data.held_out import HeldOut, hold_out
+
+_DIGESTED = 1000  # inputs
 
 
 @final
@@ -98,6 +102,7 @@ class FederatedData:
     Client i has the rows ``index[offsets[i]:offsets[i + 1]]`` of x and y; rows may be shared.
 
     Attributes:
+        held: what each client is evaluated on and nobody trains on; None: nothing is held out.
         sources: (N,) the sample that each row of x was made from; None: every row is a sample of its own.
     """
 
@@ -110,6 +115,7 @@ class FederatedData:
     n_classes: int
     n_tokens: int | None
     name: str
+    held: HeldOut | None = None
     sources: IntArray | None = None
 
     @property
@@ -126,6 +132,17 @@ class FederatedData:
         """Rows of one client."""
         return self.index[self.offsets[client] : self.offsets[client + 1]]
 
+    def digest(self) -> str:
+        """Of who has which samples, all labels, and 1,000 inputs of each part: a whole large store takes minutes."""
+        found = hashlib.blake2b(digest_size=16)
+        for part in (self.x, self.x_test):
+            some = np.unique(np.linspace(0, max(len(part) - 1, 0), _DIGESTED).astype(np.int64))[: len(part)]
+            found.update(f"{part.dtype} {part.shape}".encode())
+            found.update(np.ascontiguousarray(part[some]).tobytes())
+        for column in (self.y, self.index, self.offsets, self.y_test):
+            found.update(np.ascontiguousarray(column, "<i8").tobytes())
+        return found.hexdigest()
+
     def label_counts(self) -> IntArray:
         """How often each client has each label, (n_clients, n_classes)."""
         owner = np.repeat(np.arange(self.n_clients), self.sizes)
@@ -133,7 +150,7 @@ class FederatedData:
         return flat.reshape(self.n_clients, self.n_classes).astype(np.int64)
 
 
-def federate(
+def federate(  # noqa: PLR0913  what a scenario says of its data, all by name
     dataset: DataSet,
     partition: Partition,
     *,
@@ -141,8 +158,9 @@ def federate(
     n_clients: int | None,
     seed: int,
     folder: Path,
+    client_test_fraction: float | None = None,
 ) -> FederatedData:
-    """Split off the test set first (stratified by label), then deal the rest to clients.
+    """Split off the test set first (stratified by label), then deal the rest to clients, then hold out a part of it.
 
     A data set with a test set of its own keeps it, and `test_fraction` has no effect. Without `n_clients` there are as
     many clients as the data set has natural ones.
@@ -165,6 +183,9 @@ def federate(
         index, offsets = np.searchsorted(train, given[0]), given[1]
     if offsets[-1] == 0:
         raise DataError(f"{samples.name}: no client has data; ask for more samples per client or fewer clients")
+    held = None
+    if client_test_fraction is not None:
+        index, offsets, held = hold_out(index, offsets, client_test_fraction, seed)
     return FederatedData(
         select(samples.x, train),
         y,
@@ -175,6 +196,7 @@ def federate(
         samples.n_classes,
         samples.n_tokens,
         samples.name,
+        held,
     )
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from evsim.base.vocabulary import IntArray
 from evsim.training.data.gathered import Gathered, Values
+from evsim.training.data.held_out import HeldOut
 
 if TYPE_CHECKING:
     from evsim.training.data.base import FederatedData
@@ -86,6 +87,7 @@ class TrainingData:
             ``x[rows]`` is what a model gets.
         index, offsets: client k has the rows ``index[offsets[k]:offsets[k + 1]]``.
         device: where batches are needed.
+        held: what clients are evaluated on, if it is not what they train on.
         streamed: whether batches are brought to the device one at a time.
     """
 
@@ -95,6 +97,7 @@ class TrainingData:
     offsets: IntArray
     device: torch.device = _HOST
     streamed: bool = False
+    held: HeldOut | None = None
 
     @classmethod
     def of(cls, data: FederatedData, dtype: torch.dtype, device: torch.device) -> TrainingData:
@@ -102,7 +105,7 @@ class TrainingData:
         x, y = inputs(data.x, dtype, tokens=data.n_tokens is not None), torch.as_tensor(data.y)
         streamed = not fits(device, x, y)
         where = _HOST if streamed else device
-        return cls(x.to(where), y.to(where), data.index, data.offsets, device, streamed)
+        return cls(x.to(where), y.to(where), data.index, data.offsets, device, streamed, data.held)
 
     def of_client(self, client: int) -> IntArray:
         """Row numbers of a client's samples in x and y."""

@@ -140,7 +140,7 @@ class Rotation(Skew):
 
 
 def skewed(data: FederatedData, skew: Skew, seed: int) -> FederatedData:
-    """The data as clients see them: a row of x and y for every place of `index`.
+    """The data as clients see them: a row of x and y for every place of `index` and of what is held out.
 
     Raises:
         DataError: if these inputs cannot be skewed so.
@@ -148,10 +148,14 @@ def skewed(data: FederatedData, skew: Skew, seed: int) -> FederatedData:
     refusal = skew.refusal(data.x.shape, tokens=data.n_tokens is not None)
     if refusal:
         raise DataError(f"data.skew: the inputs of {data.name} {refusal}")
-    owner = np.repeat(np.arange(data.n_clients), data.sizes)
-    seen = Seen(owner, data.index, data.n_clients, rng.key(seed, "data", "skew"))
+    parts = [(data.index, data.offsets)] + ([] if data.held is None else [(data.held.index, data.held.offsets)])
+    owner = np.concatenate([np.repeat(np.arange(data.n_clients), np.diff(offsets)) for _, offsets in parts])
+    sample = np.concatenate([index for index, _ in parts])
+    seen = Seen(owner, sample, data.n_clients, rng.key(seed, "data", "skew"))
     x = _made(data.x, SkewedRows(skew, seen, skew.dtype(data.x.dtype)))
-    return replace(data, x=x, y=data.y[data.index], index=np.arange(len(owner)), sources=data.index)
+    rows, count = np.arange(len(sample)), len(data.index)
+    held = None if data.held is None else replace(data.held, index=rows[count:])
+    return replace(data, x=x, y=data.y[sample], index=rows[:count], held=held, sources=sample)
 
 
 @final

@@ -29,7 +29,7 @@ from evsim.training.executors.memory import keep_freed_memory
 from evsim.training.executors.naming import out_of_memory
 from evsim.training.executors.serial import Serial, SerialRunner
 from evsim.training.executors.sums import Block, Weights, weights_at
-from evsim.training.executors.threads import limited_threads
+from evsim.training.executors.threads import check_threads, limited_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -60,7 +60,7 @@ class Batched(Executor):
 
     def __post_init__(self) -> None:
         require(self.chunk is None or self.chunk >= 1, "chunk must be >= 1", chunk=self.chunk)
-        require(self.threads is None or self.threads >= 1, "threads must be >= 1", threads=self.threads)
+        check_threads(self.threads)
 
     @override
     def open(self, job: Job) -> Runner:

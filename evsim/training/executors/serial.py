@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, final
 import torch
 from typing_extensions import override
 
-from evsim.base.errors import require
 from evsim.training.draws import torch_state
 from evsim.training.executors.base import Executor, Job, Result, Runner, TrainTask
 from evsim.training.executors.batches import BatchPlan, plan_batches
 from evsim.training.executors.functional import Functional
 from evsim.training.executors.naming import naming
 from evsim.training.executors.opening import gradient_of, open_task
-from evsim.training.executors.threads import limited_threads
+from evsim.training.executors.threads import check_threads, limited_threads
 
 if TYPE_CHECKING:
     from evsim.algorithms.base import Carry
@@ -39,7 +38,7 @@ class Serial(Executor):
     channels_last: bool = False
 
     def __post_init__(self) -> None:
-        require(self.threads is None or self.threads >= 1, "threads must be >= 1", threads=self.threads)
+        check_threads(self.threads)
 
     @override
     def open(self, job: Job) -> Runner:

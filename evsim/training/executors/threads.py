@@ -11,6 +11,15 @@ from contextlib import contextmanager
 
 import torch
 
+from evsim.base.errors import require
+
+_MOST = 1024
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse what torch does not take; None is torch's own setting."""
+    require(threads is None or 1 <= threads <= _MOST, f"threads must be >= 1 and <= {_MOST}", threads=threads)
+
 
 @contextmanager
 def limited_threads(threads: int) -> Iterator[None]:

@@ -72,7 +72,11 @@ class _Group:
 
 def serve(station: Station, conn: Connection, siblings: Sequence[Connection]) -> None:
     """Train what comes through the pipe until it is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    os.setpgid(
+        0, 0
+    )  # the parent decides when to stop: what a terminal or a scheduler sends to its group ends it cleanly
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what the parent does when it hears it was inherited
     for other in siblings:
         other.close()  # else this process would keep their pipes open after the parent is gone
     torch.set_num_threads(1)

@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, final
 from safetensors.torch import load_file, save_file
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     import torch
 
     from evsim.algorithms.base import State
 
 States = dict[str, "State"]  # by place: "rule", "upload0", ...
 Version = tuple[int, int]  # client, generation
+StatesOf = tuple[int, int, States]  # client, generation, its states
 
 _BUDGET = 1 << 30
 
@@ -64,7 +67,7 @@ class ClientStates:
         if wanted in self._memory:
             self._memory.move_to_end(wanted)
             return self._memory[wanted]
-        return _unflatten(load_file(self._path(wanted)))
+        return unflatten(load_file(self._path(wanted)))
 
     def put(self, client: int, states: States) -> int:
         """Append a generation; returns its number."""
@@ -101,6 +104,18 @@ class ClientStates:
             self._release(version)
         return dict(self._current)
 
+    def live(self) -> tuple[dict[int, int], dict[int, int]]:
+        """Generations by client: the current ones, and those of before of the clients that advanced since `begin`."""
+        return dict(self._current), dict(self._before or {})
+
+    def restore(self, current: Mapping[int, int], before: Mapping[int, int], states: Iterable[StatesOf]) -> None:
+        """Become what `live` told of another store, with the states of all generations above 0 in it."""
+        self._current, self._before = dict(current), dict(before)
+        for client, generation, each in states:
+            self._memory[client, generation] = each
+            self.bytes_in_memory += _n_bytes(each)
+            self._spill()
+
     def close(self) -> None:
         """Remove the temporary folder."""
         if self._temporary is not None:
@@ -122,7 +137,7 @@ class ClientStates:
             version, states = self._memory.popitem(last=False)
             self.bytes_in_memory -= _n_bytes(states)
             if version not in self._on_disk:
-                save_file(_flatten(states), self._path(version))
+                save_file(flatten(states), self._path(version))
                 self._on_disk.add(version)
 
     def _path(self, version: Version) -> Path:
@@ -133,7 +148,8 @@ class ClientStates:
         return self._folder / f"client-{version[0]}-{version[1]}.safetensors"
 
 
-def _flatten(states: States) -> dict[str, torch.Tensor]:
+def flatten(states: States) -> dict[str, torch.Tensor]:
+    """Tensors by ``place|payload|name``, as a safetensors file takes them."""
     return {
         f"{place}|{payload}|{name}": leaf.contiguous().clone()  # safetensors refuses tensors that share memory
         for place, state in states.items()
@@ -142,7 +158,8 @@ def _flatten(states: States) -> dict[str, torch.Tensor]:
     }
 
 
-def _unflatten(tensors: dict[str, torch.Tensor]) -> States:
+def unflatten(tensors: Mapping[str, torch.Tensor]) -> States:
+    """What was flattened."""
     states: States = {}
     for key, leaf in tensors.items():
         place, payload, name = key.split("|", 2)

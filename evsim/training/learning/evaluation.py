@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import torch
@@ -10,18 +11,36 @@ from torch.func import functional_call
 
 from evsim.base.errors import TrainingError
 from evsim.base.user_code import user_code
+from evsim.training.data.samples import Inputs
 from evsim.training.draws import named_draws
 from evsim.training.models.leaves import local
 from evsim.training.models.modes import evaluating
 
 if TYPE_CHECKING:
     from evsim.algorithms.tree import Tree
-    from evsim.base.vocabulary import FloatArray
-    from evsim.training.data.samples import Inputs, TrainingData
-
-    Stored = torch.Tensor | Inputs
+    from evsim.base.vocabulary import FloatArray, IntArray
 
 _WHILE = {"while": "it is evaluated"}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Some:
+    """Some rows of stored inputs, a batch of which is read when it is asked for; `rows` lie beside them."""
+
+    values: torch.Tensor | Inputs
+    rows: torch.Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are stored."""
+        return self.values.device
+
+    def __getitem__(self, part: slice) -> torch.Tensor:
+        return self.values[self.rows[part]]
+
+
+Stored = torch.Tensor | Inputs | Some
 
 
 @torch.no_grad()
@@ -55,16 +74,16 @@ def summarize(losses: torch.Tensor, hits: torch.Tensor) -> dict[str, float]:
     return {"loss": float(losses.mean()), "accuracy": float(hits.double().mean())}
 
 
-def per_client(losses: torch.Tensor, hits: torch.Tensor, data: TrainingData) -> dict[str, FloatArray]:
+def per_client(losses: torch.Tensor, hits: torch.Tensor, index: IntArray, offsets: IntArray) -> dict[str, FloatArray]:
     """Mean loss and accuracy of each client over its own samples; NaN for clients without any.
 
-    `losses` and `hits` have one entry per row of ``data.x``.
+    Client i has the entries ``index[offsets[i]:offsets[i + 1]]`` of `losses` and `hits`.
     """
-    sizes = np.diff(data.offsets)
+    sizes = np.diff(offsets)
     found = {}
     for name, values in (("loss", losses), ("accuracy", hits.double())):
-        own = values.cpu().numpy()[data.index]
+        own = values.cpu().numpy()[index]
         sums = np.concatenate([[0.0], np.cumsum(own)])
-        totals = sums[data.offsets[1:]] - sums[data.offsets[:-1]]
+        totals = sums[offsets[1:]] - sums[offsets[:-1]]
         found[name] = np.divide(totals, sizes, out=np.full(len(sizes), np.nan), where=sizes > 0)
     return found

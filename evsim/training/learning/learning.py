@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from evsim.training.executors.probe import batch_of_one, probe, rehearse
 from evsim.training.executors.sums import Weights
 from evsim.training.executors.threads import limited_threads
 from evsim.training.learning.client_state import ClientStates
-from evsim.training.learning.evaluation import evaluate, per_client, summarize
+from evsim.training.learning.evaluation import Some, evaluate, per_client, summarize
 from evsim.training.learning.pending import Pending
 from evsim.training.learning.reports import Seen, feedback_of, moved
 from evsim.training.models.leaves import averaged, check_leaves, saved, trained
@@ -204,9 +204,15 @@ class Learning:
 
     @part("evaluation")
     def evaluate_clients(self, batch_size: int) -> dict[str, FloatArray]:
-        """Loss and accuracy of the current version on each client's own samples."""
+        """Loss and accuracy of the current version on each client's own samples: those held out, if some are."""
         key, data = rng.key(self._seed, "evaluate clients", self.version), self._data
-        return per_client(*evaluate(self._model, self._current(), data.x, data.y, batch_size, key), data)
+        if data.held is None:
+            found = evaluate(self._model, self._current(), data.x, data.y, batch_size, key)
+            return per_client(*found, data.index, data.offsets)
+        rows, places = np.unique(data.held.index, return_inverse=True)
+        only = data.rows(rows)
+        found = evaluate(self._model, self._current(), Some(data.x, only), data.y[only], batch_size, key)
+        return per_client(*found, places, data.held.offsets)
 
     @part("evaluation")
     def losses(self, clients: IntArray, max_samples: int | None = None, batch_size: int = 1024) -> FloatArray:
@@ -226,6 +232,25 @@ class Learning:
         params, buffers = self._current()
         own = {**saved(self._model), **params, **buffers}
         return {name: leaf.cpu().numpy() for name, leaf in own.items()}
+
+    @property
+    def device(self) -> str:
+        """Where it trains."""
+        return str(self._device)
+
+    # -- checkpoints ------------------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> dict[str, Any]:
+        """All that a later run needs to go on from here, but the clients' states (`client_states.live`)."""
+        return {"version": self.version, "server": self._server, "pending": self._pending.kept()}
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """Become what `checkpoint` told of another run of the same method, model and data."""
+        self.version, self._server = kept["version"], kept["server"]
+        self._pending.restore(kept["pending"])
+        received = kept["pending"]["received"].get(str(self.version))
+        self._sent = None if received is None else (self.version, received)
+        self._looked_at = -1, False
 
     def close(self) -> None:
         """Release the executor and the client states."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
@@ -59,6 +59,23 @@ class Pending:
         for task in tasks:
             self._waiting.pop(task, None)
             self._early.pop(task, None)
+
+    def kept(self) -> dict[str, Any]:
+        """Everything about tasks that wait, for a checkpoint: the message of each version once."""
+        waiting = self._waiting.values()
+        rows = [[each.task, each.client, each.nth, each.version, each.max_steps] for each in waiting]
+        received = {str(each.version): each.received for each in waiting}
+        early = [[task, each.update, each.utility] for task, each in self._early.items()]
+        return {"waiting": rows, "received": received, "early": early}
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """Become what `kept` told of another run."""
+        received = kept["received"]
+        self._waiting = {
+            task: TrainTask(task, client, nth, version, received[str(version)], {}, most)
+            for task, client, nth, version, most in kept["waiting"]
+        }
+        self._early = {task: Resolved(update, utility) for task, update, utility in kept["early"]}
 
     def in_order(self, tasks: IntArray) -> list[int]:
         """The tasks in the order in which they are merged: by client, then by task."""

@@ -1,0 +1,211 @@
+"""Checkpoints: from time to time, and at a clean interruption, everything that was learnt is brought to the disk.
+
+The timeline is not in them: it is simulated again, fed with the answers of the learning side up to the checkpoint
+(`feedback.py`). A checkpoint is a set of files. The one written last, ``checkpoint-<n>.json``, names the others;
+n is the number of answers before it. Files are written under a temporary name, synced and renamed, and never changed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from evsim.base.errors import RunFolderError
+from evsim.base.profiling import part
+from evsim.base.units import MS_PER_SECOND
+from evsim.run.feedback import Answer, read_answers, write_answers
+from evsim.run.recorder import atomically
+from evsim.training.learning.client_state import Version, flatten, unflatten
+from evsim.training.learning.packing import pack, unpack
+
+if TYPE_CHECKING:
+    import torch
+
+    from evsim.training.learning.learning import Learning
+
+_KEPT = 2
+_WORTH = 100  # a checkpoint waits until so many times what the last one cost are over: less than 1 % of the time
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """A whole checkpoint on the disk."""
+
+    folder: Path
+    told: dict[str, Any]
+
+    @property
+    def answers(self) -> Iterator[Answer]:
+        """All answers before it.
+
+        Raises:
+            RunFolderError: if they cannot be read.
+        """
+        for name in self.told["answers"]:
+            yield from read_answers(self.folder / name)
+
+    @property
+    def names(self) -> set[str]:
+        """Its files."""
+        return {f"checkpoint-{self.told['position']}.json", *self.told["files"]}
+
+    def restore(self, learning: Learning) -> None:
+        """Bring the learning side to where it was."""
+        tensors = load_file(self.folder / self.told["tensors"], device=learning.device)
+        learning.restore(unpack(self.told["learning"], [tensors[str(place)] for place in range(len(tensors))]))
+        clients = self.told["clients"]
+        states = _read_states(self.folder, clients["where"])
+        learning.client_states.restore(dict(clients["current"]), dict(clients["before"]), states)
+
+
+def whole(folder: Path) -> list[Saved]:
+    """The checkpoints whose files are all there, newest first."""
+    found = []
+    for path in folder.glob("checkpoint-*.json"):
+        with suppress(OSError, ValueError, KeyError):
+            told = json.loads(path.read_text(encoding="utf-8"))
+            if all((folder / name).stat().st_size == size for name, size in told["files"].items()):
+                found.append(Saved(folder, told))
+    return sorted(found, key=lambda each: each.told["position"], reverse=True)
+
+
+@final
+class Checkpoints:
+    """Hears every answer of the learning side, and saves when it is time.
+
+    Args:
+        folder: where; must exist.
+        learning: what is saved.
+        every_ms: of wall clock between two checkpoints; 0: never.
+        timeline_hash: of the timeline so far.
+    """
+
+    def __init__(self, folder: Path, learning: Learning, every_ms: int, timeline_hash: Callable[[], str]) -> None:
+        self._folder, self._learning, self._timeline_hash = folder, learning, timeline_hash
+        self._every, self._last, self._cost = every_ms / MS_PER_SECOND, time.perf_counter(), 0.0
+        self._waiting: list[Answer] = []
+        self._position, self._saved, self._hash = 0, 0, ""
+        self._answers: list[str] = []  # files
+        self._where: dict[Version, str] = {}  # the file that holds a client's states
+
+    def heard(self, answer: Answer) -> None:
+        """A new answer; a checkpoint is due only after a server step: then the least is waiting."""
+        if not self._every:
+            return
+        self._waiting.append(answer)
+        self._position += 1
+        self._hash = self._timeline_hash()
+        if answer.kind == "apply" and time.perf_counter() - self._last >= max(self._every, _WORTH * self._cost):
+            self.save()
+
+    def go_on(self, saved: Saved) -> None:
+        """The timeline was simulated up to this checkpoint: load it, and count on from it.
+
+        Raises:
+            RunFolderError: if the timeline is another one.
+        """
+        told = saved.told
+        if self._timeline_hash() != told["timeline_hash"]:
+            raise RunFolderError(
+                f"{saved.folder}: the timeline up to the checkpoint is not the one that was interrupted; something "
+                "that the run depends on has changed; run it again into another folder"
+            )
+        saved.restore(self._learning)
+        self._position = self._saved = told["position"]
+        self._answers = list(told["answers"])
+        self._where = {(client, generation): name for client, generation, name in told["clients"]["where"]}
+        self._last = time.perf_counter()
+
+    @part("recording")
+    def save(self) -> None:
+        """Write a checkpoint, unless nothing was learnt since the last one."""
+        if not self._every or self._position == self._saved:
+            return
+        began, number = time.perf_counter(), self._position
+        self._answers.append(f"answers-{number}.arrow")
+        atomically(self._folder / self._answers[-1], lambda path: write_answers(self._waiting, path))
+        skeleton, tensors = pack(self._learning.checkpoint())
+        name = f"learning-{number}.safetensors"
+        atomically(self._folder / name, lambda path: save_file(_apart(tensors), path))
+        clients = self._save_clients(number)
+        files = {*self._answers, name, *(file for *_, file in clients["where"])}
+        told = {
+            "position": number,
+            "timeline_hash": self._hash,
+            "executor": dict(self._learning.plan),
+            "answers": self._answers,
+            "tensors": name,
+            "clients": clients,
+            "learning": skeleton,
+            "files": {file: (self._folder / file).stat().st_size for file in sorted(files)},
+        }
+        text = json.dumps(told)
+        atomically(self._folder / f"checkpoint-{number}.json", lambda path: path.write_text(text, encoding="utf-8"))
+        self._waiting, self._saved = [], number
+        tidy(self._folder)
+        self._last = time.perf_counter()
+        self._cost = self._last - began
+
+    def _save_clients(self, number: int) -> dict[str, Any]:
+        """Write the states that no file holds yet; all of them once most of what files hold is out of date."""
+        current, before = self._learning.client_states.live()
+        live = [(client, k) for some in (current, before) for client, k in some.items() if k > 0]
+        outdated = len(self._where.keys() - set(live))
+        known = {} if outdated > len(live) else self._where
+        new = [version for version in live if version not in known]
+        file = f"clients-{number}.safetensors"
+        if new:
+            atomically(self._folder / file, lambda path: save_file(self._states(new), path))
+        where = {version: known.get(version, file) for version in live}
+        # A generation that may still be undone may come again with other contents.
+        settled = {version: name for version, name in where.items() if version[0] not in before}
+        self._where = {**known, **settled} if known else settled
+        return {
+            "current": list(current.items()),
+            "before": list(before.items()),
+            "where": [[*version, name] for version, name in where.items()],
+        }
+
+    def _states(self, versions: list[Version]) -> dict[str, torch.Tensor]:
+        return {
+            f"{client}|{generation}|{key}": leaf
+            for client, generation in versions
+            for key, leaf in flatten(self._learning.client_states.get(client, generation)).items()
+        }
+
+
+def tidy(folder: Path) -> None:
+    """Keep the newest checkpoints and their files; nothing else is needed any more."""
+    needed: set[str] = set().union(*(saved.names for saved in whole(folder)[:_KEPT]))
+    for pattern in ("checkpoint-*", "answers-*", "learning-*", "clients-*", "*.tmp"):
+        for path in folder.glob(pattern):
+            if path.name not in needed:
+                path.unlink()
+
+
+def _read_states(folder: Path, where: list[tuple[int, int, str]]) -> Iterator[tuple[int, int, Any]]:
+    wanted: dict[str, dict[Version, list[str]]] = {}
+    for client, generation, name in where:
+        wanted.setdefault(name, {})[client, generation] = []
+    for name, versions in wanted.items():
+        with safe_open(folder / name, "pt") as file:
+            for key in file.keys():  # noqa: SIM118  no mapping
+                client, generation, _ = key.split("|", 2)
+                if (own := versions.get((int(client), int(generation)))) is not None:
+                    own.append(key)
+            for (client, generation), keys in versions.items():
+                yield client, generation, unflatten({key.split("|", 2)[2]: file.get_tensor(key) for key in keys})
+
+
+def _apart(tensors: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """By number; safetensors refuses tensors that share memory."""
+    return {str(place): leaf.detach().cpu().contiguous().clone() for place, leaf in enumerate(tensors)}

@@ -1,0 +1,100 @@
+"""What must be the same for a run to go on: written when it starts, compared when it is resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evsim.base.errors import Problem, RunFolderError, report
+from evsim.run.manifest import trace_hash, versions
+from evsim.run.recorder import atomically
+
+if TYPE_CHECKING:
+    from evsim.run.assembly import Parts
+    from evsim.scenario import Scenario
+
+_FILE = "run.json"
+_NOTHING = "nothing"
+
+
+def identity(scenario: Scenario, parts: Parts) -> dict[str, Any]:
+    """Everything that a run's results depend on, as JSON; what comes first is compared first."""
+    learning = parts.learning
+    return {
+        "scenario": scenario.to_toml(),
+        "versions": versions(),
+        "device": parts.device,
+        "traces": trace_hash(parts.population),
+        "data": parts.data_digest,
+        "model": "" if learning is None else _digest(learning.tensors()),
+        "executor": {} if learning is None else json.loads(json.dumps(dict(learning.plan))),
+    }
+
+
+def keep_identity(folder: Path, scenario: Scenario, told: Mapping[str, Any]) -> None:
+    """Write it; with the folder in which the scenario's relative paths begin."""
+    text = json.dumps({**told, "paths_from": str(scenario.folder.resolve())}, indent=2)
+    atomically(folder / _FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def kept_identity(folder: Path) -> dict[str, Any]:
+    """What was written.
+
+    Raises:
+        RunFolderError: if it cannot be read.
+    """
+    try:
+        found = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{folder / _FILE}: cannot be read ({error}); the run cannot be resumed") from error
+    if not isinstance(found, dict) or not {"scenario", "paths_from"} <= set(found):
+        raise RunFolderError(f"{folder / _FILE}: keys are missing; the run cannot be resumed")
+    return found
+
+
+def has_identity(folder: Path) -> bool:
+    """Whether a run that can be resumed lies here."""
+    return (folder / _FILE).is_file()
+
+
+def check_same(where: Path, kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with another run.
+
+    Raises:
+        RunFolderError: with the first difference.
+    """
+    for name, value in now.items():
+        if kept.get(name) != value:
+            raise RunFolderError(report([_difference(str(where), name, kept.get(name), value)]))
+
+
+def _difference(where: str, name: str, before: Any, now: Any) -> Problem:
+    hint = "resume it with what it was started with, or choose another folder with --out"
+    if name == "scenario":
+        before, now = tomllib.loads(before or ""), tomllib.loads(now)
+    if isinstance(now, dict) and isinstance(before, dict):
+        old, new = _flat(before), _flat(now)
+        key = next(each for each in {**new, **old} if new.get(each, _NOTHING) != old.get(each, _NOTHING))
+        name, before, now = f"{name}: {key}", old.get(key, _NOTHING), new.get(key, _NOTHING)
+    return Problem(f"{where}: {name}", f"{now!r} now", f"{before!r}, as when the run was started", hint)
+
+
+def _flat(tables: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tables.items():
+        found |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return found
+
+
+def _digest(tensors: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
+        digest.update(np.ascontiguousarray(tensors[name]).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,200 @@
+"""A run folder that can be gone on with: what lies beside its tables while it is not over, and who works in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tomllib
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, final
+
+from evsim.base.errors import Problem, RunFolderError, report
+from evsim.run.checkpoints import Saved, tidy, whole
+from evsim.run.identity import check_same, has_identity, identity, keep_identity, kept_identity
+from evsim.run.recorder import Recorder, is_unfinished, read_journal
+from evsim.run.schema import TABLES
+from evsim.scenario import Scenario
+
+if TYPE_CHECKING:
+    from evsim.run.assembly import Parts
+
+with suppress(ImportError):  # there is none on Windows: nobody is kept out there
+    import fcntl
+
+_FOLDER = "resume"
+_AT_START = {"journal", "scenario.toml", "scenario.toml.tmp", ".writable", _FOLDER}
+_CUT = ("interrupted", "terminated", "error")  # how the reasons begin of runs that can go on
+
+
+def resume_folder(run: Path) -> Path:
+    """Where checkpoints and the run's identity lie."""
+    return run / _FOLDER
+
+
+def is_new(run: Path) -> bool:
+    """Whether nothing is there yet, or a run that was killed before anything happened: then resuming is starting."""
+    if not run.is_dir():
+        return not run.exists()
+    if has_identity(resume_folder(run)):
+        return False
+    return {path.name for path in run.iterdir()} <= _AT_START and not any(
+        len(read_journal(run, name)) for name in TABLES
+    )
+
+
+def _clear(run: Path) -> None:
+    """Remove what a run left that was killed before anything happened."""
+    for name in _AT_START if run.is_dir() else ():
+        shutil.rmtree(run / name) if (run / name).is_dir() else (run / name).unlink(missing_ok=True)
+
+
+def is_over(run: Path) -> bool:
+    """Whether the run in a folder ended by itself: then nothing is left to do."""
+    return _reason(run) is not None and not str(_reason(run)).startswith(_CUT)
+
+
+def scenario_of(run: Path) -> Scenario:
+    """The scenario of the run in a folder, with its relative paths beginning where they did.
+
+    Raises:
+        RunFolderError: if no run that can be resumed lies there.
+    """
+    require_resumable(run)
+    kept = kept_identity(resume_folder(run))
+    return Scenario.from_dict(tomllib.loads(kept["scenario"]), folder=kept["paths_from"])
+
+
+def require_resumable(run: Path) -> None:
+    """Refuse a folder without a run that was started by this version or a later one.
+
+    Raises:
+        RunFolderError: if there is none.
+    """
+    if has_identity(resume_folder(run)):
+        return
+    given = (
+        "a run that is over" if is_over(run) else "a folder without resume/run.json" if run.is_dir() else "no folder"
+    )
+    hint = "evsim run SCENARIO --out DIR starts a run that can be resumed"
+    raise RunFolderError(report([Problem(str(run), given, "a run that was interrupted or killed", hint)]))
+
+
+def leave_over(run: Path, scenario: Scenario | None = None) -> None:
+    """The run in a folder is over: nothing to do but to remove what a kill in its last moment left.
+
+    Raises:
+        RunFolderError: with the first difference, if it was not a run of the scenario.
+    """
+    if scenario is not None:
+        text = (run / "scenario.toml").read_text(encoding="utf-8")
+        check_same(run, {"scenario": text}, {"scenario": scenario.to_toml()})
+    if resume_folder(run).is_dir():
+        Claim(run).release(over=True)
+
+
+@final
+class Place:
+    """A run's folder, new or gone on with: `with` it, one process works there.
+
+    Args:
+        run: the folder.
+        scenario: what runs.
+        resume: whether a run that was interrupted goes on.
+
+    Attributes:
+        saved: the checkpoint to go on from; None: from the beginning.
+        is_over: to be set once nothing is left that could go on.
+
+    Raises:
+        RunFolderError: if the folder holds something else.
+    """
+
+    def __init__(self, run: Path, scenario: Scenario, *, resume: bool) -> None:
+        self._run, self._scenario, self._resume = run, scenario, resume
+        self._again = resume and not is_new(run)
+        self._claim: Claim | None = None
+        self.saved: Saved | None = None
+        self.is_over = False
+
+    def __enter__(self) -> Place:
+        if self._again:
+            require_resumable(self._run)
+            folder = resume_folder(self._run)
+            check_same(self._run, kept_identity(folder), {"scenario": self._scenario.to_toml()})
+            self._claim = Claim(self._run)
+            tidy(folder)
+            self.saved = next(iter(whole(folder)), None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._claim is not None:
+            self._claim.release(over=self.is_over)
+
+    @property
+    def pinned(self) -> Scenario:
+        """The scenario with the executor that the run had picked."""
+        pin = None if self.saved is None else self.saved.told["executor"].get("pin")
+        if pin is None:
+            return self._scenario
+        tables = tomllib.loads(self._scenario.to_toml()) | {"executor": pin}
+        return Scenario.from_dict(tables, folder=self._scenario.folder)
+
+    def recorder(self, parts: Parts) -> Recorder:
+        """Where its rows go, once the parts are known to be those that the run was started with.
+
+        Raises:
+            RunFolderError: with the first difference, or if the folder cannot be written.
+        """
+        folder, now = resume_folder(self._run), identity(self._scenario, parts)
+        if self._again:
+            kept = kept_identity(folder)
+            check_same(self._run, kept, {k: v for k, v in now.items() if k != "executor" or not self._is_pinned})
+            return Recorder(self._run, again=True)
+        if self._resume:
+            _clear(self._run)
+        recorder = Recorder(self._run)
+        self._claim = Claim(self._run)
+        recorder.keep_scenario(self._scenario.to_toml())
+        keep_identity(folder, self._scenario, now)
+        return recorder
+
+    @property
+    def _is_pinned(self) -> bool:
+        return self.saved is not None and "pin" in self.saved.told["executor"]
+
+
+@final
+class Claim:
+    """One process works in a run folder; the operating system ends the claim when the process dies.
+
+    Raises:
+        RunFolderError: if another process does.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._folder = resume_folder(run)
+        self._folder.mkdir(exist_ok=True)
+        self._lock: IO[str] = (self._folder / "lock").open("w", encoding="utf-8")
+        with suppress(NameError):
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                self._lock.close()
+                raise RunFolderError(f"{run}: another process runs in it; wait until it is over") from error
+
+    def release(self, *, over: bool) -> None:
+        """Let others; once the run is over, nothing is left that could go on."""
+        if over:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._lock.close()
+
+
+def _reason(run: Path) -> str | None:
+    """Why the run in a folder ended; None if it did not, or cannot be read."""
+    if is_unfinished(run):
+        return None
+    try:
+        return str(json.loads((run / "manifest.json").read_text(encoding="utf-8"))["end"]["reason"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,223 @@
+"""A run that is interrupted and resumed writes what it would have written without, and refuses to be another run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evsim import Scenario, Simulation, load_run
+from evsim.base.errors import RunFolderError, TrainingError
+from evsim.base.vocabulary import Feedback
+from evsim.run.checkpoints import whole
+from evsim.run.feedback import Answer, Telling, read_answers, write_answers
+from evsim.run.resuming import Claim, is_over, resume_folder
+from evsim.run.signals import Signals
+from evsim.timeline.world import NoLearning
+from evsim.training.learning.learning import Learning
+from tests.crash.cases import CASES, EVERY_CASE, results, scenario_of
+
+_FEW = ["late reports", "oort, prompt", "power of choice", "scaffold, workers", "top-k, buffered, oort", "batched"]
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Versions from which server steps were really trained; put ("stop", n) first to be interrupted in the nth."""
+    log: list[Any] = []
+    apply = Learning.apply
+
+    def counted(self: Learning, tasks: Any, **told: Any) -> Feedback:
+        if log and log[0] == ("stop", len(log)):
+            os.kill(os.getpid(), signal.SIGINT)
+        log.append(self.version)
+        return apply(self, tasks, **told)
+
+    monkeypatch.setattr(Learning, "apply", counted)
+    return log
+
+
+def interrupted(scenario: Scenario, folder: Path, trained: list[Any], step: int) -> Path:
+    trained[:] = [("stop", step)]
+    found = Simulation(scenario, device="cpu").run(folder)
+    assert load_run(found).manifest["end"]["reason"] == "interrupted"
+    trained.clear()
+    return found
+
+
+@pytest.mark.parametrize("case", CASES if EVERY_CASE else _FEW)
+def test_interrupted_and_resumed_is_never_interrupted(case: str, tmp_path: Path, trained: list[Any]) -> None:
+    scenario = scenario_of(case)
+    whole_run = Simulation(scenario, device="cpu").run(tmp_path / "whole")
+    steps = len(trained)
+    cut = interrupted(scenario, tmp_path / "cut", trained, 3)
+    Simulation.resume(cut, device="cpu")
+    assert len(trained) == steps - 3  # what was learnt before was not trained again
+    assert results(cut) == results(whole_run)
+    assert is_over(cut)
+    assert sorted(path.name for path in cut.iterdir()) == sorted(path.name for path in whole_run.iterdir())
+
+
+def test_it_may_be_interrupted_again_and_again_also_while_it_replays(tmp_path: Path, trained: list[Any]) -> None:
+    scenario = scenario_of("oort, buffered")
+    expected = results(Simulation(scenario, device="cpu").run(tmp_path / "whole"))
+    cut = interrupted(scenario, tmp_path / "cut", trained, 2)
+    before = results(cut)
+
+    class Impatient:
+        def round_closed(self, _at: int, row: Any) -> None:
+            if row["version"] == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        Simulation.resume(cut, device="cpu", listeners=[Impatient()])
+    assert results(cut) == before  # it never came as far as the run was: that stays as it is
+    assert not (cut / "journal.resumed").exists()
+    trained[:] = [("stop", 3)]
+    Simulation.resume(cut, device="cpu")
+    assert load_run(cut).manifest["server_steps"] == 5
+    trained.clear()
+    Simulation.resume(cut, device="cpu")
+    assert results(cut) == expected
+
+
+def test_of_a_broken_checkpoint_the_one_before_is_taken(tmp_path: Path, trained: list[Any], often: None) -> None:
+    scenario = scenario_of("scaffold")
+    expected = results(Simulation(scenario, device="cpu").run(tmp_path / "whole"))
+    cut = interrupted(scenario, tmp_path / "cut", trained, 5)
+    newest, older = whole(resume_folder(cut))
+    (resume_folder(cut) / newest.told["tensors"]).write_bytes(b"torn")
+    (resume_folder(cut) / "learning-9.safetensors.tmp").write_bytes(b"left behind")
+    assert [each.told["position"] for each in whole(resume_folder(cut))] == [older.told["position"]]
+    Simulation.resume(cut, device="cpu")
+    assert results(cut) == expected
+
+
+def test_without_checkpoints_it_begins_anew(tmp_path: Path, trained: list[Any]) -> None:
+    plain = scenario_of("synchronous")
+    scenario = replace(plain, record=replace(plain.record, checkpoint_every=0))
+    expected = results(Simulation(scenario, device="cpu").run(tmp_path / "whole"))
+    cut = interrupted(scenario, tmp_path / "cut", trained, 2)
+    assert not whole(resume_folder(cut))
+    Simulation.resume(cut, device="cpu")
+    assert results(cut) == expected
+
+
+def test_an_error_is_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, often: None) -> None:
+    scenario = scenario_of("buffered")
+    expected = results(Simulation(scenario, device="cpu").run(tmp_path / "whole"))
+
+    def broken(self: Learning, tasks: Any, apply: Any = Learning.apply, **told: Any) -> Feedback:
+        if self.version == 4:
+            raise TrainingError("the disk of the data went away")
+        return apply(self, tasks, **told)  # type: ignore[no-any-return]
+
+    simulation = Simulation(scenario, device="cpu")
+    with monkeypatch.context() as patch, pytest.raises(TrainingError):  # noqa: PT012
+        patch.setattr(Learning, "apply", broken)
+        simulation.run(tmp_path / "cut")
+    Simulation.resume(tmp_path / "cut", device="cpu")
+    assert results(tmp_path / "cut") == expected
+
+
+def test_resuming_nothing_is_starting_and_a_run_that_is_over_stays(tmp_path: Path, trained: list[Any]) -> None:
+    scenario, folder = scenario_of("buffered"), tmp_path / "run"
+    Simulation(scenario, device="cpu").run(folder, resume=True)
+    before = results(folder)
+    trained.clear()
+    Simulation(scenario, device="cpu").run(folder, resume=True)
+    Simulation.resume(folder, device="cpu")
+    assert (trained, results(folder)) == ([], before)
+    with pytest.raises(RunFolderError, match=r"scenario: seed: 7 now; expected 0, as when the run was started"):
+        Simulation(replace(scenario, seed=7), device="cpu").run(folder, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"versions": {"torch": "0.4"}}, r"versions: python: '.*' now; expected 'nothing'"),
+        ({"data": "other"}, r"data: '[0-9a-f]{32}' now; expected 'other', as when the run was started"),
+        ({"traces": "other"}, "traces"),
+        ({"model": "other"}, "model"),
+        ({"device": "cuda"}, "device: 'cpu' now; expected 'cuda'"),
+        ({"executor": {"kind": "workers"}}, "executor: kind: 'serial' now; expected 'workers'"),
+    ],
+)
+def test_another_run_is_refused_with_the_first_difference(
+    tmp_path: Path, trained: list[Any], change: dict[str, Any], said: str
+) -> None:
+    cut = interrupted(scenario_of("buffered"), tmp_path / "cut", trained, 1)
+    before, path = results(cut), resume_folder(cut) / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(RunFolderError, match=said):
+        Simulation.resume(cut, device="cpu")
+    assert results(cut) == before
+
+
+def test_a_timeline_that_came_out_otherwise_is_refused(tmp_path: Path, trained: list[Any]) -> None:
+    cut = interrupted(scenario_of("buffered"), tmp_path / "cut", trained, 3)
+    before, path = results(cut), next(resume_folder(cut).glob("checkpoint-*.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"timeline_hash": "0" * 32}))
+    with pytest.raises(RunFolderError, match="the timeline up to the checkpoint is not the one"):
+        Simulation.resume(cut, device="cpu")
+    assert results(cut) == before
+
+
+def test_a_journal_that_answers_something_else_is_noticed(tmp_path: Path) -> None:
+    known = [
+        Answer("metrics", np.empty(0, np.int64), np.array([0.5, np.nan]), ["accuracy", "loss"]),
+        Answer("apply", np.array([3, 4]), np.array([1.0, np.nan]), (), [True, False], np.array([2.0, 3.0])),
+        Answer("train", np.array([5]), np.array([0.1]), (), [True]),
+    ]
+    write_answers(known, tmp_path / "answers.arrow")
+    telling = Telling(NoLearning(), breakable=Signals().training, on_answer=known.append)  # type: ignore[arg-type]
+    telling.replay(read_answers(tmp_path / "answers.arrow"), known.clear)
+    np.testing.assert_equal(telling.metrics(dict), {"accuracy": 0.5, "loss": np.nan})
+    found = telling.apply(np.array([3, 4]), by="", goal=2)
+    np.testing.assert_array_equal(found.utility, [1.0, np.nan])
+    assert (found.valid.tolist(), found.weight.tolist()) == ([True, False], [2.0, 3.0])  # type: ignore[union-attr]
+    with pytest.raises(RunFolderError, match=r"the journal answers train of \[5\], but the run asks train of \[6\]"):
+        telling.train(np.array([6]))
+
+
+def test_two_processes_never_work_in_one_folder(tmp_path: Path, trained: list[Any]) -> None:
+    cut = interrupted(scenario_of("buffered"), tmp_path / "cut", trained, 1)
+    claim = Claim(cut)
+    with pytest.raises(RunFolderError, match="another process runs in it"):
+        Simulation.resume(cut, device="cpu")
+    claim.release(over=False)
+    Simulation.resume(cut, device="cpu")
+
+
+def test_what_is_no_run_cannot_be_resumed(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="no folder; expected a run that was interrupted or killed"):
+        Simulation.resume(tmp_path / "nothing")
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(RunFolderError, match=r"a folder without resume/run\.json"):
+        Simulation.resume(tmp_path)
+    with pytest.raises(RunFolderError, match=r"a folder without resume/run\.json"):
+        Simulation(scenario_of("buffered")).run(tmp_path, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_dry_run_is_simulated_again(tmp_path: Path) -> None:
+    scenario = Scenario.load("replay", overrides=['stop.virtual_time="2d"'])
+    expected = load_run(Simulation(scenario).run(tmp_path / "whole"))
+    simulation, sent = Simulation(scenario), []
+
+    def impatient(_snapshot: object) -> None:
+        if not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGINT))
+
+    cut = simulation.run(tmp_path / "cut", impatient)
+    assert load_run(cut).manifest["end"]["reason"] == "interrupted"
+    Simulation.resume(cut)
+    found = load_run(cut)
+    assert found.manifest["timeline_hash"] == expected.manifest["timeline_hash"]
+    np.testing.assert_array_equal(found.tasks["ended_at"], expected.tasks["ended_at"])
