@@ -54,7 +54,7 @@ def test_ascii_and_no_home_are_enough(tmp_path):
     environment = {"PYTHONIOENCODING": "ascii:strict", "HOME": "/nowhere", "LC_ALL": "C", "PYTHONUTF8": "0"}
     assert "is no slot" in one_sentence(evsim("list", "n\u00e4", where=tmp_path, env=environment))
     assert r"\xe4" in said_in_ascii(
-        "import evsim.cli.base as base; base._ready_to_write(); base.say('\u00e4')", environment
+        "import evsim.cli.base as base; base._ready_to_write(); base.say(chr(228))", environment
     )
 
 
