@@ -60,6 +60,7 @@ class Agenda:
         self._after: list[Callable[[], None]] = []
         self.by_events = by_events
         self.n_events = 0
+        self.has_end = False  # whether the end of the run is scheduled: then something is left until then
         self.n_ticks = 0  # of sources, in the clock's schedule
         #: Called when a process is about to sleep for ever and nobody else will do anything.
         self.on_nothing_left: Callable[[], None] = lambda: None
@@ -191,5 +192,6 @@ class _Pump:
         if happened is not None:
             self._agenda.n_events += 1
             self._hear(happened)
-        if self._agenda.by_events and not self._agenda.is_over:
+        agenda = self._agenda
+        if agenda.by_events and (agenda.has_end or not agenda.is_over):
             self.arm()

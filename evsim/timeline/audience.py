@@ -114,10 +114,9 @@ class Audience:
         """Things that happened by themselves: told one by one at once, as arrays at the next `flush`."""
         if not len(at):
             return
-        columns = tuple(_frozen(column) for column in (at, *ids))
-        self._one_by_one(fact, columns)
+        self._one_by_one(fact, (at, *ids))
         if self._bulk[fact]:
-            self._waiting[fact].append(columns)
+            self._waiting[fact].append((at, *ids))
 
     def flush(self) -> None:
         """Tell what waits, as arrays, in the order of ranks."""
@@ -141,7 +140,15 @@ class Audience:
             _told(call, fact, words)
 
     def _one_by_one(self, fact: str, columns: tuple[IntArray, ...]) -> None:
-        for call in self._single[fact]:
+        calls = self._single[fact]
+        if not calls:
+            return
+        if len(columns[0]) == 1:  # as when each thing is an event: no need to walk over rows
+            words = [column.item() for column in columns]
+            for call in calls:
+                _told(call, fact, words)
+            return
+        for call in calls:
             for row in zip(*(column.tolist() for column in columns), strict=True):
                 _told(call, fact, row)
 

@@ -75,9 +75,9 @@ class Cohorts:
 
     def hear(self, tasks: IntArray) -> None:
         """Ends of tasks that became known, in order."""
-        if self._tells:
-            self._tell(tasks)
         clients = self._ledger.column("client", tasks)
+        if self._tells:
+            self._tell(tasks, clients)
         self._manager.release(clients)
         if len(tasks) == 1:
             self._one(tasks)
@@ -186,8 +186,14 @@ class Cohorts:
     def _clients(self, tasks: IntArray) -> IntArray:
         return self._ledger.column("client", tasks)
 
-    def _tell(self, tasks: IntArray) -> None:
+    def _tell(self, tasks: IntArray, clients: IntArray) -> None:
+        if len(tasks) == 1:
+            fate_of_one = self._ledger.cell("fate", int(tasks[0]))
+            if fate_of_one != LOST:
+                fact = "reported" if fate_of_one == ARRIVES else "stopped"
+                self._audience.happened(fact, self._ledger.column("known_at", tasks), tasks, clients)
+            return
         fate, at = self._ledger.column("fate", tasks), self._ledger.column("known_at", tasks)
-        clients, arrives, stopped = self._clients(tasks), fate == ARRIVES, fate > ARRIVES
+        arrives, stopped = fate == ARRIVES, fate > ARRIVES
         self._audience.happened("reported", at[arrives], tasks[arrives], clients[arrives])
         self._audience.happened("stopped", at[stopped], tasks[stopped], clients[stopped])

@@ -164,7 +164,7 @@ class Endings:
                     singles.append(~run)
                 continue
             known, ids = self._runs.pop(run)
-            cut = 1 if len(known) == 1 else int(np.searchsorted(known, now, side="right"))
+            cut = 1 if len(known) == 1 or known[1] > now else int(known.searchsorted(now, side="right"))
             parts.append(self._true_ones(ids[:cut], known[:cut]))
             if cut < len(known):
                 self._keep(run, known[cut:], ids[cut:])

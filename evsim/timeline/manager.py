@@ -198,6 +198,11 @@ class ClientManager:
         return self._draws[who]
 
     def _set_online(self, clients: IntArray, online: BoolArray | np.bool_) -> None:
+        if len(clients) == 1:
+            client = int(clients[0])
+            self._one_online[client] = bool(online)
+            self._refresh_one(client)
+            return
         self._online[clients] = online  # NumPy assigns in order, so the last edge of a client wins
         self._refresh(clients)
 

@@ -34,6 +34,7 @@ class Registration:
         self._has_data = samples > 0
         self._all_have_data = bool(self._has_data.all())
         self._seen = np.zeros(len(samples), np.bool_)
+        self._tells = audience.hears("checked_in") or audience.hears("checked_out")
 
     def at_start(self, clients: IntArray) -> None:
         """Devices that are online at virtual time 0."""
@@ -44,15 +45,18 @@ class Registration:
     def hear(self, edges: SessionEdges) -> None:
         """Check-ins and check-outs, in order."""
         at, clients, check_in = edges
-        self._tell(at, clients, check_in)
+        if self._tells:
+            self._tell(at, clients, check_in)
         if not self._all_have_data:
             keep = self._has_data[clients]
             at, clients, check_in = at[keep], clients[keep], check_in[keep]
         if len(at) == 1:
-            if check_in[0]:
-                self._register(clients, at)
-            else:
+            if not check_in[0]:
                 self._manager.deregister_client(clients, at)
+            elif self._seen[clients[0]]:  # what it declares does not change
+                self._manager.register_client(clients, at)
+            else:
+                self._register(clients, at)
         elif len(at):
             new = np.flatnonzero(check_in & ~self._seen[clients])
             if len(new):
@@ -65,6 +69,9 @@ class Registration:
         self._manager.register_client(clients, at, self._samples[clients], self._declared[clients])
 
     def _tell(self, at: IntArray, clients: IntArray, check_in: BoolArray) -> None:
+        if len(at) == 1:
+            self._audience.happened("checked_in" if check_in[0] else "checked_out", at, clients)
+            return
         for fact, mask in (("checked_out", ~check_in), ("checked_in", check_in)):
             if self._audience.hears(fact):
                 self._audience.happened(fact, at[mask], clients[mask])

@@ -59,6 +59,7 @@ class LiveServer:
     def start(self, aggregator: Aggregator) -> None:
         """Begin: who is online at time 0 registers, then the aggregator's process and the sources' events."""
         self._registration.at_start(self.world.sessions.online_at_start())
+        self.agenda.has_end = self.world.horizon < FOREVER
         self.agenda.start()
         self.start_process(aggregator.run, "", None, aggregator.reports_per_step)
 
