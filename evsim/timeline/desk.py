@@ -223,7 +223,8 @@ class Desk:
         feedback, staleness, applied = self._server.step(cohort, reports)
         if cohort is not self._inbox.buffer:
             self._tell_step(feedback.valid, reports, feedback.utility if self._learns else None)
-            self._cohorts.resolve(np.setdiff1d(cohort.reports, reports), Outcome.SURPLUS, self.now)
+            left = cohort.reports[~np.isin(cohort.reports, reports)]
+            self._cohorts.resolve(np.sort(left), Outcome.SURPLUS, self.now)
         self._record(cohort, reason if applied else "invalid", staleness, feedback.utility, applied=applied)
 
     def fail(self, cohort: Cohort, reports: IntArray, reason: str) -> None:
