@@ -12,7 +12,7 @@ from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 from evsim.base import registry
-from evsim.base.user_code import blame
+from evsim.base.user_code import blame, causes
 
 _SHOWN = 3  # frames of evsim
 _ALLOCATING = ("allocate memory", "out of memory", "Storage size calculation overflowed")  # torch's words
@@ -29,7 +29,7 @@ def explain(error: BaseException) -> str | None:
     large = _too_large(error)
     if large is not None:
         return large
-    chain = list(_chain(error))
+    chain = list(causes(error))
     frames = [frame for each in chain for frame, _ in traceback.walk_tb(each.__traceback__)]
     for frame in reversed(frames):
         found = _runs(frame)
@@ -50,16 +50,6 @@ def _too_large(error: BaseException) -> str | None:
     if torchs or isinstance(error, MemoryError):
         return f"not enough memory ({said or type(error).__name__}); make the model, the data or the population smaller"
     return None
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what caused it, the first cause last: SimPy raises a copy that has lost its frames."""
-    seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        yield found
-        found = found.__cause__ or found.__context__
 
 
 def _runs(frame: FrameType) -> tuple[str, str] | None:

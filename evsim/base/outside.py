@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, final
 
+from evsim.base.user_code import causes
+
 #: What the system lacks, whoever asks: not a plug-in's fault either.
 _LACKS = {
     errno.ENOSPC: "the disk is full; free some space, or choose a folder on another disk",
@@ -40,7 +42,7 @@ def of_the_system(error: BaseException) -> str | None:
     >>> of_the_system(OSError(28, "No space left on device", "runs/x/tasks.parquet"))
     'runs/x/tasks.parquet: the disk is full; free some space, or choose a folder on another disk'
     """
-    for each in _chain(error):
+    for each in causes(error):
         if isinstance(each, MemoryError) or "allocate memory" in str(each)[:500]:
             return _LACKS[errno.ENOMEM]
         if isinstance(each, OSError) and each.errno in _LACKS:
@@ -78,15 +80,6 @@ def ending_on_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        yield found
-        found = found.__cause__ or found.__context__
 
 
 def _named(error: OSError, told: str) -> str:

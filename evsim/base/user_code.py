@@ -70,7 +70,7 @@ def user_code(raising: type[EvsimError], *, slot: str, cls: object, **details: o
         yield
     except EvsimError:
         raise
-    except Exception as error:
+    except Exception as error:  # a user's code may raise anything
         raise raising(blame(error, slot=slot, cls=cls, details=details)) from error
 
 
@@ -82,6 +82,16 @@ def said(error: BaseException) -> str:
     """
     text = str(error).strip()
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what caused it, the first cause last: SimPy raises a copy that has lost its frames."""
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        yield found
+        found = found.__cause__ or found.__context__
 
 
 def own_frames(error: BaseException) -> list[str]:

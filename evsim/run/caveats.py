@@ -158,6 +158,17 @@ def _no_tasks(seen: _Seen) -> Iterator[Caveat]:
         )
 
 
+def _no_steps(seen: _Seen) -> Iterator[Caveat]:
+    """Work was given, and no model came of it: every figure of learning is that of the initial model."""
+    if len(seen.tables["tasks"]) and not seen.tables["server_steps"]["applied"].any():
+        yield Caveat(
+            "no_steps",
+            "the run ended before any server step: its model is the initial one",
+            f"{len(seen.tables['tasks']):,} tasks given",
+            "a later end in [stop], or rounds and buffers that close sooner",
+        )
+
+
 def _nobody_online(seen: _Seen) -> Iterator[Caveat]:
     at, online = seen.column("availability", "at"), seen.column("availability", "online")
     if not len(at) or not seen.end:
@@ -354,6 +365,7 @@ def _times(factor: float) -> str:
 _CHECKS: tuple[Callable[[_Seen], Iterator[Caveat]], ...] = (
     _diverged,
     _no_tasks,
+    _no_steps,
     _nobody_online,
     _lost_slots,
     _no_choice,

@@ -158,7 +158,7 @@ def run_one(folder: str, text: str, base: str) -> str:
     try:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # the sweep has said them
             Simulation(Scenario.from_dict(tomllib.loads(text), folder=base), device="cpu").run(part)
-    except Exception as error:
+    except Exception as error:  # a plug-in's or the system's is told as the run's; evsim's own goes on
         said = str(error) if isinstance(error, EvsimError) else None
         said = said or of_the_system(error) or explain(error) or of_a_file(error)
         if said is None:  # a fault of evsim

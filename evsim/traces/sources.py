@@ -113,7 +113,7 @@ def _from_file(what: str, spec: Spec, folder: Path) -> Any:
         if str(place) in str(error):
             raise
         raise TraceError(f"{place}: {error}") from error
-    except Exception as error:
+    except Exception as error:  # a format of the user's may raise anything; a built-in one may not
         if kind in registry.built_in("trace_format"):
             raise
         raise TraceError(f"{place}: format {kind!r} failed: {_last_call(error, reader)}") from error

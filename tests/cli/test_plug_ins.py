@@ -289,3 +289,25 @@ def test_a_file_with_code_is_refused_without_importing_it(evsim, text):
 def test_a_file_without_code_passes(evsim):
     done = evsim("check", "--no-plugins", "s.toml")
     assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "s.toml: fine")
+
+
+RAISING = """
+from dataclasses import dataclass
+from evsim.selection.base import Selector
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(Selector):
+    def init(self, n_clients): return None
+    def select(self, state, view, n, key): return {select}
+    def feedback(self, state, reports): return {feedback}
+"""
+
+
+@pytest.mark.parametrize(("select", "feedback"), [("1 / 0", "state"), ("(view.idle[:n], state)", "1 / 0")])
+def test_check_lets_a_selector_choose_and_hear(tmp_path, monkeypatch, select, feedback):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(RAISING.format(select=select, feedback=feedback), encoding="utf-8")
+    done = CliRunner().invoke(app, ["check", "replay", "-o", "selection=mine.py:Mine"])
+    assert done.exit_code == 2, done.output
+    assert "selection Mine" in done.stderr
+    assert "ZeroDivisionError" in done.stderr

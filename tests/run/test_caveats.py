@@ -98,6 +98,12 @@ def test_short_cohorts_failed_rounds_and_stragglers():
     assert told(tables(tasks=rows))["stragglers_lost"] == "50% of reports; 1 clients reported late only"
 
 
+def test_work_without_a_step_is_said():
+    never = tables(tasks=[{"client": 1}, {"client": 2}], steps=[{"applied": False}])
+    assert told(never)["no_steps"] == "2 tasks given"
+    assert "no_steps" not in told(tables(tasks=[{"client": 1}], steps=[{"applied": True}]))
+
+
 def test_nothing_to_do_and_nobody_there():
     assert told(tables(tasks=(), online=(0, 2, 0, 0)))["no_tasks"] == "at most 2 clients were online at a time"
     assert told(tables(online=(0, 2, 0, 0)))["nobody_online"] == "75% of the time, up to 0.5 s on end"
@@ -114,7 +120,7 @@ def test_divergence_says_when():
 def test_a_column_that_an_older_folder_lacks_takes_its_check_away_and_no_other():
     found = tables(steps=[{"applied": False, "invited": 5}])
     del found["tasks"]["ended_at"], found["server_steps"]["reason"]
-    assert list(told(found, ROUNDS)) == ["no_choice", "failed_rounds"]
+    assert list(told(found, ROUNDS)) == ["no_steps", "no_choice", "failed_rounds"]
 
 
 def test_few_evaluations_only_where_something_learns():
