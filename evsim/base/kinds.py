@@ -130,6 +130,37 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "gru": ("evsim.training.models.small:Gru", "embedding, GRU and a linear layer: the next character of a text"),
     },
+    "objective": {
+        "classification": (
+            "evsim.training.objectives.classification:Classification",
+            "one of several classes per sample, by cross-entropy",
+        ),
+        "next_token": (
+            "evsim.training.objectives.next_token:NextToken",
+            "a class per time step, such as the next token of a text",
+        ),
+        "multi_label": ("evsim.training.objectives.multi_label:MultiLabel", "several flags per sample, 0 or 1 each"),
+        "regression": ("evsim.training.objectives.regression:Regression", "numbers, by squared errors or Huber's loss"),
+        "binary": ("evsim.training.objectives.binary:Binary", "one of two classes, by a single logit"),
+    },
+    "metric": {
+        "accuracy": ("evsim.training.objectives.metrics.counting:Accuracy", "share of decisions that are right"),
+        "top_k": ("evsim.training.objectives.metrics.counting:TopK", "share of labels among the k largest outputs"),
+        "macro_f1": ("evsim.training.objectives.metrics.counting:MacroF1", "F1, averaged over classes or flags"),
+        "balanced_accuracy": (
+            "evsim.training.objectives.metrics.counting:BalancedAccuracy",
+            "share of samples found, averaged over classes",
+        ),
+        "f1": ("evsim.training.objectives.metrics.counting:F1", "F1 of the ones, over all flags together"),
+        "precision": ("evsim.training.objectives.metrics.counting:Precision", "how many guessed ones are right"),
+        "recall": ("evsim.training.objectives.metrics.counting:Recall", "how many ones are found"),
+        "auc": ("evsim.training.objectives.metrics.ranking:Auc", "area under the ROC curve, exact"),
+        "perplexity": ("evsim.training.objectives.metrics.text:Perplexity", "exp of the mean cross-entropy per token"),
+        "rmse": ("evsim.training.objectives.metrics.errors:Rmse", "root of the mean of squared errors"),
+        "mse": ("evsim.training.objectives.metrics.errors:Mse", "mean of squared errors"),
+        "mae": ("evsim.training.objectives.metrics.errors:Mae", "mean of absolute errors"),
+        "r2": ("evsim.training.objectives.metrics.errors:R2", "share of the labels' variance that is explained"),
+    },
     "dataset": {
         "digits": ("evsim.training.data.digits:Digits", "1,797 handwritten 8x8 digits, 14 writer blocks, embedded"),
         "synthetic": ("evsim.training.data.synthetic:Synthetic", "LEAF's synthetic(alpha, beta), any client count"),

@@ -20,9 +20,11 @@ from evsim.cost.pricing import Pricing
 from evsim.run.doubts import doubts
 from evsim.scenario import Scenario
 from evsim.scenario.caveats import caveats
+from evsim.scenario.dumping import kind_of
 from evsim.traces.population import Population, populate
 from evsim.traces.sources import load_availability, load_speed
 from evsim.training.data.base import FederatedData, federate
+from evsim.training.data.labels import IN_WORDS
 from evsim.training.data.skew import skewed
 from evsim.training.learning.learning import Learning, Method, Setting
 from evsim.training.models.base import check_model
@@ -114,8 +116,8 @@ def open_all(scenario: Scenario, device: str) -> Opened:
     availability, speed = attempt(_availability, scenario, count), attempt(_speed, scenario, count)
     if samples is not None:
         attempt(_check_population, scenario, samples)
-    wanted = scenario.training == "real" and data is not None
-    model = attempt(_open_model, scenario, data) if wanted else None
+    fits = scenario.training == "real" and data is not None and attempt(_labels_fit, scenario, data)
+    model = attempt(_open_model, scenario, data) if fits else None
     attempt.conclude()
     population = _population(scenario, samples, availability, speed)
     wires = _model_wires(model, scenario)
@@ -135,7 +137,13 @@ def learning_of(scenario: Scenario, opened: Opened, executor: Executor) -> Learn
         server_optimizer=scenario.server_optimizer,
     )
     goal = scenario.aggregation.reports_per_step
-    setting = Setting(seed=scenario.seed, precision=scenario.precision, device=opened.device, cohort_goal=goal)
+    setting = Setting(
+        seed=scenario.seed,
+        precision=scenario.precision,
+        device=opened.device,
+        cohort_goal=goal,
+        objective=scenario.objective,
+    )
     return Learning(method, opened.model, opened.data, executor, setting)
 
 
@@ -271,13 +279,24 @@ def _check_population(scenario: Scenario, samples: IntArray) -> None:
         raise ScenarioError(report([problem]))
 
 
+def _labels_fit(scenario: Scenario, data: FederatedData) -> bool:
+    """True, or an error: what the objective learns is not what the data's labels are."""
+    objective, where = scenario.objective, f"objective.kind: {kind_of('objective', type(scenario.objective))}"
+    if data.labels != objective.labels:
+        raise ScenarioError(
+            f"{where}: the labels of {data.name!r} are {IN_WORDS[data.labels]}; expected {IN_WORDS[objective.labels]}"
+        )
+    if objective.form == "binary" and data.n_classes != 2:  # noqa: PLR2004
+        raise ScenarioError(f"{where}: the labels of {data.name!r} are 0 to {data.n_classes - 1}; expected 0 and 1")
+    return True
+
+
 def _open_model(scenario: Scenario, data: FederatedData) -> Module | None:
     if scenario.model is None:
         return None
-    model = scenario.model.build(
-        shape=data.x.shape[1:], n_classes=data.n_classes, n_tokens=data.n_tokens, seed=scenario.seed
-    )
-    check_model(model, data)
+    width = scenario.objective.output_shape(data.y.shape[1:], data.n_classes)[-1]
+    model = scenario.model.build(shape=data.x.shape[1:], n_classes=width, n_tokens=data.n_tokens, seed=scenario.seed)
+    check_model(model, data, scenario.objective)
     return model
 
 

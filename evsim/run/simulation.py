@@ -49,14 +49,26 @@ _WRITE_EVERY_S = 2.0  # with as much in the recorder, a killed run loses less th
 @final
 @dataclass(frozen=True)
 class Snapshot:
-    """Where a run stands, for progress displays."""
+    """Where a run stands, for progress displays.
+
+    Attributes:
+        now_ms: the virtual clock.
+        horizon_ms: where it ends, if it does.
+        server_step: the model's version.
+        max_steps: the last one, if there is one.
+        round: attempts so far.
+        metrics: of the newest evaluation: first the one that a target or the objective asks for.
+        online: clients that can be reached.
+        in_flight: tasks at work.
+        wall_s: real seconds since the start.
+    """
 
     now_ms: int
     horizon_ms: int | None
     server_step: int
     max_steps: int | None
     round: int
-    accuracy: float | None
+    metrics: Mapping[str, float]
     online: int
     in_flight: int
     wall_s: float
@@ -291,12 +303,19 @@ class _Live:
                 server_step=self._server.version,
                 max_steps=stop.server_steps,
                 round=self._server.rounds,
-                accuracy=None if self._evaluations is None else self._evaluations.accuracy,
+                metrics=self._newest(),
                 online=int(trace.is_online(np.arange(trace.n_devices), now).sum()),
                 in_flight=self._server.in_flight,
                 wall_s=wall,
             )
         )
+
+    def _newest(self) -> dict[str, float]:
+        """Metrics of the newest evaluation, the headline first."""
+        latest = {} if self._evaluations is None else self._evaluations.latest
+        goal = self._scenario.stop.goal
+        head = self._scenario.objective.headline if goal is None else goal.metric
+        return {head: latest[head], **latest} if head in latest else dict(latest)
 
     # -- writing ----------------------------------------------------------------------------------------------------
 

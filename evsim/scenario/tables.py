@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, final
 
 from evsim.base.errors import require
+from evsim.base.metrics import Target
 from evsim.base.units import MS_PER_MINUTE, MS_PER_SECOND, Duration
 from evsim.scenario.hints import Every, EveryField
 from evsim.traces.joins.base import Join
@@ -20,10 +21,11 @@ _TEN_MINUTES = Every(ms=10 * MS_PER_MINUTE)
 @final
 @dataclass(frozen=True, kw_only=True)
 class Stop:
-    """When a run ends: whichever comes first; at least one of the first four is needed.
+    """When a run ends: whichever comes first; at least one of the first five is needed.
 
     Attributes:
-        target_accuracy: accuracy on the test set, in (0, 1].
+        target_accuracy: accuracy on the test set, in (0, 1]: short for a target of that metric.
+        target: a metric of the test set that the objective tells, and how much of it is wanted, at_least or at_most.
         server_steps: applied server steps.
         rounds: attempts, failed ones included.
         virtual_time: time on the virtual clock.
@@ -32,6 +34,7 @@ class Stop:
     """
 
     target_accuracy: float | None = None
+    target: Target | None = None
     server_steps: int | None = None
     rounds: int | None = None
     virtual_time: Duration | None = None
@@ -39,16 +42,22 @@ class Stop:
     on_divergence: bool = True
 
     def __post_init__(self) -> None:
-        target = self.target_accuracy
-        require(target is None or 0 < target <= 1, "target_accuracy must lie in (0, 1]", target_accuracy=target)
+        accuracy = self.target_accuracy
+        require(accuracy is None or 0 < accuracy <= 1, "target_accuracy must lie in (0, 1]", target_accuracy=accuracy)
+        require(accuracy is None or self.target is None, "target_accuracy is a target, too: give one of both")
         for name in ("server_steps", "rounds", "virtual_time", "failed_rounds"):
             value = getattr(self, name)
             require(value is None or value > 0, f"{name} must be > 0", **{name: value})
-        given = (target, self.server_steps, self.rounds, self.virtual_time)
+        given = (self.goal, self.server_steps, self.rounds, self.virtual_time)
         require(
             any(value is not None for value in given),
-            "at least one of target_accuracy, server_steps, rounds, virtual_time is needed",
+            "at least one of target_accuracy, target, server_steps, rounds, virtual_time is needed",
         )
+
+    @property
+    def goal(self) -> Target | None:
+        """What ends the run when the test set says it, however it was written; None: nothing learnt does."""
+        return self.target if self.target_accuracy is None else Target.of("accuracy", self.target_accuracy)
 
 
 @final

@@ -56,7 +56,7 @@ def policy(slot: str, value: object) -> str:
 def stops(stop: Stop) -> str:
     """When a run ends."""
     parts = {
-        "at accuracy {}": stop.target_accuracy,
+        "at {}": stop.goal,
         "after {} server steps": stop.server_steps,
         "after {} rounds": stop.rounds,
         "after {} of virtual time": None if stop.virtual_time is None else format_duration(stop.virtual_time),

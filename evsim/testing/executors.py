@@ -25,6 +25,7 @@ from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload
 from evsim.base import registry, rng
 from evsim.base.errors import TrainingError
+from evsim.testing.objectives import labels_of, model_of
 from evsim.testing.zoo import FAILING, N_CLASSES, SIDE, STOCHASTIC, TOO_MUCH, ZOO, made
 from evsim.training.data.gathered import Gathered
 from evsim.training.data.samples import Inputs, TrainingData
@@ -34,6 +35,7 @@ from evsim.training.executors.base import Executor, Job, Result, TrainTask
 from evsim.training.executors.serial import Serial
 from evsim.training.executors.sums import Block, added_up
 from evsim.training.models.leaves import averaged, trained
+from evsim.training.objectives.base import Objective
 
 #: Samples per client: none, one, less than a batch, a partial last batch, whole batches.
 SIZES = (7, 0, 1, 13, 20, 3, 8, 13)
@@ -67,6 +69,15 @@ class ExecutorContract(ABC):
     @pytest.mark.filterwarnings("ignore:the model cannot be trained in batches")
     def test_models_that_may_not_be_batched_train_as_serially(self, model: str) -> None:
         compare(self.make(), make_job(MODELS[model]()), make_tasks)
+
+    @pytest.mark.parametrize("rule", ["fedprox", "adam", "qfedavg"])
+    @pytest.mark.parametrize("kind", sorted(registry.entries("objective")))
+    def test_every_objective_trains_as_serially_with_what_rules_add(self, kind: str, rule: str) -> None:
+        compare(self.make(), objective_job(registry.load("objective", kind)(), make_rule(rule)), make_tasks)
+
+    @pytest.mark.parametrize("kind", sorted(registry.entries("objective")))
+    def test_sums_of_every_objective_are_those_of_the_results(self, kind: str) -> None:
+        compare_sums(self.make(), objective_job(registry.load("objective", kind)()))
 
     def test_single_precision_agrees_to_the_stated_tolerance(self) -> None:
         compare(self.make(), make_job(mlp(), dtype=torch.float32), make_tasks)
@@ -297,6 +308,12 @@ def make_job(
     data = TrainingData(x, y, index, np.concatenate([[0], np.cumsum(sizes)]))
     rule = rule or Sgd(learning_rate=0.1, batch_size=4, epochs=2)
     return Job(model.to(dtype), rule, data, dtype, autocast, torch.device("cpu"), seed=7)
+
+
+def objective_job(objective: Objective, rule: ClientRule | None = None) -> Job:
+    """The same with labels as an objective wants them, and a model whose outputs fit it."""
+    job = make_job(model_of(objective, SIDE * SIDE), rule)
+    return replace(job, data=replace(job.data, y=labels_of(objective, len(job.data.x))), objective=objective)
 
 
 def make_tasks(job: Job, *, versions: int = 1, nth: int = 0) -> list[TrainTask]:

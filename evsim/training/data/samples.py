@@ -84,7 +84,7 @@ class TrainingData:
 
     Attributes:
         x, y: all samples; on the device, or in host memory if they are streamed. Whether x is a tensor or `Inputs`,
-            ``x[rows]`` is what a model gets.
+            ``x[rows]`` is what a model gets. Labels (N, ...) are what the objective gets, in the type they are stored.
         index, offsets: client k has the rows ``index[offsets[k]:offsets[k + 1]]``.
         device: where batches are needed.
         held: what clients are evaluated on, if it is not what they train on.
@@ -102,7 +102,7 @@ class TrainingData:
     @classmethod
     def of(cls, data: FederatedData, dtype: torch.dtype, device: torch.device) -> TrainingData:
         """A federated data set for a device; floating-point inputs take the given precision."""
-        x, y = inputs(data.x, dtype, tokens=data.n_tokens is not None), torch.as_tensor(data.y)
+        x, y = inputs(data.x, dtype, tokens=data.n_tokens is not None), labels(data.y, dtype)
         streamed = not fits(device, x, y)
         where = _HOST if streamed else device
         return cls(x.to(where), y.to(where), data.index, data.offsets, device, streamed, data.held)
@@ -193,6 +193,12 @@ def inputs(x: Values, dtype: torch.dtype, *, tokens: bool) -> torch.Tensor | Inp
     if tensor.is_floating_point():
         return tensor.to(dtype)
     return tensor if tensor.dtype == wanted else Inputs(tensor, wanted)
+
+
+def labels(y: NDArray[Any], dtype: torch.dtype) -> torch.Tensor:
+    """Labels in host memory: numbers to be predicted in the given precision, all others as they are stored."""
+    tensor = torch.as_tensor(y)
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def fits(device: torch.device, *tensors: torch.Tensor | Inputs) -> bool:

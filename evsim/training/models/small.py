@@ -115,10 +115,12 @@ class Gru(Model):
     Attributes:
         embedding: size of a character's vector.
         hidden: size of the state.
+        per_step: an output for every time step, of the state after it, as the objective next_token wants it.
     """
 
     embedding: int = 8
     hidden: int = 64
+    per_step: bool = False
 
     def __post_init__(self) -> None:
         require(
@@ -130,14 +132,16 @@ class Gru(Model):
         if n_tokens is None or len(shape) != 1:
             raise ModelError(f"gru: inputs have shape {shape}; expected a sequence of token ids (an integer array)")
         tokens = n_tokens
-        return seeded(seed, lambda: _GruClassifier(tokens, self.embedding, self.hidden, n_classes))
+        sizes = tokens, self.embedding, self.hidden, n_classes
+        return seeded(seed, lambda: _GruClassifier(*sizes, per_step=self.per_step))
 
 
 class _GruClassifier(nn.Module):
     """The cell is written out (Cho et al. 2014, PyTorch's gates), since nn.GRU cannot be vmapped over clients."""
 
-    def __init__(self, n_tokens: int, embedding: int, hidden: int, n_classes: int) -> None:
+    def __init__(self, n_tokens: int, embedding: int, hidden: int, n_classes: int, *, per_step: bool) -> None:
         super().__init__()
+        self.per_step = per_step
         self.embedding = nn.Embedding(n_tokens, embedding)
         self.inputs = nn.Linear(embedding, 3 * hidden)
         self.state = nn.Linear(hidden, 3 * hidden)
@@ -147,6 +151,7 @@ class _GruClassifier(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         reset_in, update_in, new_in = self.inputs(self.embedding(x)).chunk(3, -1)  # (batch, time, hidden) each
         state = torch.zeros_like(new_in[:, 0])
+        states = []
         steps = (each.unbind(1) for each in (reset_in, update_in, new_in))  # one stack in the backward pass
         for reset_step, update_step, new_step in zip(*steps, strict=True):
             reset_state, update_state, new_state = self.state(state).chunk(3, -1)
@@ -154,7 +159,8 @@ class _GruClassifier(nn.Module):
             update = torch.sigmoid(update_step + update_state)
             new = torch.tanh(new_step + reset * new_state)
             state = new + update * (state - new)
-        logits: torch.Tensor = self.out(state)
+            states.append(state)
+        logits: torch.Tensor = self.out(torch.stack(states, 1) if self.per_step else state)
         return logits
 
 
