@@ -115,12 +115,12 @@ class Gru(Model):
     Attributes:
         embedding: size of a character's vector.
         hidden: size of the state.
-        per_step: an output for every time step, of the state after it, as the objective next_token wants it.
+        predicts: "last": what follows the text; "every": what follows each character, output (batch, time, classes).
     """
 
     embedding: int = 8
     hidden: int = 64
-    per_step: bool = False
+    predicts: Literal["last", "every"] = "last"
 
     def __post_init__(self) -> None:
         require(
@@ -133,7 +133,7 @@ class Gru(Model):
             raise ModelError(f"gru: inputs have shape {shape}; expected a sequence of token ids (an integer array)")
         tokens = n_tokens
         sizes = tokens, self.embedding, self.hidden, n_classes
-        return seeded(seed, lambda: _GruClassifier(*sizes, per_step=self.per_step))
+        return seeded(seed, lambda: _GruClassifier(*sizes, per_step=self.predicts == "every"))
 
 
 class _GruClassifier(nn.Module):
