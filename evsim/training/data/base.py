@@ -15,6 +15,7 @@ from evsim.base.errors import DataError, require
 from evsim.base.vocabulary import BoolArray, IntArray
 from evsim.training.data.gathered import Gathered, Values, select
 from evsim.training.data.held_out import HeldOut, hold_out
+from evsim.training.data.transforms.base import Transform
 
 _DIGESTED = 1000  # inputs
 
@@ -104,6 +105,7 @@ class FederatedData:
     Attributes:
         held: what each client is evaluated on and nobody trains on; None: nothing is held out.
         sources: (N,) the sample that each row of x was made from; None: every row is a sample of its own.
+        transforms: what is made of inputs when they are used.
     """
 
     x: Values
@@ -117,6 +119,7 @@ class FederatedData:
     name: str
     held: HeldOut | None = None
     sources: IntArray | None = None
+    transforms: tuple[Transform, ...] = ()
 
     @property
     def n_clients(self) -> int:
