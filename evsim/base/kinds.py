@@ -203,6 +203,21 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "noise": ("evsim.training.data.skew:Noise", "normal noise that rises from client to client (Li et al. 2022)"),
         "rotation": ("evsim.training.data.skew:Rotation", "images turned by the client's angle (Ghosh et al. 2020)"),
     },
+    "transform": {
+        "normalize": (
+            "evsim.training.data.transforms.normalize:Normalize",
+            "inputs less their mean, over their deviation; in evaluation, too",
+        ),
+        "pad_and_crop": (
+            "evsim.training.data.transforms.images:PadAndCrop",
+            "zeros around the image, and a cut at a place drawn for each sample (He et al. 2016)",
+        ),
+        "flip": ("evsim.training.data.transforms.images:Flip", "the mirror image, with a chance"),
+        "mask": (
+            "evsim.training.data.transforms.mask:Mask",
+            "bands of frequencies and times of a spectrum set to zero (SpecAugment, Park et al. 2019)",
+        ),
+    },
     "join": {
         "paired": (
             "evsim.traces.joins.paired:Paired",

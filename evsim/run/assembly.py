@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -26,6 +26,7 @@ from evsim.traces.sources import load_availability, load_speed
 from evsim.training.data.base import FederatedData, federate
 from evsim.training.data.labels import IN_WORDS
 from evsim.training.data.skew import skewed
+from evsim.training.data.transforms.base import check_transforms
 from evsim.training.learning.learning import Learning, Method, Setting
 from evsim.training.models.base import check_model
 from evsim.training.models.leaves import wires as model_wires
@@ -225,7 +226,9 @@ def _load_data(scenario: Scenario) -> FederatedData | None:
         client_test_fraction=table.client_test_fraction,
     )
     data = data if table.skew is None else skewed(data, table.skew, scenario.seed)
-    return data if table.label_flip is None else table.label_flip.transform(data, scenario.seed)
+    data = data if table.label_flip is None else table.label_flip.transform(data, scenario.seed)
+    check_transforms(table.transform, data.x.shape, data.name, tokens=data.n_tokens is not None)
+    return replace(data, transforms=table.transform)
 
 
 def _data_sizes(scenario: Scenario, data: FederatedData | None) -> IntArray:

@@ -13,6 +13,7 @@ from evsim.traces.joins.base import Join
 from evsim.training.data.base import DataSet, Partition
 from evsim.training.data.label_flip import LabelFlip
 from evsim.training.data.skew import Skew
+from evsim.training.data.transforms.base import Transform
 
 _MOST_CLIENTS = 10**8
 _TEN_MINUTES = Every(ms=10 * MS_PER_MINUTE)
@@ -94,6 +95,7 @@ class DataTable:
         client_test_fraction: of each client's samples that it is evaluated on and nobody trains on; default: none, and
             `evaluation.per_client` evaluates clients on what they train on.
         skew: how clients' inputs differ from those of the data set; the test set stays as it is.
+        transform: what is made of inputs when they are used, in order: scaling, and augmentation in training.
         label_flip: an attack: a share of the clients trains on flipped labels.
     """
 
@@ -102,6 +104,7 @@ class DataTable:
     test_fraction: float = 0.2
     client_test_fraction: float | None = None
     skew: Skew | None = None
+    transform: tuple[Transform, ...] = ()
     label_flip: LabelFlip | None = None
 
     def __post_init__(self) -> None:
