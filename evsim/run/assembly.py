@@ -50,6 +50,7 @@ class Opened:
         model: a freshly initialised module; None in a dry run.
         wires: how the dense model travels.
         wire_bytes: what a message down and up is charged.
+        task_ms: how long a first task of each client with data takes if nothing goes wrong, ms, in order of clients.
     """
 
     device: str
@@ -59,6 +60,7 @@ class Opened:
     model: Module | None
     wires: Wires
     wire_bytes: tuple[int, int]
+    task_ms: IntArray
 
 
 @final
@@ -122,7 +124,11 @@ def open_all(scenario: Scenario, device: str) -> Opened:
     attempt.conclude()
     population = _population(scenario, samples, availability, speed)
     wires = _model_wires(model, scenario)
-    return Opened(device, data, samples, population, model, wires, _charged(scenario, wires))
+    wire_bytes = attempt(_charged, scenario, wires)
+    attempt.conclude()
+    task_ms = attempt(_task_ms, scenario, samples, population, wire_bytes)
+    attempt.conclude()
+    return Opened(device, data, samples, population, model, wires, wire_bytes, task_ms)
 
 
 def learning_of(scenario: Scenario, opened: Opened, executor: Executor) -> Learning:
@@ -162,6 +168,14 @@ def population_of(scenario: Scenario) -> Population:
 def pricing_of(scenario: Scenario, population: Population) -> Pricing:
     """What prices the tasks of a run."""
     return Pricing(scenario.cost, population.speed, scenario.seed)
+
+
+def _task_ms(scenario: Scenario, samples: IntArray, population: Population, wire_bytes: tuple[int, int]) -> IntArray:
+    """Prices everybody's first task, so that what cannot be priced is told before anything runs."""
+    clients = np.flatnonzero(samples > 0)
+    down, up = (np.full(len(clients), size, np.int64) for size in wire_bytes)
+    work = scenario.client_rule.work(samples[clients])
+    return pricing_of(scenario, population).price(clients, np.zeros_like(clients), work, (down, up), 0).total_ms
 
 
 @final
