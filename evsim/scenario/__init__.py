@@ -125,13 +125,15 @@ class Scenario:
         return cls(**assemble(cls, layers, name=file.stem, folder=file.parent), folder=file.parent)
 
     @classmethod
-    def from_dict(cls, tables: Mapping[str, Any], *, folder: str | Path = ".") -> Scenario:
-        """A scenario from tables as a TOML file holds them.
+    def from_dict(
+        cls, tables: Mapping[str, Any], overrides: Sequence[str] = (), *, folder: str | Path = "."
+    ) -> Scenario:
+        """A scenario from tables as a TOML file holds them, with overrides as `load` takes them.
 
         Raises:
             ScenarioError: with every problem found.
         """
-        layers = [Layer("", dict(tables))]
+        layers = [Layer("", dict(tables)), *(override(text) for text in overrides)]
         return cls(**assemble(cls, layers, name="scenario", folder=Path(folder)), folder=Path(folder))
 
     def to_toml(self) -> str:

@@ -165,12 +165,15 @@ class RecordTable:
     Attributes:
         availability_every: spacing of the samples of how many clients are online.
         sessions: the sessions of all clients, not only of those that got tasks.
-        checkpoint_every: wall-clock time from one checkpoint to the next, at least; 0: never. Changes no result.
+        checkpoint_every: wall-clock time between two checkpoints, at least; 0: no checkpoints. Changes no result.
+        keep_checkpoint: the one of its end stays when a run is over, so that it can be extended; about as large as the
+            model, what clients keep, and the messages of tasks at work.
     """
 
     availability_every: Duration = 5 * MS_PER_MINUTE
     sessions: bool = False
     checkpoint_every: Duration = 10 * MS_PER_MINUTE
+    keep_checkpoint: bool = True
 
     def __post_init__(self) -> None:
         every = self.availability_every
