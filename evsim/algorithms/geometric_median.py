@@ -12,17 +12,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import torch
 from typing_extensions import override
 
 from evsim.algorithms import tree
 from evsim.algorithms.base import Merge, ReportMeta, State, StepInfo
+from evsim.algorithms.tree import Payload
 from evsim.base.errors import require
-
-if TYPE_CHECKING:
-    from evsim.algorithms.tree import Payload
 
 
 @final
@@ -94,8 +92,9 @@ class GeometricMedian(Merge[Weighed]):
         """How much of each row (float64) the median is made of; they sum to 1."""
         weights = weights / weights.sum()
         distances = torch.linalg.vector_norm(vectors, dim=1)
+        shares = weights
         for _ in range(self.iterations):
-            pulls = weights / distances.clamp(min=self.smoothing)
+            pulls: torch.Tensor = weights / distances.clamp(min=self.smoothing)
             shares = pulls / pulls.sum()
             before = float(weights @ distances)
             distances = torch.linalg.vector_norm(vectors - shares @ vectors, dim=1)

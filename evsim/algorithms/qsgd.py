@@ -67,7 +67,8 @@ class Qsgd(Upload):
         vector = tree.flat(leaves)
         draws = torch.from_numpy(stream.random(len(vector))).to(vector)
         size = self.bucket or max(len(vector), 1)
-        parts = [_stochastic(v, u, self.levels) for v, u in zip(vector.split(size), draws.split(size), strict=True)]
+        buckets = zip(torch.split(vector, size), torch.split(draws, size), strict=True)
+        parts = [_stochastic(v, u, self.levels) for v, u in buckets]
         return tree.unflat(torch.cat(parts), leaves)
 
     def _quantized(self, leaves: dict[str, Wire]) -> dict[str, Wire]:
@@ -87,4 +88,5 @@ def _stochastic(v: torch.Tensor, draws: torch.Tensor, levels: int) -> torch.Tens
     scaled = levels * v.abs() / torch.where(length > 0, length, torch.ones_like(length))
     level = scaled.floor()
     level = level + (draws < scaled - level).to(level)
-    return length * v.sign() * level / levels
+    back: torch.Tensor = length * v.sign() * level / levels
+    return back

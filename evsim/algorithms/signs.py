@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from evsim.algorithms.base import Wire
-    from evsim.algorithms.tree import Payload, Tree
+    from evsim.algorithms.tree import Payload
 
 _SCALE_BYTES = 4
 

@@ -97,10 +97,10 @@ def test_errors_of_own_places_average_out_over_clients_and_those_of_common_ones_
     v = _flat(update)
     error = {False: [], True: []}
     for version in range(60):
-        for common in error:
+        for common, errors in error.items():
             rule = RandK(share=0.1, common=common)
             got = [_flat(_encode(rule, update, 100 * version + k, client=k, version=version)[0]) for k in range(10)]
-            error[common].append(((np.mean(got, 0) - v) ** 2).sum() / (v @ v))
+            errors.append(((np.mean(got, 0) - v) ** 2).sum() / (v @ v))
     ratio = SIZE / 101 - 1
     assert np.mean(error[True]) == pytest.approx(ratio, rel=0.1)
     assert np.mean(error[False]) == pytest.approx(ratio / 10, rel=0.1)

@@ -38,7 +38,7 @@ def _bulyan(vectors, f):
         chosen.append(rest.pop(int(np.argmin(scores))))
     picked, merged = vectors[sorted(chosen)], []
     for column in picked.T:
-        near = sorted(column, key=lambda value: abs(value - np.median(column)))  # noqa: B023
+        near = sorted(column, key=lambda value: abs(value - np.median(column)))
         merged.append(np.mean(near[: len(picked) - 2 * f]))
     return np.array(merged)
 
