@@ -42,6 +42,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "fedprox": ("evsim.algorithms.fedprox:FedProx", "local SGD pulled to the received model (Li et al. 2020)"),
         "fednova": ("evsim.algorithms.fednova:NovaSgd", "local SGD, update divided by its work (Wang et al. 2020)"),
         "qfedavg": ("evsim.algorithms.qfedavg:FairSgd", "local SGD, update scaled by the loss (Li et al. 2020)"),
+        "feddyn": (
+            "evsim.algorithms.feddyn:FedDynSgd",
+            "local SGD with a linear and a quadratic term (Acar et al. 2021)",
+        ),
         "scaffold": (
             "evsim.algorithms.scaffold:ScaffoldSgd",
             "local SGD with control variates (Karimireddy et al. 2020)",
@@ -50,6 +54,13 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "upload": {
         "top_k": ("evsim.algorithms.top_k:TopK", "the largest entries only, with error feedback (Stich et al. 2018)"),
         "int8": ("evsim.algorithms.int8:Int8", "8 bits per number, one scale per leaf: 1/4x"),
+        "qsgd": ("evsim.algorithms.qsgd:Qsgd", "random rounding to s levels, unbiased (Alistarh et al. 2017)"),
+        "rand_k": ("evsim.algorithms.rand_k:RandK", "random entries, scaled up, unbiased (Stich et al. 2018)"),
+        "sign": ("evsim.algorithms.signs:Sign", "one bit per number, for merge majority (Bernstein et al. 2019)"),
+        "ef_sign": (
+            "evsim.algorithms.signs:EfSign",
+            "one bit per number, scaled, with error feedback (Karimireddy et al. 2019)",
+        ),
         "clip": ("evsim.algorithms.clip:Clip", "an update no longer than a bound"),
         "local_dp_noise": ("evsim.algorithms.local_dp:LocalDpNoise", "clip and add noise on the client"),
         "sign_flip": ("evsim.algorithms.attacks:SignFlip", "an attack: malicious clients send minus their update"),
@@ -79,6 +90,15 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "krum": ("evsim.algorithms.robust:Krum", "the update nearest to its neighbors (Blanchard et al. 2017)"),
         "multi_krum": ("evsim.algorithms.robust:MultiKrum", "the mean of the updates of lowest Krum scores"),
+        "bulyan": (
+            "evsim.algorithms.bulyan:Bulyan",
+            "Krum again and again, then the middle of each number (El Mhamdi et al. 2018)",
+        ),
+        "geometric_median": (
+            "evsim.algorithms.geometric_median:GeometricMedian",
+            "the point with the smallest sum of distances: RFA (Pillutla et al. 2022)",
+        ),
+        "majority": ("evsim.algorithms.signs:Majority", "the sign that most updates have (Bernstein et al. 2019)"),
         "norm_clip": ("evsim.algorithms.norm_clip:NormClip", "the weighted mean of updates clipped by the server"),
         "dp": ("evsim.algorithms.dp:DpMean", "DP-FedAvg: clip, sum, noise, fixed divisor (McMahan et al. 2018)"),
         "buffer_mean": (
@@ -98,6 +118,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "fedadam": ("evsim.algorithms.adaptive:FedAdam", "adaptive server steps (Reddi et al. 2021)"),
         "fedyogi": ("evsim.algorithms.adaptive:FedYogi", "adaptive server steps (Reddi et al. 2021)"),
         "fednova": ("evsim.algorithms.fednova:FedNova", "restores the scale of normalized updates (Wang et al. 2020)"),
+        "feddyn": ("evsim.algorithms.feddyn:FedDyn", "corrects the mean by the clients' terms (Acar et al. 2021)"),
         "qfedavg": ("evsim.algorithms.qfedavg:QFedAvg", "divides by the sum of h (Li et al. 2020)"),
         "scaffold": ("evsim.algorithms.scaffold:Scaffold", "moves the model and the control (Karimireddy et al. 2020)"),
     },
