@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -39,7 +40,7 @@ def read_labels(y: NDArray[Any], said: Labels, where: str) -> tuple[NDArray[Any]
     kind = _kind(y, where) if said == "auto" else said
     if kind == "numbers":
         with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which is refused
-            return y.astype(np.float32), 1 if y.ndim == 1 else int(y.shape[-1]), kind
+            return y.astype(np.float32), prod(y.shape[1:]), kind
     if y.ndim != (1 if kind == "classes" else 2):
         raise DataError(f"{where}: y holds {y.dtype} of shape {y.shape}; expected {IN_WORDS[kind]}")
     ids = whole(y.reshape(-1), f"{where}: y").reshape(y.shape)
