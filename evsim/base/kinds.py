@@ -129,6 +129,18 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "two convolutions with pooling, one hidden layer, any image size",
         ),
         "gru": ("evsim.training.models.small:Gru", "embedding, GRU and a linear layer: the next character of a text"),
+        "lenet": ("evsim.training.models.images:LeNet", "LeNet-5 as it is written today (LeCun et al. 1998)"),
+        "femnist_cnn": ("evsim.training.models.images:FemnistCnn", "LEAF's model of FEMNIST (Caldas et al. 2018)"),
+        "resnet": ("evsim.training.models.resnet:ResNet", "residual networks of depth 8 to 56 (He et al. 2016)"),
+        "mobilenet_v2": (
+            "evsim.training.models.mobilenet:MobileNetV2",
+            "inverted residuals with depthwise convolutions (Sandler et al. 2018)",
+        ),
+        "char_lstm": ("evsim.training.models.text:CharLstm", "LEAF's model of Shakespeare (Caldas et al. 2018)"),
+        "transformer": (
+            "evsim.training.models.transformer:Transformer",
+            "a small causal transformer, GPT-2's form: what follows each token",
+        ),
     },
     "objective": {
         "classification": (
