@@ -52,7 +52,7 @@ def read_labels(y: NDArray[Any], said: Labels, where: str) -> tuple[NDArray[Any]
         expected = "zeros and ones" if kind == "flags" else "classes from 0, or -1 where a time step has none"
         raise DataError(f"{where}: y holds {ids[wrong][0]}; expected {expected}")
     if kind == "flags":
-        return ids.astype(np.uint8), ids.shape[1], kind
+        return ids.astype(np.uint8), prod(y.shape[1:]), kind
     n_classes = int(ids.max(initial=-1)) + 1
     return ids.astype(np.min_scalar_type(-max(n_classes, 1))), n_classes, kind
 
