@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import nn
