@@ -21,7 +21,7 @@ from evsim.base.vocabulary import Rank
 from evsim.cost.pricing import Pricing
 from evsim.run.assembly import Parts, assemble
 from evsim.run.checkpoints import Checkpoints, Saved
-from evsim.run.evaluations import Evaluations, metrics_of
+from evsim.run.evaluations import Evaluations, Judged, measures_of
 from evsim.run.feedback import Telling
 from evsim.run.manifest import manifest, with_measured
 from evsim.run.named import Named
@@ -193,9 +193,11 @@ class _Live:
         self._server = LiveServer(self._world(replay), self._on_step, self._on_end)
         self._stops = Stops(scenario.stop, self._server.end, lambda: telling is not None and telling.diverged)
         self._evaluations: Evaluations | None = None
+        self._judged: Judged | None = None
         if telling is not None and parts.learning is not None:
-            measure = partial(telling.metrics, partial(metrics_of, parts.learning, scenario.evaluation))
-            self._evaluations = Evaluations(scenario.evaluation, measure, self._server, recorder, self._on_evaluation)
+            self._judged = Judged.of(parts.learning, scenario.evaluation, scenario.seed)
+            measures = measures_of(parts.learning, telling, scenario.evaluation, self._judged)
+            self._evaluations = Evaluations(scenario.evaluation, measures, self._server, recorder, self._on_evaluation)
 
     def interrupt(self) -> None:
         """End at the next event, with the reason of the signal that was heard."""
@@ -380,6 +382,7 @@ class _Live:
         self._recorder.close()
         told = manifest(self._scenario, parts, server, error or server.end_reason, wall)
         told |= {"engine": self._pace.told(server.agenda), "diverged_at_version": self._stops.diverged_at}
+        told |= {"client_evaluations": None if self._judged is None else self._judged.told}
         text = self._scenario.to_toml()
         self._recorder.finish(
             manifest=with_measured(told, self._recorder, text),

@@ -122,15 +122,20 @@ class EvaluationTable:
     Attributes:
         every: a grid of virtual time, or every so many server steps.
         per_client: also on each client's own samples: those that `data.client_test_fraction` holds out, else all.
+        client_sample: so many clients, drawn once, instead of all that have such samples.
         batch_size: samples per forward pass; changes memory and speed only.
     """
 
     every: EveryField = _TEN_MINUTES
     per_client: bool = False
+    client_sample: int | None = None
     batch_size: int = 1024
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "batch_size must be >= 1", batch_size=self.batch_size)
+        some = self.client_sample
+        require(some is None or some >= 1, "client_sample must be >= 1", client_sample=some)
+        require(some is None or self.per_client, "client_sample needs per_client = true", client_sample=some)
 
     @property
     def every_ms(self) -> int | None:
