@@ -64,7 +64,7 @@ class LiveServer:
 
     def start(self, aggregator: Aggregator) -> None:
         """Begin: who is online at time 0 registers, then the aggregator's process and the sources' events."""
-        self._registration.at_start(self.world.sessions.online_at_start())
+        self.registration.at_start(self.world.sessions.online_at_start())
         self.agenda.has_end = self.world.horizon < FOREVER
         self.agenda.start()
         self.start_process(aggregator.run, "", None, aggregator.reports_per_step)
@@ -173,8 +173,8 @@ class LiveServer:
     def _own_sources(self) -> None:
         world = self.world
         declared = world.pricing.declared_ms(world.work(world.samples), world.wire_bytes)
-        self._registration = Registration(world.manager, world.audience, world.samples, declared)
-        self.agenda.add(world.sessions, self._registration.hear)
+        self.registration = Registration(world.manager, world.audience, world.samples, declared)
+        self.agenda.add(world.sessions, self.registration.hear)
         self.agenda.add(self.endings, self.cohorts.hear)
         if self._tells_dropouts:
             self.agenda.add(self._dropouts, self._tell_dropouts)
