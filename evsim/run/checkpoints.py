@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from evsim.base.errors import RunFolderError
+from evsim.base.errors import ResumeError
 from evsim.base.profiling import part
 from evsim.base.units import MS_PER_SECOND
+from evsim.base.user_code import said
 from evsim.run.feedback import Answer, read_answers, write_answers
 from evsim.run.recorder import atomically
 from evsim.training.learning.client_state import Version, flatten, unflatten
@@ -48,7 +49,7 @@ class Saved:
         """All answers before it.
 
         Raises:
-            RunFolderError: if they cannot be read.
+            ResumeError: if they cannot be read.
         """
         for name in self.told["answers"]:
             yield from read_answers(self.folder / name)
@@ -111,15 +112,18 @@ class Checkpoints:
         """The timeline was simulated up to this checkpoint: load it, and count on from it.
 
         Raises:
-            RunFolderError: if the timeline is another one.
+            ResumeError: if the timeline is another one, or the checkpoint is damaged.
         """
         told = saved.told
         if self._timeline_hash() != told["timeline_hash"]:
-            raise RunFolderError(
+            raise ResumeError(
                 f"{saved.folder}: the timeline up to the checkpoint is not the one that was interrupted; something "
                 "that the run depends on has changed; run it again into another folder"
             )
-        saved.restore(self._learning)
+        try:
+            saved.restore(self._learning)
+        except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+            raise ResumeError(f"{saved.folder}: the checkpoint is damaged ({said(error)})") from error
         self._position = self._saved = told["position"]
         self._answers = list(told["answers"])
         self._where = {(client, generation): name for client, generation, name in told["clients"]["where"]}

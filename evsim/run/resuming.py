@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, final
 
-from evsim.base.errors import Problem, RunFolderError, report
+from evsim.base.errors import Problem, ResumeError, RunFolderError, report
 from evsim.run.checkpoints import Saved, tidy, whole
 from evsim.run.identity import check_same, has_identity, identity, keep_identity, kept_identity, without_stop
 from evsim.run.recorder import Recorder, is_unfinished, keep_scenario, read_journal
@@ -89,7 +89,7 @@ def require_resumable(run: Path) -> None:
     """Refuse a folder without a run that was started by this version or a later one.
 
     Raises:
-        RunFolderError: if there is none.
+        ResumeError: if there is none.
     """
     if has_identity(resume_folder(run)):
         return
@@ -97,7 +97,7 @@ def require_resumable(run: Path) -> None:
         "a run that is over" if is_over(run) else "a folder without resume/run.json" if run.is_dir() else "no folder"
     )
     hint = "evsim run SCENARIO --out DIR starts a run that can be resumed"
-    raise RunFolderError(report([Problem(str(run), given, "a run that was interrupted or killed", hint)]))
+    raise ResumeError(report([Problem(str(run), given, "a run that was interrupted or killed", hint)]))
 
 
 def _require_extendable(run: Path) -> None:
