@@ -258,8 +258,8 @@ class _Live:
         self._recorder.replace()
 
     def _tells(self, learning: Learning) -> Telling:
-        folder, every = resume_folder(self._recorder.folder), self._scenario.record.checkpoint_every
-        checkpoints = Checkpoints(folder, learning, every, lambda: self._server.timeline_hash)
+        folder = resume_folder(self._recorder.folder)
+        checkpoints = Checkpoints(folder, learning, self._scenario.record, lambda: self._server)
         self._checkpoints = checkpoints
         return Telling(learning, breakable=self.signals.training, on_answer=checkpoints.heard)
 

@@ -171,6 +171,7 @@ class RecordTable:
         availability_every: spacing of the samples of how many clients are online.
         sessions: the sessions of all clients, not only of those that got tasks.
         checkpoint_every: wall-clock time between two checkpoints, at least; 0: no checkpoints. Changes no result.
+        checkpoint_every_virtual_time: also so much of virtual time after the last one.
         keep_checkpoint: the one of its end stays when a run is over, so that it can be extended; about as large as the
             model, what clients keep, and the messages of tasks at work.
     """
@@ -178,6 +179,7 @@ class RecordTable:
     availability_every: Duration = 5 * MS_PER_MINUTE
     sessions: bool = False
     checkpoint_every: Duration = 10 * MS_PER_MINUTE
+    checkpoint_every_virtual_time: Duration | None = None
     keep_checkpoint: bool = True
 
     def __post_init__(self) -> None:
@@ -186,3 +188,10 @@ class RecordTable:
         require(every >= MS_PER_SECOND, "availability_every must be at least 1 s, a row is written for each", ms=every)
         saved = self.checkpoint_every
         require(saved >= 0, "checkpoint_every must be >= 0", checkpoint_every=saved)
+        virtual = self.checkpoint_every_virtual_time
+        require(virtual is None or virtual > 0, "checkpoint_every_virtual_time must be > 0", given=virtual)
+        require(
+            virtual is None or saved > 0,
+            "checkpoint_every_virtual_time needs checkpoints: checkpoint_every must not be 0",
+            checkpoint_every=saved,
+        )
