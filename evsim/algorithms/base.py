@@ -49,6 +49,7 @@ __all__ = [
     "Weighting",
     "Wire",
     "Wires",
+    "WorkBySteps",
     "cross_entropy",
     "opening_of",
     "total_bytes",
@@ -171,7 +172,18 @@ class OpeningPass(ABC):
         """The carry with what the rule keeps; loss 0-dim or (clients,); gradient {} unless asked for."""
 
 
-class PartialWork(ABC):
+class WorkBySteps(ABC):
+    """A client rule may also be this: it says what a task of so many steps costs.
+
+    Where the steps of a task are drawn (`Schedule.is_drawn`), nothing else can say what it costs.
+    """
+
+    @abstractmethod
+    def work_of(self, n_samples: IntArray, steps: IntArray) -> Work:
+        """What a task of so many steps asks of each client."""
+
+
+class PartialWork(WorkBySteps):
     """A client rule may also be this: a client that would miss the deadline does the steps that fit and reports them.
 
     The timeline asks at dispatch, when a task's fate is fixed; the clock and the training then use the same steps.
@@ -182,10 +194,6 @@ class PartialWork(ABC):
     @abstractmethod
     def n_steps_within(self, n_samples: IntArray, processed: IntArray) -> IntArray:
         """Whole steps of a task that may process so many samples, passes before the first step included."""
-
-    @abstractmethod
-    def work_of(self, n_samples: IntArray, steps: IntArray) -> Work:
-        """What a task of so many steps asks of each client."""
 
 
 def opening_of(rule: ClientRule) -> Opening:

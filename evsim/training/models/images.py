@@ -21,9 +21,9 @@ class LeNet(Model):
     """LeNet-5 as it is written today: conv 5x5 6, pool, conv 5x5 16, pool, 120-84-classes, ReLU and max pooling.
 
     LeCun et al., Gradient-Based Learning Applied to Document Recognition, 1998, which has tanh, trained subsampling and
-    a sparse second convolution instead. An image smaller than 32x32 is padded with zeros to that, as the paper does with
-    28x28. 61,706 parameters for 1x28x28 and 10 classes, 62,006 for 3x32x32. Input (batch, channels, height, width),
-    output (batch, classes).
+    a sparse second convolution instead. An image smaller than 32x32 is padded with zeros to that, as the paper does
+    with 28x28. 61,706 parameters for 1x28x28 and 10 classes, 62,006 for 3x32x32. Input (batch, channels, height,
+    width), output (batch, classes).
     """
 
     @override
