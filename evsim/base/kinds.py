@@ -51,6 +51,9 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "local SGD with control variates (Karimireddy et al. 2020)",
         ),
     },
+    "epochs": {
+        "uniform": ("evsim.algorithms.epochs:UniformEpochs", "whole passes from a range, drawn for each task"),
+    },
     "upload": {
         "top_k": ("evsim.algorithms.top_k:TopK", "the largest entries only, with error feedback (Stich et al. 2018)"),
         "int8": ("evsim.algorithms.int8:Int8", "8 bits per number, one scale per leaf: 1/4x"),

@@ -9,6 +9,7 @@ import numpy as np
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import IntArray, Outcome
 from evsim.cost.pricing import Price, SinglePrices
+from evsim.cost.work import Work
 from evsim.timeline.digest import TimelineHash
 from evsim.timeline.endings import Endings
 from evsim.timeline.fates import ARRIVES, LOST, STOPPED, fates, fates_at_completion, loss_known
@@ -32,7 +33,7 @@ class Dispatcher:
         self._world, self._clock, self._manager = world, world.clock, world.manager
         self._ledger, self._endings, self._digest, self._learning = ledger, endings, digest, world.learning
         self._n_tasks = np.zeros(len(world.samples), np.int64)
-        self.training = Errand(TRAIN, world.work, world.wire_bytes, partial=world.partial)
+        self.training = Errand(TRAIN, world.work, world.wire_bytes, partial=world.partial, drawn=world.drawn_work)
         self._prices = _single_prices(world)
         self._throughout = world.pricing.cost.availability_check == "throughout"
         # The same storage as Python integers, for tasks that are given one at a time.
@@ -92,11 +93,12 @@ class Dispatcher:
         if errand.max_samples is not None:
             samples = np.minimum(samples, errand.max_samples)
         down, up = (np.full(len(clients), size, np.int64) for size in errand.wire_bytes)
-        price = world.pricing.price(clients, nth, errand.work(samples), (down, up), now)
+        work = errand.work_of(samples, clients, nth)
+        price = world.pricing.price(clients, nth, work, (down, up), now)
         max_steps = np.zeros(len(clients), np.int64)
         if errand.partial is not None and min(loss_by, stop_at) < FOREVER:
-            max_steps = self._whole_steps(errand, samples, price, min(loss_by, stop_at) - now)
-            work = cut(errand.partial, errand.work(samples), samples, max_steps)
+            max_steps = self._whole_steps(errand, samples, work, price, min(loss_by, stop_at) - now)
+            work = cut(errand.partial, work, samples, max_steps)
             price = world.pricing.price(clients, nth, work, (down, up), now)
         leaves_at = world.sessions.online_until[clients]
         ended, fate, known = self._fate(clients, now + price.total_ms, leaves_at, loss_by, stop_at)
@@ -185,12 +187,12 @@ class Dispatcher:
         self._endings.enter_one(task, known)
         return task, nth
 
-    def _whole_steps(self, errand: Errand, samples: IntArray, price: Price, left_ms: int) -> IntArray:
+    def _whole_steps(self, errand: Errand, samples: IntArray, work: Work, price: Price, left_ms: int) -> IntArray:
         """Steps that fit for clients that would be too late; 0, no limit, for the others and where not one fits."""
         if errand.partial is None:
             return np.zeros_like(samples)
         budget = np.maximum(left_ms - price.download_ms - price.upload_ms - 1, 0)  # 1 ms for rounding
-        fits = self._world.pricing.samples_within(price, errand.work(samples), budget)
+        fits = self._world.pricing.samples_within(price, work, budget)
         return np.where(price.total_ms > left_ms, errand.partial.n_steps_within(samples, fits), 0)
 
     def _fate(
@@ -227,6 +229,7 @@ class Dispatcher:
 def _single_prices(world: World) -> SinglePrices | None:
     """Prices for tasks given one at a time; None where a task's price or fate depends on more than its client."""
     pricing = world.pricing
-    if not pricing.network.is_constant or pricing.cost.availability_check != "throughout" or world.partial is not None:
+    varies = world.partial is not None or world.drawn_work is not None
+    if varies or not pricing.network.is_constant or pricing.cost.availability_check != "throughout":
         return None
     return SinglePrices(pricing, world.work(world.samples), world.wire_bytes)
