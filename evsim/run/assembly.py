@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -16,6 +16,7 @@ from evsim.base.culprit import explain
 from evsim.base.errors import EvsimError, Problem, ScenarioError, joined, report
 from evsim.base.profiling import part
 from evsim.base.vocabulary import IntArray
+from evsim.cost.network import Site
 from evsim.cost.pricing import Pricing
 from evsim.run.doubts import doubts
 from evsim.scenario import Scenario
@@ -47,6 +48,7 @@ class Opened:
         model: a freshly initialised module; None in a dry run.
         wires: how the dense model travels.
         wire_bytes: what a message down and up is charged.
+        pricing: what tasks cost on the clock.
     """
 
     device: str
@@ -56,6 +58,7 @@ class Opened:
     model: Module | None
     wires: Wires
     wire_bytes: tuple[int, int]
+    pricing: Pricing
 
 
 @final
@@ -70,6 +73,7 @@ class Parts:
         learning: the learning side; None in a dry run.
         true_model_bytes: size of the dense model that is really trained.
         wire_bytes: what a message down and up is charged.
+        pricing: what tasks cost on the clock.
         caveats: what runs, but cannot mean what it seems to.
         data_digest: of the clients' samples and the test set; "" without `[data]`.
     """
@@ -80,6 +84,7 @@ class Parts:
     learning: Learning | None
     true_model_bytes: int
     wire_bytes: tuple[int, int]
+    pricing: Pricing
     caveats: tuple[Caveat, ...] = ()
     data_digest: str = ""
 
@@ -97,7 +102,17 @@ def assemble(scenario: Scenario, device: str) -> Parts:
     learning = None if opened.model is None else learning_of(scenario, opened, scenario.executor)
     size = total_bytes(opened.wires)
     digest = "" if opened.data is None else opened.data.digest()
-    return Parts(opened.device, opened.samples, opened.population, learning, size, opened.wire_bytes, said, digest)
+    return Parts(
+        device=opened.device,
+        samples=opened.samples,
+        population=opened.population,
+        learning=learning,
+        true_model_bytes=size,
+        wire_bytes=opened.wire_bytes,
+        pricing=opened.pricing,
+        caveats=said,
+        data_digest=digest,
+    )
 
 
 def open_all(scenario: Scenario, device: str) -> Opened:
@@ -119,7 +134,8 @@ def open_all(scenario: Scenario, device: str) -> Opened:
     attempt.conclude()
     population = _population(scenario, samples, availability, speed)
     wires = _model_wires(model, scenario)
-    return Opened(device, data, samples, population, model, wires, _charged(scenario, wires))
+    pricing = pricing_of(scenario, population)
+    return Opened(device, data, samples, population, model, wires, _charged(scenario, wires), pricing)
 
 
 def learning_of(scenario: Scenario, opened: Opened, executor: Executor) -> Learning:
@@ -152,7 +168,8 @@ def population_of(scenario: Scenario) -> Population:
 
 def pricing_of(scenario: Scenario, population: Population) -> Pricing:
     """What prices the tasks of a run."""
-    return Pricing(scenario.cost, population.speed, scenario.seed)
+    site = Site(population.speed, scenario.seed, scenario.folder)
+    return Pricing(scenario.cost, population.speed, scenario.seed, scenario.network.open(site), scenario.start)
 
 
 @final
@@ -247,10 +264,11 @@ def _speed(scenario: Scenario, n_devices: int) -> DeviceSpeed:
 def _population(
     scenario: Scenario, samples: IntArray, availability: AvailabilityTrace, speed: DeviceSpeed
 ) -> Population:
+    latency = scenario.network.latency
     return populate(
         n_clients=len(samples),
         availability=availability,
-        speed=speed,
+        speed=replace(speed, latency_ms=speed.latency_ms + latency) if latency else speed,
         join=scenario.population.join,
         sizes=samples,
         seed=scenario.seed,

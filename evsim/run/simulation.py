@@ -18,7 +18,6 @@ from evsim.base.outside import Stopped
 from evsim.base.profiling import part
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import Rank
-from evsim.cost.pricing import Pricing
 from evsim.run.assembly import Parts, assemble
 from evsim.run.checkpoints import Checkpoints, Saved
 from evsim.run.evaluations import Evaluations, metrics_of
@@ -220,19 +219,18 @@ class _Live:
 
     def _world(self, replay: Sessions) -> World:
         scenario, parts = self._scenario, self._parts
-        pricing = Pricing(scenario.cost, parts.population.speed, scenario.seed)
         return World(
             clock=self._clock,
             availability=parts.population.availability,
             samples=parts.samples,
             manager=ClientManager(scenario.selection, len(parts.samples), scenario.seed),
             sessions=replay,
-            pricing=pricing,
+            pricing=parts.pricing,
             work=scenario.client_rule.work,
             partial=_partial(scenario.client_rule),
             wire_bytes=parts.wire_bytes,
             learning=NoLearning() if self._telling is None else self._telling,
-            rows=Named(self._recorder, pricing, scenario.client_rule.schedule),
+            rows=Named(self._recorder, parts.pricing, scenario.client_rule.schedule),
             seed=scenario.seed,
             horizon=FOREVER if scenario.stop.virtual_time is None else scenario.stop.virtual_time,
             audience=self._audience,

@@ -20,7 +20,7 @@ from evsim.base.culprit import explain
 from evsim.base.errors import EvsimError, TrainingError
 from evsim.base.user_code import said
 from evsim.base.vocabulary import IntArray, Outcome
-from evsim.run.assembly import learning_of, pricing_of
+from evsim.run.assembly import learning_of
 from evsim.selection.base import Answers, Outcomes
 from evsim.timeline.audience import Audience
 from evsim.timeline.manager import ClientManager
@@ -75,9 +75,9 @@ def _select(scenario: Scenario, opened: Opened) -> None:
 def price_everybody(scenario: Scenario, opened: Opened) -> Price:
     """The price of a first task of every client that has data."""
     clients = np.flatnonzero(opened.samples > 0)
-    pricing, work = pricing_of(scenario, opened.population), scenario.client_rule.work(opened.samples[clients])
+    work = scenario.client_rule.work(opened.samples[clients])
     down, up = (np.full(len(clients), size, np.int64) for size in opened.wire_bytes)
-    return pricing.price(clients, np.zeros_like(clients), work, (down, up), 0)
+    return opened.pricing.price(clients, np.zeros_like(clients), work, (down, up), 0)
 
 
 def _train(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:

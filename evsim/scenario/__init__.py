@@ -17,6 +17,7 @@ from evsim.base.caveat import Caveat
 from evsim.base.errors import ScenarioError, report
 from evsim.base.units import TimeOfDay
 from evsim.cost.model import CostModel
+from evsim.cost.network import IndependentLinks, Network
 from evsim.scenario import dumping, together
 from evsim.scenario.assembling import assemble
 from evsim.scenario.layers import Layer, find, override, read
@@ -52,6 +53,7 @@ class Scenario:
         population: clients and the devices they live on.
         data: what clients learn from; not needed in a dry run.
         cost: what a task costs on the clock.
+        network: how long transfers take.
         model: what is trained; not needed in a dry run.
         aggregation: when the server asks, waits, closes and applies.
         selection: whom it asks.
@@ -80,6 +82,7 @@ class Scenario:
     population: PopulationTable = field(default_factory=PopulationTable)
     data: DataTable | None = None
     cost: CostModel = field(default_factory=CostModel)
+    network: Network = field(default_factory=IndependentLinks)
     model: Model | None = None
     aggregation: Aggregator
     selection: Selector[Any]
