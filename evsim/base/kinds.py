@@ -133,6 +133,15 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "progress": ("evsim.run.listeners.progress:Progress", "a line now and then, for logs of batch jobs"),
     },
+    "network": {
+        "independent": ("evsim.cost.network:IndependentLinks", "a link for each device, at its own constant rate"),
+        "hourly": ("evsim.cost.networks.hourly:Hourly", "rates times a factor of the time of day"),
+        "trace": ("evsim.cost.networks.traced:Traced", "measured series of (time, kbit/s), one for each client"),
+    },
+    "rate_format": {
+        "csv": ("evsim.cost.rate_formats.csv", "columns time (s) and kbps, and series if there are several"),
+        "lumos": ("evsim.cost.rate_formats.lumos", "Lumos: sessions of phones over WiFi and 4G, a tar or a folder"),
+    },
     "executor": {
         "auto": (
             "evsim.training.executors.auto:Auto",

@@ -19,7 +19,6 @@ from evsim.base.outside import Stopped
 from evsim.base.profiling import part
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import IntArray, Rank
-from evsim.cost.pricing import Pricing
 from evsim.cost.work import Work
 from evsim.run.assembly import Parts, assemble
 from evsim.run.checkpoints import Checkpoints, Saved
@@ -284,20 +283,19 @@ class _Live:
 
     def _world(self, replay: Sessions) -> World:
         scenario, parts = self._scenario, self._parts
-        pricing = Pricing(scenario.cost, parts.population.speed, scenario.seed)
         return World(
             clock=self._clock,
             availability=parts.population.availability,
             samples=parts.samples,
             manager=ClientManager(scenario.selection, len(parts.samples), scenario.seed),
             sessions=replay,
-            pricing=pricing,
+            pricing=parts.pricing,
             work=scenario.client_rule.work,
             drawn_work=_drawn(scenario.client_rule, scenario.seed),
             partial=_partial(scenario.client_rule),
             wire_bytes=parts.wire_bytes,
             learning=NoLearning() if self._telling is None else self._telling,
-            rows=Named(self._recorder, pricing, scenario.client_rule.schedule),
+            rows=Named(self._recorder, parts.pricing, scenario.client_rule.schedule),
             seed=scenario.seed,
             horizon=FOREVER if scenario.stop.virtual_time is None else scenario.stop.virtual_time,
             audience=self._audience,

@@ -34,6 +34,7 @@ def in_words(scenario: Scenario) -> list[tuple[str, str]]:
         *(_data(data) if data else []),
         *([("model", policy("model", model))] if model else []),
         ("cost", _cost(scenario)),
+        ("network", policy("network", scenario.network)),
         *((slot.replace("_", " "), policy(slot, getattr(scenario, slot))) for slot in _SLOTS),
         *(("upload", policy("upload", each)) for each in scenario.upload),
         ("evaluation", _evaluation(scenario)),

@@ -60,6 +60,7 @@ class LiveServer:
         self.version, self.rounds, self.end_reason = 0, 0, ""
         self.n_processes = 0  # that have not returned
         self._write_at = _WRITE_ROWS
+        self._moved = None if world.pricing.network.is_even else world.pricing.moved
         self._own_sources()
 
     def start(self, aggregator: Aggregator) -> None:
@@ -194,7 +195,7 @@ class LiveServer:
     def _write(self, *, everything: bool = False) -> None:
         if everything or self.ledger.rows_in_memory >= self._write_at or self.world.write_now():
             self.feedback.before_writing()
-            rows = self.ledger.release(self.now, everything=everything)
+            rows = self.ledger.release(self.now, everything=everything, moved=self._moved)
             if rows is not None:
                 self.world.rows.append("tasks", self.ledger.as_table(rows))
             # A task that lasts for days holds back those after it: without new rows another look would find nothing.
