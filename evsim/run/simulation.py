@@ -225,7 +225,7 @@ class _Live:
             clock=self._clock,
             availability=parts.population.availability,
             samples=parts.samples,
-            manager=ClientManager(scenario.selection, len(parts.samples), scenario.seed),
+            manager=ClientManager(scenario.selection, len(parts.samples), scenario.seed, parts.population.availability),
             sessions=replay,
             pricing=pricing,
             work=scenario.client_rule.work,

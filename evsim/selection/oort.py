@@ -77,7 +77,7 @@ class Oort(Selector[OortState]):
     @cached_property
     def rules(self) -> OortRules:
         """The preset with the given fields put in."""
-        given = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "preset"}
+        given = {item.name: getattr(self, item.name) for item in fields(OortRules)}
         return replace(PRESETS[self.preset], **{name: value for name, value in given.items() if value is not None})
 
     @override

@@ -13,15 +13,17 @@ import numpy as np
 from evsim.base import rng
 from evsim.base.errors import PolicyError, Problem, report, require
 from evsim.selection.base import NO_ANSWERS, Selector
+from evsim.timeline.forecasting import forecasting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
     from evsim.base.vocabulary import BoolArray, FloatArray, IntArray
     from evsim.selection.base import Answers, Outcomes, Query
-    from evsim.selection.forecast import Predictor
+    from evsim.selection.forecast import Forecasts, Trace
+    from evsim.timeline.forecasting import Forecasting
 
 T = TypeVar("T", bound=np.generic)
 
@@ -41,12 +43,21 @@ class ClientManager:
     >>> manager.register_client(np.array([0, 2, 3]), now=5, samples=np.array([10, 10, 30]))
     >>> sorted(manager.select_clients(8, now=5).tolist())
     [0, 2, 3]
+
+    Args:
+        selector: who chooses.
+        n_clients: the size of the whole population.
+        seed: of its draws.
+        trace: when each client is online; only an oracle reads it.
     """
 
-    def __init__(self, selector: Selector[Any], n_clients: int, seed: int, predictor: Predictor | None = None) -> None:
+    def __init__(self, selector: Selector[Any], n_clients: int, seed: int, trace: Trace | None = None) -> None:
         require(n_clients >= 0, "n_clients must be >= 0", n_clients=n_clients)
         self.selector = selector
-        self.predictor = predictor
+        self._hears = selector.hears
+        self._forecasting: Forecasting | None = forecasting(selector.predictor, self, n_clients, trace)
+        self._learns_visits = self._forecasting is not None and self._forecasting.hears
+        self._left_unseen: set[int] = set()  # clients that checked out at work, for a selector that hears
         self._seed = seed
         self._draws: dict[str, _Draws] = {}  # by the name of who selects
         self._state = selector.init(n_clients)
@@ -71,6 +82,8 @@ class ClientManager:
         self.answers: Answers | None = None
         self.now = 0
         self.round = 0
+        if self._forecasting is not None:
+            self._forecasting.look_at_nothing(n_clients)
 
     # -- what the timeline tells ------------------------------------------------------------------------------------
 
@@ -89,17 +102,23 @@ class ClientManager:
             self._declared_ms[clients] = declared_ms
         self._online_since[clients] = now
         self._set_online(clients, np.True_)
+        if self._hears or self._learns_visits:
+            self._tell(clients, np.ones(len(clients), np.bool_), now)
 
     def deregister_client(self, clients: IntArray, now: int | IntArray) -> None:
         """Devices check out; unseen for those with a task, until its end or loss becomes known."""
         self._check_ids("deregister_client", clients)
         self._set_online(clients, np.False_)
+        if self._hears or self._learns_visits:
+            self._tell(clients, np.zeros(len(clients), np.bool_), now)
 
     def observe(self, clients: IntArray, check_in: BoolArray, at: int | IntArray) -> None:
         """Check-ins and check-outs of a window, in order, each at its instant: the last of a client counts."""
         instants = np.broadcast_to(np.asarray(at, np.int64), clients.shape)
         self._online_since[clients[check_in]] = instants[check_in]
         self._set_online(clients, check_in)
+        if self._hears or self._learns_visits:
+            self._tell(clients, check_in, instants)
 
     def assign(self, clients: IntArray, *, counted: bool = True) -> None:
         """Clients were given a task; a query is not counted as being selected."""
@@ -128,6 +147,8 @@ class ClientManager:
         self._check_ids("register_feedback", reports.clients)
         self._remember(reports)
         self._state = self.selector.feedback(self._state, reports)
+        if self._left_unseen:
+            self._tell_of_the_missing(reports)
 
     # -- selection --------------------------------------------------------------------------------------------------
 
@@ -181,7 +202,35 @@ class ClientManager:
         """How many of some clients are idle; None: of all."""
         return self._n_idle if among is None else int(np.count_nonzero(self._idle & among))
 
+    def told(self, chosen: IntArray) -> Mapping[str, float | FloatArray]:
+        """What the selector says of the selection that it has just made: `Selector.told`."""
+        return self.selector.told(self._state, self, chosen)
+
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _tell(self, clients: IntArray, check_in: BoolArray, at: int | IntArray) -> None:
+        """Check-ins and check-outs for those who hear of them; nobody sees a client go that is at work."""
+        instants = np.broadcast_to(np.asarray(at, np.int64), clients.shape)
+        if self._forecasting is not None and self._learns_visits:
+            self._forecasting.hear(clients, check_in, instants)
+        if not self._hears:
+            return
+        for client, inwards, instant in zip(clients.tolist(), check_in.tolist(), instants.tolist(), strict=True):
+            who, when = np.array([client]), np.array([instant])
+            if inwards:
+                self._left_unseen.discard(client)
+                self._state = self.selector.checked_in(self._state, self, who, when)
+            elif self._one_busy[client]:
+                self._left_unseen.add(client)
+            else:
+                self._state = self.selector.checked_out(self._state, self, who, when)
+
+    def _tell_of_the_missing(self, reports: Outcomes) -> None:
+        """A client whose loss became known left before, at work."""
+        for client, at in zip(reports.clients.tolist(), reports.at.tolist(), strict=True):
+            if client in self._left_unseen and not self._one_busy[client]:
+                self._left_unseen.discard(client)
+                self._state = self.selector.checked_out(self._state, self, np.array([client]), np.array([at]))
 
     def _look(self, now: int, number: int | None, among: BoolArray | None) -> None:
         """What the view shows during a selection."""
@@ -257,7 +306,8 @@ class ClientManager:
         if wanted == 1 and self._is_one_idle(clients):
             return
         name = f"{type(self.selector).__name__}.{where}"
-        fault = self._fault(clients, wanted)
+        fewer = self.selector.may_choose_fewer and where == "select"
+        fault = self._fault(clients, wanted, min(wanted, 1) if fewer else wanted)
         if fault:
             expected = f"{wanted} distinct idle clients as an array of int64"
             hint = "evsim.testing.selectors.SelectorContract tests a selector for this"
@@ -270,17 +320,17 @@ class ClientManager:
         client = int(clients[0])
         return 0 <= client < self.n_clients and self.is_idle_one(client)
 
-    def _fault(self, clients: IntArray, wanted: int) -> str:
+    def _fault(self, clients: IntArray, wanted: int, least: int) -> str:
         if not isinstance(clients, np.ndarray) or clients.dtype != np.int64 or clients.ndim != 1:
             return f"returned {type(clients).__name__} {getattr(clients, 'dtype', '')}".rstrip()
-        if len(clients) != wanted:
+        if not least <= len(clients) <= wanted:
             return f"returned {len(clients)} clients"
-        if wanted and not (clients.min() >= 0 and clients.max() < self.n_clients):
+        if len(clients) and not (clients.min() >= 0 and clients.max() < self.n_clients):
             return "returned an id that does not exist"
         idle = self.is_idle(clients)
         if not idle.all():
             return f"returned client {int(clients[~idle][0])}, which is not idle"
-        if wanted > 1 and self._count_distinct(clients) != wanted:
+        if len(clients) > 1 and self._count_distinct(clients) != len(clients):
             return "returned a client twice"
         return ""
 
@@ -352,6 +402,11 @@ class ClientManager:
     def last_utility(self) -> FloatArray:
         """Utility of the last report that had one; NaN before the first."""
         return _frozen(self._last_utility)
+
+    @property
+    def predictor(self) -> Forecasts | None:
+        """Forecasts of availability, if there is a predictor."""
+        return self._forecasting
 
     @property
     def n_bytes(self) -> int:
