@@ -13,7 +13,19 @@ import torch
 from typing_extensions import override
 
 from evsim.algorithms import tree
-from evsim.algorithms.base import Apply, Carry, ClientRule, LossValue, Schedule, State, Update, Wires, cross_entropy
+from evsim.algorithms.base import (
+    Apply,
+    Batch,
+    Carry,
+    ClientRule,
+    Criterion,
+    LossValue,
+    Schedule,
+    State,
+    Update,
+    Wires,
+    supervised,
+)
 from evsim.algorithms.decay import Decay
 from evsim.algorithms.local_sgd import check_local
 from evsim.base.errors import require
@@ -89,8 +101,8 @@ class Adam(ClientRule):
         return carry
 
     @override
-    def loss(self, apply: Apply, carry: Carry, buffers: Tree, x: torch.Tensor, y: torch.Tensor) -> LossValue:
-        return cross_entropy(apply, carry, buffers, x, y)
+    def loss(self, apply: Apply, carry: Carry, buffers: Tree, batch: Batch, criterion: Criterion) -> LossValue:
+        return supervised(apply, carry, buffers, batch, criterion)
 
     @override
     def step(self, carry: Carry, grads: Tree, received: Payload, state: State) -> Carry:

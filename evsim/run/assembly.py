@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -20,10 +20,13 @@ from evsim.cost.pricing import Pricing
 from evsim.run.doubts import doubts
 from evsim.scenario import Scenario
 from evsim.scenario.caveats import caveats
+from evsim.scenario.dumping import kind_of
 from evsim.traces.population import Population, populate
 from evsim.traces.sources import load_availability, load_speed
 from evsim.training.data.base import FederatedData, federate
+from evsim.training.data.labels import IN_WORDS
 from evsim.training.data.skew import skewed
+from evsim.training.data.transforms.base import check_transforms
 from evsim.training.learning.learning import Learning, Method, Setting
 from evsim.training.models.base import check_model
 from evsim.training.models.leaves import wires as model_wires
@@ -47,6 +50,7 @@ class Opened:
         model: a freshly initialised module; None in a dry run.
         wires: how the dense model travels.
         wire_bytes: what a message down and up is charged.
+        task_ms: how long a first task of each client with data takes if nothing goes wrong, ms, in order of clients.
     """
 
     device: str
@@ -56,6 +60,7 @@ class Opened:
     model: Module | None
     wires: Wires
     wire_bytes: tuple[int, int]
+    task_ms: IntArray
 
 
 @final
@@ -114,12 +119,16 @@ def open_all(scenario: Scenario, device: str) -> Opened:
     availability, speed = attempt(_availability, scenario, count), attempt(_speed, scenario, count)
     if samples is not None:
         attempt(_check_population, scenario, samples)
-    wanted = scenario.training == "real" and data is not None
-    model = attempt(_open_model, scenario, data) if wanted else None
+    fits = scenario.training == "real" and data is not None and attempt(_labels_fit, scenario, data)
+    model = attempt(_open_model, scenario, data) if fits else None
     attempt.conclude()
     population = _population(scenario, samples, availability, speed)
     wires = _model_wires(model, scenario)
-    return Opened(device, data, samples, population, model, wires, _charged(scenario, wires))
+    wire_bytes = attempt(_charged, scenario, wires)
+    attempt.conclude()
+    task_ms = attempt(_task_ms, scenario, samples, population, wire_bytes)
+    attempt.conclude()
+    return Opened(device, data, samples, population, model, wires, wire_bytes, task_ms)
 
 
 def learning_of(scenario: Scenario, opened: Opened, executor: Executor) -> Learning:
@@ -135,7 +144,13 @@ def learning_of(scenario: Scenario, opened: Opened, executor: Executor) -> Learn
         server_optimizer=scenario.server_optimizer,
     )
     goal = scenario.aggregation.reports_per_step
-    setting = Setting(seed=scenario.seed, precision=scenario.precision, device=opened.device, cohort_goal=goal)
+    setting = Setting(
+        seed=scenario.seed,
+        precision=scenario.precision,
+        device=opened.device,
+        cohort_goal=goal,
+        objective=scenario.objective,
+    )
     return Learning(method, opened.model, opened.data, executor, setting)
 
 
@@ -153,6 +168,14 @@ def population_of(scenario: Scenario) -> Population:
 def pricing_of(scenario: Scenario, population: Population) -> Pricing:
     """What prices the tasks of a run."""
     return Pricing(scenario.cost, population.speed, scenario.seed)
+
+
+def _task_ms(scenario: Scenario, samples: IntArray, population: Population, wire_bytes: tuple[int, int]) -> IntArray:
+    """Prices everybody's first task, so that what cannot be priced is told before anything runs."""
+    clients = np.flatnonzero(samples > 0)
+    down, up = (np.full(len(clients), size, np.int64) for size in wire_bytes)
+    work = scenario.client_rule.work(samples[clients])
+    return pricing_of(scenario, population).price(clients, np.zeros_like(clients), work, (down, up), 0).total_ms
 
 
 @final
@@ -217,7 +240,9 @@ def _load_data(scenario: Scenario) -> FederatedData | None:
         client_test_fraction=table.client_test_fraction,
     )
     data = data if table.skew is None else skewed(data, table.skew, scenario.seed)
-    return data if table.label_flip is None else table.label_flip.transform(data, scenario.seed)
+    data = data if table.label_flip is None else table.label_flip.transform(data, scenario.seed)
+    check_transforms(table.transform, data.x.shape, data.name, tokens=data.n_tokens is not None)
+    return replace(data, transforms=table.transform)
 
 
 def _data_sizes(scenario: Scenario, data: FederatedData | None) -> IntArray:
@@ -271,13 +296,24 @@ def _check_population(scenario: Scenario, samples: IntArray) -> None:
         raise ScenarioError(report([problem]))
 
 
+def _labels_fit(scenario: Scenario, data: FederatedData) -> bool:
+    """True, or an error: what the objective learns is not what the data's labels are."""
+    objective, where = scenario.objective, f"objective.kind: {kind_of('objective', type(scenario.objective))}"
+    if data.labels != objective.labels:
+        raise ScenarioError(
+            f"{where}: the labels of {data.name!r} are {IN_WORDS[data.labels]}; expected {IN_WORDS[objective.labels]}"
+        )
+    if objective.form == "binary" and data.n_classes != 2:  # noqa: PLR2004
+        raise ScenarioError(f"{where}: the labels of {data.name!r} are 0 to {data.n_classes - 1}; expected 0 and 1")
+    return True
+
+
 def _open_model(scenario: Scenario, data: FederatedData) -> Module | None:
     if scenario.model is None:
         return None
-    model = scenario.model.build(
-        shape=data.x.shape[1:], n_classes=data.n_classes, n_tokens=data.n_tokens, seed=scenario.seed
-    )
-    check_model(model, data)
+    width = scenario.objective.output_shape(data.y.shape[1:], data.n_classes)[-1]
+    model = scenario.model.build(shape=data.x.shape[1:], n_classes=width, n_tokens=data.n_tokens, seed=scenario.seed)
+    check_model(model, data, scenario.objective)
     return model
 
 

@@ -125,6 +125,11 @@ class Checkpoints:
         self._where = {(client, generation): name for client, generation, name in told["clients"]["where"]}
         self._last = time.perf_counter()
 
+    def save_last(self) -> None:
+        """Write the one from which a run that is over can be extended; without, it is over all the same."""
+        with suppress(OSError):  # a full disk, for instance: if nothing else fits, writing the tables will say so
+            self.save()
+
     @part("recording")
     def save(self) -> None:
         """Write a checkpoint, unless nothing was learnt since the last one."""
@@ -183,9 +188,9 @@ class Checkpoints:
         }
 
 
-def tidy(folder: Path) -> None:
+def tidy(folder: Path, keep: int = _KEPT) -> None:
     """Keep the newest checkpoints and their files; nothing else is needed any more."""
-    needed: set[str] = set().union(*(saved.names for saved in whole(folder)[:_KEPT]))
+    needed: set[str] = set().union(*(saved.names for saved in whole(folder)[:keep]))
     for pattern in ("checkpoint-*", "answers-*", "learning-*", "clients-*", "*.tmp"):
         for path in folder.glob(pattern):
             if path.name not in needed:

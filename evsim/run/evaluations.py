@@ -44,7 +44,7 @@ class Evaluations:
         self._known: tuple[int, dict[str, float]] = (-1, {})  # version and its metrics
         self._told_version = -1
         self._due_at = -1  # the latest instant that is evaluated for its steps
-        self.accuracy: float | None = None
+        self.latest: Mapping[str, float] = {}  # metrics of the newest evaluation
 
     def run(self, clock: Clock) -> Generator[Any, Any, None]:
         """The process: time 0, then the grid if there is one."""
@@ -70,7 +70,7 @@ class Evaluations:
     def _evaluate(self, trigger: str) -> None:
         metrics = self._metrics()
         self._write(trigger, metrics)
-        self._told_version, self.accuracy = self._server.version, metrics["accuracy"]
+        self._told_version, self.latest = self._server.version, metrics
         self._on_evaluation(trigger, metrics)
 
     def _metrics(self) -> dict[str, float]:

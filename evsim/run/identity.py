@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import tomli_w
 
 from evsim.base.errors import Problem, RunFolderError, report
 from evsim.run.manifest import trace_hash, versions
@@ -61,6 +62,11 @@ def kept_identity(folder: Path) -> dict[str, Any]:
 def has_identity(folder: Path) -> bool:
     """Whether a run that can be resumed lies here."""
     return (folder / _FILE).is_file()
+
+
+def without_stop(scenario_toml: str) -> str:
+    """A scenario without its `[stop]` table: what a run that is extended has in common with the longer one."""
+    return tomli_w.dumps({key: table for key, table in tomllib.loads(scenario_toml).items() if key != "stop"})
 
 
 def check_same(where: Path, kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -61,13 +61,16 @@ class Recorder:
     Args:
         folder: created; must not exist or be empty, unless it is gone on with.
         again: the folder holds a run that goes on: it stays as it is until `replace`.
+        before_replacing: called by `replace` before anything in the folder changes.
 
     Raises:
         RunFolderError: if the folder holds something already or cannot be written.
     """
 
-    def __init__(self, folder: Path, *, again: bool = False) -> None:
-        self._folder = folder
+    def __init__(
+        self, folder: Path, *, again: bool = False, before_replacing: Callable[[], None] = lambda: None
+    ) -> None:
+        self._folder, self._before_replacing = folder, before_replacing
         self._journal = folder / (_NEW_JOURNAL if again else _JOURNAL)
         self.owns_folder = not again  # whether what lies in the folder is of this run
         self._buffers: dict[str, list[Mapping[str, Any]]] = {name: [] for name in TABLES}
@@ -98,6 +101,7 @@ class Recorder:
         if self.owns_folder:
             return
         with self._lock:
+            self._before_replacing()
             for path in (self._folder / "manifest.json", *self._folder.glob("*.parquet"), *self._folder.glob("model*")):
                 path.unlink(missing_ok=True)
             shutil.rmtree(self._folder / _JOURNAL, ignore_errors=True)
@@ -110,10 +114,6 @@ class Recorder:
         for writer in self._writers.values():
             writer.close()
         shutil.rmtree(self._journal, ignore_errors=True)
-
-    def keep_scenario(self, text: str) -> None:
-        """Write the resolved scenario, before anything happens: a killed run then says what it was."""
-        atomically(self._folder / _SCENARIO, lambda path: path.write_text(text, encoding="utf-8"))
 
     @part("recording")
     def append(self, table: str, columns: Mapping[str, Any]) -> None:
@@ -196,10 +196,15 @@ class Recorder:
         if tensors is not None:
             whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}  # keeps scalars as they are
             atomically(self._folder / f"{model}.safetensors", lambda path: save_file(whole, str(path)))
-        self.keep_scenario(scenario_toml)
+        keep_scenario(self._folder, scenario_toml)
         text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
         atomically(self._folder / "manifest.json", lambda path: path.write_text(text, encoding="utf-8"))
         shutil.rmtree(self._journal)  # last: a folder with a journal was not finished
+
+
+def keep_scenario(folder: Path, text: str) -> None:
+    """Write the resolved scenario, before anything happens: a killed run then says what it was."""
+    atomically(folder / _SCENARIO, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def read_journal(folder: Path, table: str) -> pa.Table:

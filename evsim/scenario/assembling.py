@@ -27,6 +27,7 @@ DEFAULTS: Tables = {
     "merge": {"kind": "mean"},
     "server_optimizer": {"kind": "sgd"},
     "executor": {"kind": "auto"},
+    "objective": {"kind": "classification"},
 }
 #: A dry run needs a client rule only to price its work.
 DRY_DEFAULTS: Tables = {"client_rule": {"kind": "sgd", "learning_rate": 0.1, "batch_size": 20}}

@@ -31,6 +31,7 @@ _WRITTEN = frozenset(
         "run.png",
         "report.html",
         "journal",
+        "resume",
         *(f"{name}.parquet" for name in TABLES),
     }
 )

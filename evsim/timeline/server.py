@@ -37,10 +37,16 @@ class LiveServer:
     Args:
         world: the parts.
         on_step: called with the row of every closed round or buffer; may end the run.
+        on_end: called when the run is about to end, before anything knows of it.
     """
 
-    def __init__(self, world: World, on_step: Callable[[Mapping[str, Any]], None]) -> None:
-        self.world, self._on_step = world, on_step
+    def __init__(
+        self,
+        world: World,
+        on_step: Callable[[Mapping[str, Any]], None],
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.world, self._on_step, self._on_end = world, on_step, on_end
         self.clock, self.manager, self.audience = world.clock, world.manager, world.audience
         self.ledger = Ledger(world.seed)
         self.endings = Endings(self.ledger)
@@ -89,6 +95,7 @@ class LiveServer:
     def end(self, reason: str) -> None:
         """End the run at this instant, after everything else of it; the first reason stands."""
         if not self.end_reason:
+            self._on_end()
             self.end_reason = reason
             self.clock.call(self.now, Rank.END, self.clock.stop)
 

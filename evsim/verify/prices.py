@@ -9,7 +9,7 @@ import numpy as np
 from evsim.verify.folder import Folder
 from evsim.verify.table import NULL, Check, Flags, Ints, Table
 
-_PLAIN = ("sgd", "adam", "fedprox", "fednova")  # client rules that do their steps and nothing else
+_PLAIN = ("sgd", "adam", "fedprox", "fednova", "feddyn")  # client rules that do their steps and nothing else
 _KNOWN = (*_PLAIN, "qfedavg", "scaffold")
 _PHASES = ("download", "compute", "upload")
 

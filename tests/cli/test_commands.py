@@ -219,6 +219,20 @@ def test_an_interrupted_run_is_resumed(evsim, monkeypatch):
     assert "r: scenario: seed: 3 now; expected 0, as when the run was started" in other.stderr
 
 
+def test_a_run_that_is_over_is_extended(evsim):
+    assert evsim("run", "replay", "-o", "stop.virtual_time=2h", "--out", "r").exit_code == 0
+    done = evsim("run", "r", "--extend", "stop.virtual_time=3h")
+    assert (done.exit_code, "run folder  r" in done.stdout) == (0, True)
+    assert load_run("r").manifest["end"]["at"] == 3 * MS_PER_HOUR
+    done = evsim("run", "replay", "--out", "r", "--extend", "stop.virtual_time=4h")
+    assert (done.exit_code, load_run("r").manifest["end"]["at"]) == (0, 4 * MS_PER_HOUR)
+    done = evsim("run", "r", "--extend", "seed=3")
+    assert (done.exit_code, "r: scenario: seed: 3 now; expected 0" in done.stderr) == (BAD_INPUT, True)
+    done = evsim("run", "replay", "--extend", "stop.virtual_time=4h")
+    assert (done.exit_code, "replay: no folder; expected a run that is over" in done.stderr) == (BAD_INPUT, True)
+    assert evsim("run", "r", "--extend", "stop.virtual_time=4h", "--resume").exit_code == BAD_INPUT
+
+
 def test_resuming_needs_a_run(evsim):
     assert evsim("run", "replay", "--resume").exit_code == BAD_INPUT
     done = evsim("resume", "nothing")
@@ -266,7 +280,7 @@ def _snapshot(**changes):
         "server_step": 30,
         "max_steps": 300,
         "round": 31,
-        "accuracy": 0.5,
+        "metrics": {"accuracy": 0.5, "loss": 1.0},
         "online": 1234,
         "in_flight": 26,
         "wall_s": 2.0,
@@ -280,7 +294,7 @@ def test_the_progress_line_says_clock_step_accuracy_online_in_flight_and_speed()
 
 
 def test_the_progress_line_of_a_dry_run_has_no_accuracy():
-    text = line(_snapshot(accuracy=None, max_steps=None), start_ms=0)
+    text = line(_snapshot(metrics={}, max_steps=None), start_ms=0)
     assert text == "day 1 07:00  step 30  1,234 online  26 in flight  12,600x"
 
 
