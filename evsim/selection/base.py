@@ -247,5 +247,5 @@ class Selector(Policy, ABC, Generic[S]):
         return state
 
     def told(self, state: S, view: ClientView, chosen: IntArray) -> Mapping[str, float | FloatArray]:
-        """What `record.selector` keeps of the selection just made: numbers, or an array of one per chosen client."""
+        """What `record.selector` keeps of the choice just made, by name: a number, or an array of one per client."""
         return {}

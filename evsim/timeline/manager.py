@@ -12,11 +12,12 @@ import numpy as np
 
 from evsim.base import rng
 from evsim.base.errors import PolicyError, Problem, report, require
+from evsim.base.user_code import user_code
 from evsim.selection.base import NO_ANSWERS, Selector
 from evsim.timeline.forecasting import forecasting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from evsim.selection.base import Answers, Outcomes, Query
     from evsim.selection.forecast import Forecasts, Trace
     from evsim.timeline.forecasting import Forecasting
+    from evsim.timeline.port import Told
 
 T = TypeVar("T", bound=np.generic)
 
@@ -49,12 +51,22 @@ class ClientManager:
         n_clients: the size of the whole population.
         seed: of its draws.
         trace: when each client is online; only an oracle reads it.
+        asks_why: whether the selector is asked what it says of each choice.
     """
 
-    def __init__(self, selector: Selector[Any], n_clients: int, seed: int, trace: Trace | None = None) -> None:
+    def __init__(
+        self,
+        selector: Selector[Any],
+        n_clients: int,
+        seed: int,
+        trace: Trace | None = None,
+        *,
+        asks_why: bool = False,
+    ) -> None:
         require(n_clients >= 0, "n_clients must be >= 0", n_clients=n_clients)
         self.selector = selector
-        self._hears = selector.hears
+        self._hears, self._asks_why = selector.hears, asks_why
+        self.told: Told = {}
         self._forecasting: Forecasting | None = forecasting(selector.predictor, self, n_clients, trace)
         self._learns_visits = self._forecasting is not None and self._forecasting.hears
         self._left_unseen: set[int] = set()  # clients that checked out at work, for a selector that hears
@@ -80,8 +92,7 @@ class ClientManager:
         self.is_idle_one: Callable[[int], bool] = self._one_idle.__getitem__  # type: ignore[assignment]
         self._among: BoolArray | None = None  # during a selection among some clients only
         self.answers: Answers | None = None
-        self.now = 0
-        self.round = 0
+        self.now, self.round = 0, 0
         if self._forecasting is not None:
             self._forecasting.look_at_nothing(n_clients)
 
@@ -191,6 +202,8 @@ class ClientManager:
         draws = self._draws.get(who) or self._new_draws(who)
         clients, self._state = self.selector.select(self._state, self, n, draws.select(draws.count))
         self._check_choice("select", clients, min(n, self.n_idle))
+        if self._asks_why:
+            self.told = self._said_of(clients)
         if among is not None:
             self._look_at_all()
         self.answers = None
@@ -202,11 +215,19 @@ class ClientManager:
         """How many of some clients are idle; None: of all."""
         return self._n_idle if among is None else int(np.count_nonzero(self._idle & among))
 
-    def told(self, chosen: IntArray) -> Mapping[str, float | FloatArray]:
-        """What the selector says of the selection that it has just made: `Selector.told`."""
-        return self.selector.told(self._state, self, chosen)
-
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _said_of(self, chosen: IntArray) -> Told:
+        """What the selector says of its choice, in float64; arrays have one entry per chosen client."""
+        name = f"{type(self.selector).__name__}.told"
+        with user_code(PolicyError, slot="selection", cls=self.selector, step="told"):
+            said = self.selector.told(self._state, self, chosen)
+            found = {str(key): np.asarray(value, np.float64) for key, value in said.items()}
+        for key, value in found.items():
+            if value.shape not in ((), chosen.shape):
+                expected = f"a number, or an array of {len(chosen)}, one for each chosen client"
+                raise PolicyError(report([Problem(name, f"{key!r}: an array of shape {value.shape}", expected)]))
+        return found
 
     def _tell(self, clients: IntArray, check_in: BoolArray, at: int | IntArray) -> None:
         """Check-ins and check-outs for those who hear of them; nobody sees a client go that is at work."""

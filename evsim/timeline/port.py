@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from evsim.base.vocabulary import FloatArray
 from evsim.selection.base import ClientView
 
 if TYPE_CHECKING:
-    from evsim.base.vocabulary import BoolArray, FloatArray, IntArray
+    from evsim.base.vocabulary import BoolArray, IntArray
     from evsim.selection.base import Answers, Outcomes, Query, Selector
+
+
+#: What a selector says of its choice, by name: 0-dim, or one number per chosen client.
+Told = dict[str, FloatArray]
 
 
 class ManagerPort(ClientView, Protocol):
@@ -33,6 +38,10 @@ class ManagerPort(ClientView, Protocol):
     @property
     def selector(self) -> Selector[Any]:
         """Who chooses; the timeline reads only how it wants to be told."""
+
+    @property
+    def told(self) -> Told:
+        """What the selector said of the selection that was made last; {} unless it is asked."""
 
     # what happens by itself
 

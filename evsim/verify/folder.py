@@ -22,6 +22,7 @@ _LABELS = {
     "evaluations": lambda c, i: f"evaluation of version {c['version'][i]} at {c['at'][i]} ms",
     "clients": lambda c, i: f"client {c['client'][i]}",
     "availability": lambda c, i: f"instant {c['at'][i]} ms",
+    "selections": lambda c, i: f"{c['name'][i]} of a selection for round {c['round'][i]} at {c['at'][i]} ms",
     "sessions": lambda c, i: f"session of client {c['client'][i]} from {c['check_in_at'][i]} ms",
 }
 FORMAT = 2  # of run folders; an older one lacks columns
@@ -40,6 +41,7 @@ class Folder:
         manifest: of the run.
         scenario: resolved, as TOML has it.
         tasks, server_steps, evaluations, clients, availability, sessions: the tables.
+        selections: what the selector said; without columns in a folder from before there was that.
     """
 
     manifest: Mapping[str, Any]
@@ -50,6 +52,7 @@ class Folder:
     clients: Table
     availability: Table
     sessions: Table
+    selections: Table
 
     @property
     def end(self) -> int:
@@ -109,6 +112,8 @@ def read(folder: Path) -> Folder:
 
 
 def _table(path: Path, name: str) -> Table:
+    if name == "selections" and not path.is_file():
+        return Table(name, {}, _LABELS[name])
     found = read_parquet(path)
     columns = {field.name: _column(field.name, found.column(field.name)) for field in found.schema}
     return Table(name, columns, _LABELS[name])
