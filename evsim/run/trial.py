@@ -58,7 +58,8 @@ def try_out(scenario: Scenario, opened: Opened) -> tuple[Caveat, ...]:
 def _select(scenario: Scenario, opened: Opened) -> None:
     """One selection among everybody, and one report of each chosen client, as a first round would bring them."""
     everybody = np.flatnonzero(opened.samples > 0)
-    manager = ClientManager(scenario.selection, len(opened.samples), scenario.seed)
+    trace = opened.population.availability
+    manager = ClientManager(scenario.selection, len(opened.samples), scenario.seed, trace)
     manager.register_client(everybody, 0, opened.samples[everybody], np.ones(len(everybody)))
     wanted = min(scenario.aggregation.reports_per_step, len(everybody))
     query = manager.candidates(wanted, 0)

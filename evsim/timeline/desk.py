@@ -107,6 +107,8 @@ class Desk:
                 idle = manager.n_idle_among(mine)
         self._idle = idle
         clients = manager.select_clients(n, self.now, number, who=self._name, among=mine)
+        if manager.told:
+            self._server.record_choice(number, self._name, clients)
         if self._tells_selected and len(clients):
             self._audience.done("selected", self.now, clients)
         return clients

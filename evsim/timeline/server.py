@@ -149,6 +149,15 @@ class LiveServer:
             self.audience.tell("round_closed", self.now, {**row, "loss": loss})
         self._on_step(row)
 
+    def record_choice(self, number: int, by: str, clients: IntArray) -> None:
+        """Rows of what the selector said of the selection that it has just made."""
+        for name, value in self.manager.told.items():
+            values = np.atleast_1d(value)
+            columns: dict[str, list[Any]] = {"round": [number], "by": [by], "at": [self.now], "name": [name]}
+            rows: dict[str, Any] = {key: column * len(values) for key, column in columns.items()}
+            rows |= {"client": clients.tolist() if value.ndim else [-1], "value": values.tolist()}
+            self.world.rows.append("selections", rows)
+
     def finish(self) -> None:
         """Write the rows of all tasks; those lost without the server's knowledge are told as lost."""
         self.settle()

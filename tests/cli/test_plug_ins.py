@@ -55,6 +55,11 @@ SLOTS = {
         "",
         {"evsim.selection.uniform:Uniform": ["init", "select", "feedback", "candidates", "caveats"]},
     ),
+    "predictor": (
+        "selection.predictor",
+        "",
+        {"evsim.selection.daily:Daily": ["init", "checked_in", "stays_online", "caveats"]},
+    ),
     "broadcast": ("broadcast", "", {"evsim.algorithms.broadcast:FullModel": ["wires", "send"]}),
     "client_rule": (
         "client_rule",
