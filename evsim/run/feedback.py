@@ -1,6 +1,6 @@
 """What flows from learning to the timeline, in order: kept while a model is trained, to be replayed without.
 
-All that the timeline ever learns of the learning side are answers to five questions (`_Kind`). Those since the last
+All that the timeline ever learns of the learning side are answers to six questions (`_Kind`). Those since the last
 checkpoint wait in memory; a checkpoint brings them to the disk as one Arrow file.
 """
 
@@ -22,7 +22,7 @@ from evsim.base.vocabulary import Feedback, FloatArray, IntArray
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-_Kind = Literal["train", "apply", "losses", "metrics", "diverged"]
+_Kind = Literal["train", "apply", "losses", "metrics", "client_metrics", "diverged"]
 _NOBODY = np.empty(0, np.int64)
 _LAYOUT = pa.schema(
     [
@@ -43,8 +43,8 @@ class Answer:
 
     Attributes:
         kind: what was asked for.
-        asked: the tasks of "train" and "apply", the clients of "losses".
-        values: utilities, losses, metrics; 1.0 if diverged.
+        asked: the tasks of "train" and "apply", the clients of "losses" and "client_metrics".
+        values: utilities, losses, metrics (of clients one metric after the other); 1.0 if diverged.
         names: of metrics.
         valid, weight: of "train" and "apply"; no weight where the merge tells none.
     """
@@ -158,6 +158,18 @@ class Telling:
 
         answer = self._answer("metrics", _NOBODY, asked)
         return dict(zip(answer.names, answer.values.tolist(), strict=True))
+
+    def client_metrics(
+        self, clients: IntArray, measure: Callable[[], Mapping[str, FloatArray]]
+    ) -> dict[str, FloatArray]:
+        """Metrics of the current model on the samples of each of some clients, (clients,)."""
+
+        def asked() -> Answer:
+            found = measure()
+            return Answer("client_metrics", clients, np.concatenate(list(found.values())), list(found))
+
+        answer = self._answer("client_metrics", clients, asked)
+        return dict(zip(answer.names, answer.values.reshape(len(answer.names), len(clients)), strict=True))
 
     def _is_diverged(self) -> Answer:
         return Answer("diverged", _NOBODY, np.array([float(self._learning.diverged)]))

@@ -12,16 +12,17 @@ from typing import Any, final
 
 import numpy as np
 
-from evsim.algorithms.base import ClientRule, PartialWork
+from evsim.algorithms.base import ClientRule, PartialWork, WorkBySteps
+from evsim.algorithms.schedule import TaskNames
 from evsim.base.errors import EvsimError, Problem, RunFolderError, report
 from evsim.base.outside import Stopped
 from evsim.base.profiling import part
 from evsim.base.units import FOREVER
-from evsim.base.vocabulary import Rank
-from evsim.cost.pricing import Pricing
+from evsim.base.vocabulary import IntArray, Rank
+from evsim.cost.work import Work
 from evsim.run.assembly import Parts, assemble
 from evsim.run.checkpoints import Checkpoints, Saved
-from evsim.run.evaluations import Evaluations, metrics_of
+from evsim.run.evaluations import Evaluations, Judged, measures_of
 from evsim.run.feedback import Telling
 from evsim.run.manifest import manifest, with_measured
 from evsim.run.named import Named
@@ -49,14 +50,26 @@ _WRITE_EVERY_S = 2.0  # with as much in the recorder, a killed run loses less th
 @final
 @dataclass(frozen=True)
 class Snapshot:
-    """Where a run stands, for progress displays."""
+    """Where a run stands, for progress displays.
+
+    Attributes:
+        now_ms: the virtual clock.
+        horizon_ms: where it ends, if it does.
+        server_step: the model's version.
+        max_steps: the last one, if there is one.
+        round: attempts so far.
+        metrics: of the newest evaluation: first the one that a target or the objective asks for.
+        online: clients that can be reached.
+        in_flight: tasks at work.
+        wall_s: real seconds since the start.
+    """
 
     now_ms: int
     horizon_ms: int | None
     server_step: int
     max_steps: int | None
     round: int
-    accuracy: float | None
+    metrics: Mapping[str, float]
     online: int
     in_flight: int
     wall_s: float
@@ -181,9 +194,11 @@ class _Live:
         self._server = LiveServer(self._world(replay), self._on_step, self._on_end)
         self._stops = Stops(scenario.stop, self._server.end, lambda: telling is not None and telling.diverged)
         self._evaluations: Evaluations | None = None
+        self._judged: Judged | None = None
         if telling is not None and parts.learning is not None:
-            measure = partial(telling.metrics, partial(metrics_of, parts.learning, scenario.evaluation))
-            self._evaluations = Evaluations(scenario.evaluation, measure, self._server, recorder, self._on_evaluation)
+            self._judged = Judged.of(parts.learning, scenario.evaluation, scenario.seed)
+            measures = measures_of(parts.learning, telling, scenario.evaluation, self._judged)
+            self._evaluations = Evaluations(scenario.evaluation, measures, self._server, recorder, self._on_evaluation)
 
     def interrupt(self) -> None:
         """End at the next event, with the reason of the signal that was heard."""
@@ -268,19 +283,19 @@ class _Live:
 
     def _world(self, replay: Sessions) -> World:
         scenario, parts = self._scenario, self._parts
-        pricing = Pricing(scenario.cost, parts.population.speed, scenario.seed)
         return World(
             clock=self._clock,
             availability=parts.population.availability,
             samples=parts.samples,
             manager=ClientManager(scenario.selection, len(parts.samples), scenario.seed),
             sessions=replay,
-            pricing=pricing,
+            pricing=parts.pricing,
             work=scenario.client_rule.work,
+            drawn_work=_drawn(scenario.client_rule, scenario.seed),
             partial=_partial(scenario.client_rule),
             wire_bytes=parts.wire_bytes,
             learning=NoLearning() if self._telling is None else self._telling,
-            rows=Named(self._recorder, pricing, scenario.client_rule.schedule),
+            rows=Named(self._recorder, parts.pricing, scenario.client_rule.schedule),
             seed=scenario.seed,
             horizon=FOREVER if scenario.stop.virtual_time is None else scenario.stop.virtual_time,
             audience=self._audience,
@@ -339,12 +354,19 @@ class _Live:
                 server_step=self._server.version,
                 max_steps=stop.server_steps,
                 round=self._server.rounds,
-                accuracy=None if self._evaluations is None else self._evaluations.accuracy,
+                metrics=self._newest(),
                 online=int(trace.is_online(np.arange(trace.n_devices), now).sum()),
                 in_flight=self._server.in_flight,
                 wall_s=wall,
             )
         )
+
+    def _newest(self) -> dict[str, float]:
+        """Metrics of the newest evaluation, the headline first."""
+        latest = {} if self._evaluations is None else self._evaluations.latest
+        goal = self._scenario.stop.goal
+        head = self._scenario.objective.headline if goal is None else goal.metric
+        return {head: latest[head], **latest} if head in latest else dict(latest)
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -361,6 +383,7 @@ class _Live:
         self._recorder.close()
         told = manifest(self._scenario, parts, server, error or server.end_reason, wall)
         told |= {"engine": self._pace.told(server.agenda), "diverged_at_version": self._stops.diverged_at}
+        told |= {"client_evaluations": None if self._judged is None else self._judged.told}
         text = self._scenario.to_toml()
         self._recorder.finish(
             manifest=with_measured(told, self._recorder, text),
@@ -400,6 +423,15 @@ def _wants_events(scenario: Scenario, audience: Audience) -> str:
     if audience.wants_every:
         return "a listener is told of every event"
     return "the selector is told of every report at its instant" if scenario.selection.prompt else ""
+
+
+def _drawn(rule: ClientRule, seed: int) -> Callable[[IntArray, IntArray, IntArray], Work] | None:
+    """The work of named tasks, if it is drawn; None if all tasks of a client are alike."""
+    if not rule.schedule.is_drawn or not isinstance(rule, WorkBySteps):
+        return None
+    return lambda samples, clients, nth: rule.work_of(
+        samples, rule.schedule.n_steps(samples, TaskNames(seed, clients, nth))
+    )
 
 
 def _partial(rule: ClientRule) -> PartialWork | None:

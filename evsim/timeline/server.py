@@ -60,11 +60,12 @@ class LiveServer:
         self.version, self.rounds, self.end_reason = 0, 0, ""
         self.n_processes = 0  # that have not returned
         self._write_at = _WRITE_ROWS
+        self._moved = None if world.pricing.network.is_even else world.pricing.moved
         self._own_sources()
 
     def start(self, aggregator: Aggregator) -> None:
         """Begin: who is online at time 0 registers, then the aggregator's process and the sources' events."""
-        self._registration.at_start(self.world.sessions.online_at_start())
+        self.registration.at_start(self.world.sessions.online_at_start())
         self.agenda.has_end = self.world.horizon < FOREVER
         self.agenda.start()
         self.start_process(aggregator.run, "", None, aggregator.reports_per_step)
@@ -173,8 +174,8 @@ class LiveServer:
     def _own_sources(self) -> None:
         world = self.world
         declared = world.pricing.declared_ms(world.work(world.samples), world.wire_bytes)
-        self._registration = Registration(world.manager, world.audience, world.samples, declared)
-        self.agenda.add(world.sessions, self._registration.hear)
+        self.registration = Registration(world.manager, world.audience, world.samples, declared)
+        self.agenda.add(world.sessions, self.registration.hear)
         self.agenda.add(self.endings, self.cohorts.hear)
         if self._tells_dropouts:
             self.agenda.add(self._dropouts, self._tell_dropouts)
@@ -194,7 +195,7 @@ class LiveServer:
     def _write(self, *, everything: bool = False) -> None:
         if everything or self.ledger.rows_in_memory >= self._write_at or self.world.write_now():
             self.feedback.before_writing()
-            rows = self.ledger.release(self.now, everything=everything)
+            rows = self.ledger.release(self.now, everything=everything, moved=self._moved)
             if rows is not None:
                 self.world.rows.append("tasks", self.ledger.as_table(rows))
             # A task that lasts for days holds back those after it: without new rows another look would find nothing.

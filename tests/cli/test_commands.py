@@ -295,7 +295,7 @@ def _snapshot(**changes):
         "server_step": 30,
         "max_steps": 300,
         "round": 31,
-        "accuracy": 0.5,
+        "metrics": {"accuracy": 0.5, "loss": 1.0},
         "online": 1234,
         "in_flight": 26,
         "wall_s": 2.0,
@@ -309,7 +309,7 @@ def test_the_progress_line_says_clock_step_accuracy_online_in_flight_and_speed()
 
 
 def test_the_progress_line_of_a_dry_run_has_no_accuracy():
-    text = line(_snapshot(accuracy=None, max_steps=None), start_ms=0)
+    text = line(_snapshot(metrics={}, max_steps=None), start_ms=0)
     assert text == "day 1 07:00  step 30  1,234 online  26 in flight  12,600x"
 
 

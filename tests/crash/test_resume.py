@@ -27,7 +27,16 @@ from evsim.timeline.world import NoLearning
 from evsim.training.learning.learning import Learning
 from tests.crash.cases import CASES, EVERY_CASE, results, scenario_of
 
-_FEW = ["late reports", "oort, prompt", "power of choice", "scaffold, workers", "top-k, buffered, oort", "batched"]
+_FEW = [
+    "some clients",
+    "another target",
+    "late reports",
+    "oort, prompt",
+    "power of choice",
+    "scaffold, workers",
+    "top-k, buffered, oort",
+    "batched",
+]
 
 
 @pytest.fixture
