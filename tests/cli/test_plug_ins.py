@@ -143,8 +143,8 @@ def test_a_plug_in_that_raises_is_named(evsim, slot, base, name):
 def test_a_run_of_a_study_names_a_plug_in_that_raises(evsim, tmp_path):
     _write("evsim.selection.uniform:Uniform", "select", 'raise RuntimeError("not today")')
     text = Scenario.load("s.toml", ["selection.kind=mine.py:Mine"]).to_toml()
-    said = run_of_a_study(str(tmp_path / "study/arm/seed-0"), text, str(tmp_path))
-    assert said.startswith("selection Mine: RuntimeError: not today\n  mine.py, line 9, in select")
+    said = run_of_a_study(str(tmp_path / "study/arm/seed-0"), text, str(tmp_path), str(tmp_path))
+    assert said.error.startswith("selection Mine: RuntimeError: not today\n  mine.py, line 9, in select")
 
 
 @pytest.mark.parametrize(("slot", "base", "name"), PRODUCT, ids=lambda each: str(each).rpartition(":")[2])
