@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, final
 import numpy as np
 import pyarrow as pa
 
-from evsim.base.errors import RunFolderError
+from evsim.base.errors import ResumeError
 from evsim.base.vocabulary import Feedback, FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class Telling:
         if self._known:
             answer = self._known.popleft()
             if answer.kind != kind or not np.array_equal(answer.asked, asked):
-                raise RunFolderError(
+                raise ResumeError(
                     f"the journal answers {answer.kind} of {answer.asked.tolist()[:5]}, but the run asks {kind} of "
                     f"{asked.tolist()[:5]}: it is not the run that was interrupted; run it again into another folder"
                 )
@@ -214,7 +214,7 @@ def read_answers(path: Path) -> Iterator[Answer]:
     """What `write_answers` wrote.
 
     Raises:
-        RunFolderError: if it cannot be read.
+        ResumeError: if it cannot be read.
     """
     with _readable(path), pa.ipc.open_file(str(path)) as reader:
         table = reader.read_all()
@@ -234,4 +234,4 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        raise RunFolderError(f"{path}: cannot be read ({error}); the run cannot go on from there") from error
+        raise ResumeError(f"{path}: cannot be read ({error}); the run cannot go on from there") from error

@@ -13,6 +13,7 @@ from evsim.traces.joins.base import Join
 from evsim.training.data.base import DataSet, Partition
 from evsim.training.data.label_flip import LabelFlip
 from evsim.training.data.skew import Skew
+from evsim.training.data.transforms.base import Transform
 
 _MOST_CLIENTS = 10**8
 _TEN_MINUTES = Every(ms=10 * MS_PER_MINUTE)
@@ -97,6 +98,7 @@ class DataTable:
         client_test_fraction: of each client's samples that it is evaluated on and nobody trains on; default: none, and
             `evaluation.per_client` evaluates clients on what they train on.
         skew: how clients' inputs differ from those of the data set; the test set stays as it is.
+        transform: what is made of inputs when they are used, in order: scaling, and augmentation in training.
         label_flip: an attack: a share of the clients trains on flipped labels.
     """
 
@@ -105,6 +107,7 @@ class DataTable:
     test_fraction: float = 0.2
     client_test_fraction: float | None = None
     skew: Skew | None = None
+    transform: tuple[Transform, ...] = ()
     label_flip: LabelFlip | None = None
 
     def __post_init__(self) -> None:
@@ -170,12 +173,17 @@ class RecordTable:
     Attributes:
         availability_every: spacing of the samples of how many clients are online.
         sessions: the sessions of all clients, not only of those that got tasks.
-        checkpoint_every: wall-clock time from one checkpoint to the next, at least; 0: never. Changes no result.
+        checkpoint_every: wall-clock time between two checkpoints, at least; 0: no checkpoints. Changes no result.
+        checkpoint_every_virtual_time: also so much of virtual time after the last one.
+        keep_checkpoint: the one of its end stays when a run is over, so that it can be extended; about as large as the
+            model, what clients keep, and the messages of tasks at work.
     """
 
     availability_every: Duration = 5 * MS_PER_MINUTE
     sessions: bool = False
     checkpoint_every: Duration = 10 * MS_PER_MINUTE
+    checkpoint_every_virtual_time: Duration | None = None
+    keep_checkpoint: bool = True
 
     def __post_init__(self) -> None:
         every = self.availability_every
@@ -183,3 +191,10 @@ class RecordTable:
         require(every >= MS_PER_SECOND, "availability_every must be at least 1 s, a row is written for each", ms=every)
         saved = self.checkpoint_every
         require(saved >= 0, "checkpoint_every must be >= 0", checkpoint_every=saved)
+        virtual = self.checkpoint_every_virtual_time
+        require(virtual is None or virtual > 0, "checkpoint_every_virtual_time must be > 0", given=virtual)
+        require(
+            virtual is None or saved > 0,
+            "checkpoint_every_virtual_time needs checkpoints: checkpoint_every must not be 0",
+            checkpoint_every=saved,
+        )

@@ -30,6 +30,10 @@ from evsim.testing.zoo import FAILING, N_CLASSES, SIDE, STOCHASTIC, TOO_MUCH, ZO
 from evsim.training.data.gathered import Gathered
 from evsim.training.data.samples import Inputs, TrainingData
 from evsim.training.data.skew import Noise, Rotation, Seen, Skew, SkewedRows
+from evsim.training.data.transforms.base import Transform
+from evsim.training.data.transforms.images import Flip, PadAndCrop
+from evsim.training.data.transforms.mask import Mask
+from evsim.training.data.transforms.normalize import Normalize
 from evsim.training.executors.agreement import largest_difference, tolerance
 from evsim.training.executors.base import Executor, Job, Result, TrainTask
 from evsim.training.executors.serial import Serial
@@ -53,6 +57,14 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 #: The same without a mini-batch of one, for batches of 4.
 PAIRS = (6, 0, 3, 12, 7, 4)
+
+#: One transform of each kind, for images of one channel.
+TRANSFORMS: dict[str, Transform] = {
+    "normalize": Normalize(mean=(0.3,), deviation=(0.5,)),
+    "pad_and_crop": PadAndCrop(pixels=2),
+    "flip": Flip(),
+    "mask": Mask(rows=3, columns=2, bands=2),
+}
 
 
 class ExecutorContract(ABC):
@@ -175,6 +187,15 @@ class ExecutorContract(ABC):
         change = SkewedRows(skew, Seen(rows % 3, rows, 3, 7), np.dtype(np.float32))
         later = Gathered(images, change=change)
         self._assert_trains_alike(job, torch.from_numpy(later[:]).double(), Inputs(later, torch.float64))
+
+    @pytest.mark.parametrize("name", [*TRANSFORMS, "all"])
+    def test_every_transform_makes_the_same_inputs_as_serially(self, name: str) -> None:
+        transforms = tuple(TRANSFORMS.values()) if name == "all" else (TRANSFORMS[name],)
+        job = make_job(mlp())
+        assert isinstance(job.data.x, torch.Tensor)
+        plain, x = job.data.x, Inputs(job.data.x, torch.float64, transforms)
+        assert not torch.equal(x[:], plain) or transforms[0].draws
+        compare(self.make(), replace(job, data=replace(job.data, x=x)), make_tasks)
 
     def _assert_trains_alike(self, job: Job, *inputs: torch.Tensor | Inputs) -> None:
         found = []

@@ -74,10 +74,10 @@ class Folder:
         return table
 
     def duration(self, *path: str) -> int | None:
-        """A duration of the scenario, ms; None if it is not set."""
+        """A duration of the scenario, ms; None if it is "none" or not set."""
         value = self.setting(*path)
         try:
-            return None if value is None else parse_duration(value)
+            return None if value in (None, "none") else parse_duration(value)
         except PolicyError as error:
             raise RunFolderError(f"scenario.toml: {'.'.join(path)}: {error}") from error
 

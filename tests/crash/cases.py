@@ -49,10 +49,10 @@ CASES = {
 }
 
 
-def scenario_of(case: str) -> Scenario:
+def scenario_of(case: str, *more: str) -> Scenario:
     """A run of a second."""
     rounds = [] if any("buffered" in each for each in CASES[case]) else _ROUNDS
-    return Scenario.load("quickstart", overrides=[*_SMALL, *rounds, *CASES[case]])
+    return Scenario.load("quickstart", overrides=[*_SMALL, *rounds, *CASES[case], *more])
 
 
 def results(folder: Path) -> dict[str, Any]:

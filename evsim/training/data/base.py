@@ -17,6 +17,7 @@ from evsim.base.vocabulary import BoolArray, IntArray
 from evsim.training.data.gathered import Gathered, Values, select
 from evsim.training.data.held_out import HeldOut, hold_out
 from evsim.training.data.labels import IN_WORDS, LabelKind, check_labels, strata
+from evsim.training.data.transforms.base import Transform
 
 _DIGESTED = 1000  # inputs
 
@@ -107,6 +108,7 @@ class FederatedData:
         held: what each client is evaluated on and nobody trains on; None: nothing is held out.
         sources: (N,) the sample that each row of x was made from; None: every row is a sample of its own.
         labels: what y holds.
+        transforms: what is made of inputs when they are used.
     """
 
     x: Values
@@ -121,6 +123,7 @@ class FederatedData:
     held: HeldOut | None = None
     sources: IntArray | None = None
     labels: LabelKind = "classes"
+    transforms: tuple[Transform, ...] = ()
 
     @property
     def n_clients(self) -> int:

@@ -110,7 +110,7 @@ class SerialRunner(Runner):
     ) -> tuple[Tree, torch.Tensor, Tree]:
         """Gradient of the mean loss of a step, the per-sample losses, the new buffers."""
         data = self._job.data
-        batch = data.take(data.rows(plan.rows[place][: plan.counts[place]]))
+        batch = data.take(data.rows(plan.rows[place][: plan.counts[place]]), plan.keys[place])
         key = self._functional.key(plan.keys[place])
         train = {name: leaf.detach().requires_grad_() for name, leaf in carry["train"].items()}
         apply = self._functional.apply(key)

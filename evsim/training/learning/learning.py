@@ -289,7 +289,8 @@ class Learning:
 
     def _placed(self, data: FederatedData) -> tuple[torch.Tensor | Inputs, torch.Tensor]:
         """The test set; on the device if it fits there."""
-        x, y = inputs(data.x_test, self._dtype, tokens=data.n_tokens is not None), labels(data.y_test, self._dtype)
+        x = inputs(data.x_test, self._dtype, tokens=data.n_tokens is not None, transforms=data.transforms)
+        y = labels(data.y_test, self._dtype)
         return (x.to(self._device), y.to(self._device)) if fits(self._device, x, y) else (x, y)
 
     # -- the server's state -----------------------------------------------------------------------------------------
