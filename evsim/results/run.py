@@ -113,7 +113,8 @@ class Run:
         told = self.evaluations.loc[self.evaluations["split"] == "test", "metric"].astype(str).unique().tolist()
         goal = self.goal
         wanted = [None if goal is None else goal.metric, self.manifest.get("headline"), "accuracy"]
-        return next((name for name in [*wanted, *told[::-1]] if name in told), None)
+        others = sorted(told, key="loss".__eq__)  # the loss last
+        return next((name for name in [*wanted, *others] if name in told), None)
 
     @cached_property
     def missing(self) -> dict[str, tuple[str, ...]]:

@@ -45,7 +45,10 @@ class Stop:
     def __post_init__(self) -> None:
         accuracy = self.target_accuracy
         require(accuracy is None or 0 < accuracy <= 1, "target_accuracy must lie in (0, 1]", target_accuracy=accuracy)
-        require(accuracy is None or self.target is None, "target_accuracy is a target, too: give one of both")
+        require(
+            accuracy is None or self.target is None,
+            "target is given beside target_accuracy, which is one: unset one of them",
+        )
         for name in ("server_steps", "rounds", "virtual_time", "failed_rounds"):
             value = getattr(self, name)
             require(value is None or value > 0, f"{name} must be > 0", **{name: value})
