@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from evsim.base.errors import ScenarioError, suggest
-from evsim.base.kinds import BUILT_IN
+from evsim.base.kinds import BUILT_IN, LIBRARIES
 from evsim.base.user_code import own_frames
 
 #: What the names of modules begin with that were loaded from a file beside a scenario.
@@ -79,6 +79,12 @@ def _plug_ins(group: str) -> EntryPoints:
     return entry_points(group=group)  # reads the metadata of every installed package: 5 ms
 
 
+def library_of(slot: str, kind: str) -> str:
+    """The function behind a kind of a library, such as "torchvision:resnet18"; "" if it is no such kind."""
+    library, _, name = kind.partition(":")
+    return LIBRARIES.get(slot, {}).get(library, "") if name else ""
+
+
 def load(slot: str, kind: str, folder: Path | None = None) -> Any:
     """The class behind a kind; `folder` is where ``"file.py:Class"`` is looked for.
 
@@ -86,6 +92,8 @@ def load(slot: str, kind: str, folder: Path | None = None) -> Any:
         ScenarioError: if the kind is unknown or cannot be imported.
     """
     known = entries(slot)
+    if kind not in known and library_of(slot, kind):
+        return _resolve(library_of(slot, kind), None)(kind.partition(":")[2])
     if kind not in known and ":" not in kind and not kind.endswith(".py"):
         raise ScenarioError(f"unknown kind {kind!r}; {suggest(kind, known)}")
     found = _resolve(known[kind].target if kind in known else kind, folder)

@@ -274,9 +274,7 @@ def _check_population(scenario: Scenario, samples: IntArray) -> None:
 def _open_model(scenario: Scenario, data: FederatedData) -> Module | None:
     if scenario.model is None:
         return None
-    model = scenario.model.build(
-        shape=data.x.shape[1:], n_classes=data.n_classes, n_tokens=data.n_tokens, seed=scenario.seed
-    )
+    model = scenario.model.prepare(data, scenario.seed, scenario.folder)
     check_model(model, data)
     return model
 

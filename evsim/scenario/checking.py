@@ -144,13 +144,18 @@ class Checker:
         """Any ``module:factory`` that returns a torch module serves as a model, any plain class as a listener."""
         parameters = inspect.signature(make).parameters.values()
         names = [each.name for each in parameters if each.kind in _NAMED]
+        shared = (set(fields_of(_maker(slot))) - {"target", "options"}) & set(options)
+        own = {key: options.pop(key) for key in sorted(shared)}
+        for key in [key for key in own if key in names]:
+            given = f"a parameter of {kind}, and a key of every {slot}"
+            self.add(_join(at, key), given, "a parameter with another name", "rename it in your code")
         for key in options:
             if key not in names and not any(each.kind is each.VAR_KEYWORD for each in parameters):
                 self.add(_join(at, key), f"unknown key, given {_show(options[key])}", "", suggest(key, names))
         target = kind
         if kind.partition(":")[0].endswith(".py"):
             target = str((self._folder / kind).resolve())
-        return self.table(_maker(slot), {"target": target, "options": options}, at)
+        return self.table(_maker(slot), {"target": target, "options": options, **own}, at)
 
     def _field(self, key: str, field: Field[Any], hint: Any, table: Mapping[str, Any], at: str) -> Any:
         if key in table:
