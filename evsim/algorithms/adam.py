@@ -15,15 +15,17 @@ from typing_extensions import override
 from evsim.algorithms import tree
 from evsim.algorithms.base import (
     Apply,
+    Batch,
     Carry,
     ClientRule,
+    Criterion,
     LossValue,
     Schedule,
     State,
     Update,
     Wires,
     WorkBySteps,
-    cross_entropy,
+    supervised,
 )
 from evsim.algorithms.decay import Decay
 from evsim.algorithms.epochs import Epochs
@@ -106,8 +108,8 @@ class Adam(ClientRule, WorkBySteps):
         return carry
 
     @override
-    def loss(self, apply: Apply, carry: Carry, buffers: Tree, x: torch.Tensor, y: torch.Tensor) -> LossValue:
-        return cross_entropy(apply, carry, buffers, x, y)
+    def loss(self, apply: Apply, carry: Carry, buffers: Tree, batch: Batch, criterion: Criterion) -> LossValue:
+        return supervised(apply, carry, buffers, batch, criterion)
 
     @override
     def step(self, carry: Carry, grads: Tree, received: Payload, state: State) -> Carry:

@@ -18,15 +18,17 @@ from typing_extensions import override
 from evsim.algorithms import tree
 from evsim.algorithms.base import (
     Apply,
+    Batch,
     Carry,
     ClientRule,
+    Criterion,
     LossValue,
     PartialWork,
     Schedule,
     State,
     Update,
     Wires,
-    cross_entropy,
+    supervised,
 )
 from evsim.algorithms.decay import Decay
 from evsim.algorithms.epochs import Epochs
@@ -128,8 +130,8 @@ class LocalSgd(ClientRule, PartialWork):
         return carry
 
     @override
-    def loss(self, apply: Apply, carry: Carry, buffers: Tree, x: torch.Tensor, y: torch.Tensor) -> LossValue:
-        return cross_entropy(apply, carry, buffers, x, y)
+    def loss(self, apply: Apply, carry: Carry, buffers: Tree, batch: Batch, criterion: Criterion) -> LossValue:
+        return supervised(apply, carry, buffers, batch, criterion)
 
     @override
     def step(self, carry: Carry, grads: Tree, received: Payload, state: State) -> Carry:

@@ -10,9 +10,11 @@ import importlib
 import importlib.util
 import sys
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoints, entry_points
+from inspect import Parameter, signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,8 +37,8 @@ class Entry:
     summary: str
 
 
-#: Slots that any class or function serves which makes the thing: a torch module, a listener.
-MADE = frozenset({"model", "listener"})
+#: Slots that any class or function serves which makes the thing: a torch module, a listener, a number.
+MADE = frozenset({"model", "listener", "metric"})
 
 _registered: dict[tuple[str, str], Entry] = {}
 _loaded: dict[Any, str] = {}  # what is not evsim's own, by class, function or module: its slot
@@ -101,6 +103,14 @@ def load(slot: str, kind: str, folder: Path | None = None) -> Any:
     if not home.startswith("evsim.") and (callable(found) or isinstance(found, ModuleType)):
         _loaded[found] = slot
     return found
+
+
+def parameters_of(make: Callable[..., Any]) -> tuple[Parameter, ...]:
+    """The parameters of a class or function; of one that does not tell, any by name."""
+    try:
+        return tuple(signature(make).parameters.values())
+    except (ValueError, TypeError):  # written in C
+        return (Parameter("options", Parameter.VAR_KEYWORD),)
 
 
 def _resolve(target: str, folder: Path | None) -> Any:

@@ -142,7 +142,7 @@ class Checker:
 
     def _factory(self, slot: str, kind: str, make: Callable[..., Any], options: Tables, at: str) -> Any:
         """Any ``module:factory`` that returns a torch module serves as a model, any plain class as a listener."""
-        parameters = inspect.signature(make).parameters.values()
+        parameters = registry.parameters_of(make)
         names = [each.name for each in parameters if each.kind in _NAMED]
         shared = (set(fields_of(_maker(slot))) - {"target", "options"}) & set(options)
         own = {key: options.pop(key) for key in sorted(shared)}
@@ -209,8 +209,9 @@ def _maker(slot: str) -> type:
     """The policy that makes something of a slot from a class or function."""
     from evsim.scenario.listening import Listening
     from evsim.training.models.factory import Factory
+    from evsim.training.objectives.metrics.library import LibraryMetric
 
-    return {"model": Factory, "listener": Listening}[slot]
+    return {"model": Factory, "listener": Listening, "metric": LibraryMetric}[slot]
 
 
 def _above(key: str, given: object) -> str:

@@ -128,6 +128,8 @@ def _algorithms() -> Iterator[str]:
 
 
 def _inline(table: Any) -> str:
+    if isinstance(table, list):
+        return ", ".join(_inline(each) for each in table)
     if not isinstance(table, dict):
         return "`" + repr(table) + "`"
     return "`" + ", ".join(f"{key} = {_toml(value)}" for key, value in table.items()) + "`"

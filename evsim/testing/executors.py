@@ -25,15 +25,21 @@ from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload
 from evsim.base import registry, rng
 from evsim.base.errors import ModelError, TrainingError
+from evsim.testing.objectives import labels_of, model_of
 from evsim.testing.zoo import FAILING, N_CLASSES, SIDE, STOCHASTIC, TOO_MUCH, ZOO, made
 from evsim.training.data.gathered import Gathered
 from evsim.training.data.samples import Inputs, TrainingData
 from evsim.training.data.skew import Noise, Rotation, Seen, Skew, SkewedRows
+from evsim.training.data.transforms.base import Transform
+from evsim.training.data.transforms.images import Flip, PadAndCrop
+from evsim.training.data.transforms.mask import Mask
+from evsim.training.data.transforms.normalize import Normalize
 from evsim.training.executors.agreement import largest_difference, tolerance
 from evsim.training.executors.base import Executor, Job, Result, TrainTask
 from evsim.training.executors.serial import Serial
 from evsim.training.executors.sums import Block, added_up
 from evsim.training.models.leaves import averaged, trained
+from evsim.training.objectives.base import Objective
 
 #: Samples per client: none, one, less than a batch, a partial last batch, whole batches.
 SIZES = (7, 0, 1, 13, 20, 3, 8, 13)
@@ -51,6 +57,14 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 #: The same without a mini-batch of one, for batches of 4.
 PAIRS = (6, 0, 3, 12, 7, 4)
+
+#: One transform of each kind, for images of one channel.
+TRANSFORMS: dict[str, Transform] = {
+    "normalize": Normalize(mean=(0.3,), deviation=(0.5,)),
+    "pad_and_crop": PadAndCrop(pixels=2),
+    "flip": Flip(),
+    "mask": Mask(rows=3, columns=2, bands=2),
+}
 
 
 class ExecutorContract(ABC):
@@ -87,6 +101,15 @@ class ExecutorContract(ABC):
     @pytest.mark.filterwarnings("ignore:the model cannot be trained in batches")
     def test_models_that_may_not_be_batched_train_as_serially(self, model: str) -> None:
         compare(self.make(), make_job(MODELS[model]()), make_tasks)
+
+    @pytest.mark.parametrize("rule", ["fedprox", "adam", "qfedavg"])
+    @pytest.mark.parametrize("kind", sorted(registry.entries("objective")))
+    def test_every_objective_trains_as_serially_with_what_rules_add(self, kind: str, rule: str) -> None:
+        compare(self.make(), objective_job(registry.load("objective", kind)(), make_rule(rule)), make_tasks)
+
+    @pytest.mark.parametrize("kind", sorted(registry.entries("objective")))
+    def test_sums_of_every_objective_are_those_of_the_results(self, kind: str) -> None:
+        compare_sums(self.make(), objective_job(registry.load("objective", kind)()))
 
     def test_single_precision_agrees_to_the_stated_tolerance(self) -> None:
         compare(self.make(), make_job(mlp(), dtype=torch.float32), make_tasks)
@@ -164,6 +187,15 @@ class ExecutorContract(ABC):
         change = SkewedRows(skew, Seen(rows % 3, rows, 3, 7), np.dtype(np.float32))
         later = Gathered(images, change=change)
         self._assert_trains_alike(job, torch.from_numpy(later[:]).double(), Inputs(later, torch.float64))
+
+    @pytest.mark.parametrize("name", [*TRANSFORMS, "all"])
+    def test_every_transform_makes_the_same_inputs_as_serially(self, name: str) -> None:
+        transforms = tuple(TRANSFORMS.values()) if name == "all" else (TRANSFORMS[name],)
+        job = make_job(mlp())
+        assert isinstance(job.data.x, torch.Tensor)
+        plain, x = job.data.x, Inputs(job.data.x, torch.float64, transforms)
+        assert not torch.equal(x[:], plain) or transforms[0].draws
+        compare(self.make(), replace(job, data=replace(job.data, x=x)), make_tasks)
 
     def _assert_trains_alike(self, job: Job, *inputs: torch.Tensor | Inputs) -> None:
         found = []
@@ -317,6 +349,12 @@ def make_job(
     data = TrainingData(x, y, index, np.concatenate([[0], np.cumsum(sizes)]))
     rule = rule or Sgd(learning_rate=0.1, batch_size=4, epochs=2)
     return Job(model.to(dtype), rule, data, dtype, autocast, torch.device("cpu"), seed=7)
+
+
+def objective_job(objective: Objective, rule: ClientRule | None = None) -> Job:
+    """The same with labels as an objective wants them, and a model whose outputs fit it."""
+    job = make_job(model_of(objective, SIDE * SIDE), rule)
+    return replace(job, data=replace(job.data, y=labels_of(objective, len(job.data.x))), objective=objective)
 
 
 def make_model_job(kind: str) -> Job:

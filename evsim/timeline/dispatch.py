@@ -17,7 +17,7 @@ from evsim.timeline.ledger import KINDS, NO_WEIGHT, Ledger
 from evsim.timeline.world import Errand, World, cut
 
 TRAIN, QUERY = KINDS.index("train"), KINDS.index("query")
-_NO_LIMIT = np.zeros(1, np.int64)
+_FEW = 8  # so many tasks are given one by one sooner than as arrays
 _IN_FLIGHT = int(Outcome.IN_FLIGHT)
 
 
@@ -58,12 +58,15 @@ class Dispatcher:
             loss_by: a loss is known by then at the latest, ms.
             stop_at: what lasts longer is stopped, ms.
         """
-        if len(clients) == 1 and self._prices is not None and errand is self.training:
-            tasks, nth, max_steps = self._one(number, version, clients, loss_by, stop_at)
+        if len(clients) <= _FEW and self._prices is not None and errand is self.training:
+            now = self._clock.now
+            rows = [self.give_one(number, version, client, loss_by, stop_at, now) for client in clients.tolist()]
+            tasks, nth = (np.array(column) for column in zip(*rows, strict=True))
+            max_steps = np.zeros_like(tasks)
         else:
             tasks, nth, max_steps = self._many(number, version, clients, errand, loss_by, stop_at)
+            self._endings.enter(tasks)
         self._manager.assign(clients, counted=errand.kind == TRAIN)
-        self._endings.enter(tasks)
         if errand.kind == TRAIN:
             self._learning.dispatched(tasks, clients, nth, max_steps)
         return tasks
@@ -131,18 +134,28 @@ class Dispatcher:
         self._digest.add(tasks, clients, ended, fate, known, np.full(len(tasks), now))
         return tasks, nth, max_steps
 
-    def _one(
-        self, number: int, version: int, clients: IntArray, loss_by: int, stop_at: int
-    ) -> tuple[IntArray, IntArray, IntArray]:
-        """`_many` for one task of training, without array overhead: asynchronous servers refill slot by slot."""
+    def expect(self, clients: IntArray) -> None:
+        """These clients are likely to get the next tasks, one each."""
+        if self._prices is not None:
+            self._prices.expect(clients, self._n_tasks[clients])
+
+    @property
+    def gives_one(self) -> bool:
+        """Whether there is `give_one`: where a task's price and fate depend on no more than its client."""
+        return self._prices is not None
+
+    def give_one(self, number: int, version: int, client: int, loss_by: int, stop_at: int, now: int) -> tuple[int, int]:
+        """`_many` and its entry in the calendar, for one task of training; its id, and which of its client's it is.
+
+        Without array overhead: asynchronous servers refill slot by slot, maybe ahead of the clock, for `now`.
+        """
         assert self._prices is not None  # noqa: S101  for the type checker
-        world, now, client = self._world, self._clock.now, int(clients[0])
         nth = self._one_nth[client]
         self._one_nth[client] = nth + 1
         download, compute, upload, charged = self._prices.of(client, nth)
         leaves_at = self._one_until[client]
         ended, fate, known = self._fate_of_one(client, now + download + compute + upload, leaves_at, loss_by, stop_at)
-        down, up = world.wire_bytes
+        down, up = self._world.wire_bytes
         task = self._ledger.add_row(  # a value for each of the ledger's columns, in their order
             client,
             number,
@@ -171,7 +184,8 @@ class Dispatcher:
             upload,
         )
         self._digest.add_one(task, client, ended, fate, known, now)
-        return np.array([task]), np.array([nth]), _NO_LIMIT
+        self._endings.enter_one(task, known)
+        return task, nth
 
     def _whole_steps(self, errand: Errand, samples: IntArray, work: Work, price: Price, left_ms: int) -> IntArray:
         """Steps that fit for clients that would be too late; 0, no limit, for the others and where not one fits."""

@@ -8,11 +8,12 @@ from math import ceil
 
 import numpy as np
 
+from evsim.verify import networks
 from evsim.verify.draws import passes
 from evsim.verify.folder import Folder
 from evsim.verify.table import NULL, Check, Flags, Ints, Table
 
-_PLAIN = ("sgd", "adam", "fedprox", "fednova")  # client rules that do their steps and nothing else
+_PLAIN = ("sgd", "adam", "fedprox", "fednova", "feddyn")  # client rules that do their steps and nothing else
 _KNOWN = (*_PLAIN, "qfedavg", "scaffold")
 _PHASES = ("download", "compute", "upload")
 
@@ -58,7 +59,12 @@ def prices(run: Folder) -> Iterator[Check]:
             yield tasks.holds(f"{part} factors", good, f"{part}_factor", 1.0)
     down, up = whole_bytes(run)
     for phase, sizes in (("download", down), ("upload", up)):
-        exact = sizes * 8 / run.clients[f"{phase}_kbps"][tasks["client"]] * tasks["link_factor"]
+        exact = networks.lasts(run, begins(run, phase), alone(run, phase, sizes))
+        if exact is None:
+            yield Check(
+                f"{phase} prices", skipped=f"the network is {networks.kind(run)!r}: its rates are not in the folder"
+            )
+            continue
         if "latency_ms" in run.clients.columns:  # older folders know none
             exact = exact + run.clients["latency_ms"][tasks["client"]]
         yield tasks.near(f"{phase} prices", f"planned_{phase}_ms", exact)
@@ -129,6 +135,18 @@ def whole_bytes(run: Folder) -> tuple[Ints, Ints]:
     return np.full(len(query), cost["bytes_down"]), np.where(query, cost.get("answer_bytes", 8), cost["bytes_up"])
 
 
+def alone(run: Folder, phase: str, sizes: Ints) -> networks.Reals:
+    """What each task's transfer would take at its device's own rate, ms."""
+    rates = run.clients[f"{phase}_kbps"][run.tasks["client"]]
+    return np.asarray(sizes * 8 / rates * run.tasks["link_factor"])
+
+
+def begins(run: Folder, phase: str) -> Ints:
+    """When each task's phase began, or would have, ms."""
+    before = _PHASES[: _PHASES.index(phase)]
+    return np.asarray(run.tasks["dispatched_at"] + sum(run.tasks[f"planned_{each}_ms"] for each in before), np.int64)
+
+
 def phases(run: Folder) -> Iterator[Check]:
     """A task that was cut short has spent, received, computed and sent what it had time for, phase after phase."""
     tasks, left = run.tasks, lasted(run)
@@ -141,9 +159,22 @@ def phases(run: Folder) -> Iterator[Check]:
         spent = np.clip(left, 0, planned[phase])
         yield tasks.equal(f"{phase} time", f"{phase}_ms", spent)
         begun_next: Flags = done | (left > planned[phase])
-        part = size * spent // np.maximum(planned[phase], 1)
-        yield tasks.equal(column.replace("_", " "), column, np.where(begun_next, size, part))
+        yield _part(run, phase, column, np.where(begun_next, -1, spent), size)
         left = left - spent
+
+
+def _part(run: Folder, phase: str, column: str, spent: Ints, size: Ints) -> Check:
+    """What a phase that was cut after `spent` ms (-1: it was not) had done; bytes where rates change to the byte."""
+    tasks, name, whole = run.tasks, column.replace("_", " "), spent < 0
+    if phase == "compute" or networks.kind(run) == "independent":
+        part = size * spent // np.maximum(tasks[f"planned_{phase}_ms"], 1)
+        return tasks.equal(name, column, np.where(whole, size, part))
+    share = networks.done(run, begins(run, phase), alone(run, phase, size), np.maximum(spent, 0))
+    if share is None:
+        good = np.where(whole, tasks[column] == size, (tasks[column] >= 0) & (tasks[column] <= size))
+        return tasks.holds(f"{name} within bounds", good, column, size)
+    part = np.where(whole, size, np.floor(size * np.clip(share, 0, 1)))
+    return tasks.holds(name, np.abs(tasks[column] - part) <= np.where(whole, 0, 1), column, part)
 
 
 def lasted(run: Folder) -> Ints:

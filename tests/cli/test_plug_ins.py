@@ -78,6 +78,11 @@ SLOTS = {
     "dataset": ("data.dataset", "", {"evsim.training.data.synthetic:Synthetic": ["load"]}),
     "partition": ("data.partition", "", {"evsim.training.data.partition:Natural": ["split", "by_groups"]}),
     "skew": ("data.skew", "level = 0.1", {"evsim.training.data.skew:Noise": ["refusal", "dtype", "apply"]}),
+    "transform": (
+        "data.transform",
+        "mean = [0.1], deviation = [1.0]",
+        {"evsim.training.data.transforms.normalize:Normalize": ["refusal", "draws", "apply"]},
+    ),
     "join": ("population.join", "", {"evsim.traces.population:Modulo": ["devices"]}),
 }
 #: Slots whose plug-ins are no dataclasses (tested by themselves).
@@ -109,7 +114,7 @@ def _with_mine(slot: str, base: str) -> str:
     key, options, _ = SLOTS[slot]
     parts = ['kind = "mine.py:Mine"', options, "mu = 0.1" if "fedprox" in base else ""]
     table = f"{{ {', '.join(filter(None, parts))} }}"
-    return f"{key}=[{table}]" if slot == "upload" else f"{key}={table}"
+    return f"{key}=[{table}]" if slot in {"upload", "transform"} else f"{key}={table}"
 
 
 def test_every_slot_is_in_the_product():

@@ -37,13 +37,11 @@ class Factory(Model):
 
     @override
     def build(self, *, shape: tuple[int, ...], n_classes: int, n_tokens: int | None, seed: int) -> nn.Module:
-        import inspect
-
         make = self._function()
         known: dict[str, Any] = {"shape": shape, **dict.fromkeys(("n_classes", "num_classes", "num_labels"), n_classes)}
         known |= dict.fromkeys(("n_tokens", "vocab_size"), n_tokens)
         known |= dict.fromkeys(("in_channels", "in_chans"), shape[0]) if len(shape) == _IMAGE else {}
-        wanted = {name: known[name] for name in inspect.signature(make).parameters if name in known}
+        wanted = {each.name: known[each.name] for each in registry.parameters_of(make) if each.name in known}
 
         def made() -> nn.Module:
             module = make(**{**wanted, **self.options})

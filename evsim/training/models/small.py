@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import nn
@@ -117,10 +117,12 @@ class Gru(Model):
     Attributes:
         embedding: size of a character's vector.
         hidden: size of the state.
+        predicts: "last": what follows the text; "every": what follows each character, output (batch, time, classes).
     """
 
     embedding: int = 8
     hidden: int = 64
+    predicts: Literal["last", "every"] = "last"
 
     def __post_init__(self) -> None:
         require(
@@ -130,14 +132,16 @@ class Gru(Model):
     @override
     def build(self, *, shape: tuple[int, ...], n_classes: int, n_tokens: int | None, seed: int) -> nn.Module:
         tokens = check_tokens("gru", shape, n_tokens)
-        return seeded(seed, lambda: _GruClassifier(tokens, self.embedding, self.hidden, n_classes))
+        sizes = tokens, self.embedding, self.hidden, n_classes
+        return seeded(seed, lambda: _GruClassifier(*sizes, per_step=self.predicts == "every"))
 
 
 class _GruClassifier(nn.Module):
     """The cell is written out (Cho et al. 2014, PyTorch's gates), since nn.GRU cannot be vmapped over clients."""
 
-    def __init__(self, n_tokens: int, embedding: int, hidden: int, n_classes: int) -> None:
+    def __init__(self, n_tokens: int, embedding: int, hidden: int, n_classes: int, *, per_step: bool) -> None:
         super().__init__()
+        self.per_step = per_step
         self.embedding = nn.Embedding(n_tokens, embedding)
         self.inputs = nn.Linear(embedding, 3 * hidden)
         self.state = nn.Linear(hidden, 3 * hidden)
@@ -147,6 +151,7 @@ class _GruClassifier(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         reset_in, update_in, new_in = self.inputs(self.embedding(x)).chunk(3, -1)  # (batch, time, hidden) each
         state = torch.zeros_like(new_in[:, 0])
+        states = []
         steps = (each.unbind(1) for each in (reset_in, update_in, new_in))  # one stack in the backward pass
         for reset_step, update_step, new_step in zip(*steps, strict=True):
             reset_state, update_state, new_state = self.state(state).chunk(3, -1)
@@ -154,5 +159,6 @@ class _GruClassifier(nn.Module):
             update = torch.sigmoid(update_step + update_state)
             new = torch.tanh(new_step + reset * new_state)
             state = new + update * (state - new)
-        logits: torch.Tensor = self.out(state)
+            states.append(state)
+        logits: torch.Tensor = self.out(torch.stack(states, 1) if self.per_step else state)
         return logits
