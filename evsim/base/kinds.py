@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+#: Libraries whose names serve as kinds, ``"torchvision:resnet18"``: by slot, a function from a name to what it makes.
+LIBRARIES: dict[str, dict[str, str]] = {
+    "model": {
+        library: f"evsim.training.models.libraries:{library}" for library in ("torchvision", "timm", "transformers")
+    }
+}
+
 BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "aggregation": {
         "synchronous": (

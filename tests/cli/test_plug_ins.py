@@ -69,6 +69,11 @@ SLOTS = {
             "evsim.algorithms.fedprox:FedProx": ["loss", "step", "finish", "direction"],
         },
     ),
+    "epochs": (
+        "client_rule.epochs",
+        "from = 1, to = 2",
+        {"evsim.algorithms.epochs:UniformEpochs": ["most", "draw"]},
+    ),
     "upload": ("upload", "max_norm = 1.0", {"evsim.algorithms.clip:Clip": ["wires", "init_client", "encode"]}),
     "weighting": ("weighting", "", {"evsim.algorithms.weighting:EqualWeights": ["weights", "problems"]}),
     "merge": ("merge", "", {"evsim.algorithms.robust:Median": ["init", "add", "finish"]}),
