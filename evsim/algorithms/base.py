@@ -27,9 +27,11 @@ from evsim.cost.work import Work
 
 __all__ = [
     "Apply",
+    "Batch",
     "Broadcast",
     "Carry",
     "ClientRule",
+    "Criterion",
     "LossValue",
     "Merge",
     "Method",
@@ -49,8 +51,9 @@ __all__ = [
     "Weighting",
     "Wire",
     "Wires",
-    "cross_entropy",
+    "WorkBySteps",
     "opening_of",
+    "supervised",
     "total_bytes",
 ]
 
@@ -60,6 +63,9 @@ A = TypeVar("A")
 
 #: Runs the model: ``(parameters, buffers, x) -> (logits, new buffers)``.
 Apply = Callable[[Tree, Tree, torch.Tensor], tuple[torch.Tensor, Tree]]
+
+#: The objective: ``(outputs, y) -> losses`` of the samples of a mini-batch, (batch,).
+Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 # -- broadcast ---------------------------------------------------------------------------------------------------------
@@ -138,8 +144,11 @@ class ClientRule(Policy, ABC):
         """The carry before the first step; "train" holds the parameters. `version`: the model version received."""
 
     @abstractmethod
-    def loss(self, apply: Apply, carry: Carry, buffers: Tree, x: torch.Tensor, y: torch.Tensor) -> LossValue:
-        """Per-sample losses of a mini-batch of one client and the new buffers; differentiated in carry["train"]."""
+    def loss(self, apply: Apply, carry: Carry, buffers: Tree, batch: Batch, criterion: Criterion) -> LossValue:
+        """Per-sample losses of a mini-batch of one client and the new buffers; differentiated in carry["train"].
+
+        `criterion` is the scenario's objective; a rule adds terms of its own to it, if it has any (`supervised`).
+        """
 
     @abstractmethod
     def step(self, carry: Carry, grads: Tree, received: Payload, state: State) -> Carry:
@@ -151,6 +160,7 @@ class ClientRule(Policy, ABC):
 
 
 LossValue = tuple[torch.Tensor, Tree]
+Batch = tuple[torch.Tensor, torch.Tensor]  # inputs and labels of a mini-batch, (batch, ...) each
 Opening = Literal["none", "loss", "gradient"]
 
 
@@ -171,7 +181,18 @@ class OpeningPass(ABC):
         """The carry with what the rule keeps; loss 0-dim or (clients,); gradient {} unless asked for."""
 
 
-class PartialWork(ABC):
+class WorkBySteps(ABC):
+    """A client rule may also be this: it says what a task of so many steps costs.
+
+    Where the steps of a task are drawn (`Schedule.is_drawn`), nothing else can say what it costs.
+    """
+
+    @abstractmethod
+    def work_of(self, n_samples: IntArray, steps: IntArray) -> Work:
+        """What a task of so many steps asks of each client."""
+
+
+class PartialWork(WorkBySteps):
     """A client rule may also be this: a client that would miss the deadline does the steps that fit and reports them.
 
     The timeline asks at dispatch, when a task's fate is fixed; the clock and the training then use the same steps.
@@ -183,26 +204,17 @@ class PartialWork(ABC):
     def n_steps_within(self, n_samples: IntArray, processed: IntArray) -> IntArray:
         """Whole steps of a task that may process so many samples, passes before the first step included."""
 
-    @abstractmethod
-    def work_of(self, n_samples: IntArray, steps: IntArray) -> Work:
-        """What a task of so many steps asks of each client."""
-
 
 def opening_of(rule: ClientRule) -> Opening:
     """What a rule wants to know before its first step."""
     return rule.opening if isinstance(rule, OpeningPass) else "none"
 
 
-def cross_entropy(apply: Apply, carry: Carry, buffers: Tree, x: torch.Tensor, y: torch.Tensor) -> LossValue:
-    """The usual loss of a classifier: per-sample cross-entropy, shape (batch,)."""
-    logits, new_buffers = apply(carry["train"], buffers, x)
-    return torch.nn.functional.cross_entropy(
-        logits.float() if _half(logits) else logits, y, reduction="none"
-    ), new_buffers
-
-
-def _half(logits: torch.Tensor) -> bool:
-    return logits.dtype in (torch.bfloat16, torch.float16)
+def supervised(apply: Apply, carry: Carry, buffers: Tree, batch: Batch, criterion: Criterion) -> LossValue:
+    """The objective and nothing else: per-sample losses of the model's outputs, (batch,), and the new buffers."""
+    x, y = batch
+    outputs, new_buffers = apply(carry["train"], buffers, x)
+    return criterion(outputs, y), new_buffers
 
 
 # -- upload ------------------------------------------------------------------------------------------------------------

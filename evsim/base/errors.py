@@ -49,6 +49,10 @@ class RunFolderError(EvsimError):
     """A run folder that cannot be written or read."""
 
 
+class ResumeError(RunFolderError):
+    """A run that cannot be gone on with: something it depends on has changed, or what it needs is damaged."""
+
+
 class TrainingError(EvsimError):
     """Training or merging that cannot go on."""
 

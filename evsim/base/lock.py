@@ -132,5 +132,7 @@ def _lives(pid: int) -> bool:
 
 def _refused(folder: Path, other: Holder | None) -> RunFolderError:
     who = "another process" if other is None else str(other)
-    hint = f"wait for it, choose another --out, or end it; if it is gone, remove {LOCK_FILE}"
-    return RunFolderError(report([Problem(str(folder), f"{who} works in it", "a folder of one sweep at a time", hint)]))
+    hint = f"wait for it, choose another --out, or end it; if it is gone, remove {folder / LOCK_FILE}"
+    return RunFolderError(
+        report([Problem(str(folder), f"{who} works in it", "a folder of one process at a time", hint)])
+    )

@@ -35,8 +35,8 @@ class Entry:
     summary: str
 
 
-#: Slots that any class or function serves which makes the thing: a torch module, a listener.
-MADE = frozenset({"model", "listener"})
+#: Slots that any class or function serves which makes the thing: a torch module, a listener, a number.
+MADE = frozenset({"model", "listener", "metric"})
 
 _registered: dict[tuple[str, str], Entry] = {}
 _loaded: dict[Any, str] = {}  # what is not evsim's own, by class, function or module: its slot

@@ -204,8 +204,9 @@ def _maker(slot: str) -> type:
     """The policy that makes something of a slot from a class or function."""
     from evsim.scenario.listening import Listening
     from evsim.training.models.factory import Factory
+    from evsim.training.objectives.metrics.library import LibraryMetric
 
-    return {"model": Factory, "listener": Listening}[slot]
+    return {"model": Factory, "listener": Listening, "metric": LibraryMetric}[slot]
 
 
 def _above(key: str, given: object) -> str:

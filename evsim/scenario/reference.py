@@ -19,7 +19,17 @@ from evsim.scenario import Scenario
 from evsim.scenario.assembling import DEFAULTS
 from evsim.scenario.checking import slots_of
 from evsim.scenario.dumping import write_value
-from evsim.scenario.hints import describe, fields_of, hints_of, is_table, members, plain_class, says_none
+from evsim.scenario.hints import (
+    describe,
+    fields_of,
+    hints_of,
+    is_policy,
+    is_table,
+    item_of,
+    members,
+    plain_class,
+    says_none,
+)
 from evsim.traces.laws import LAWS
 from evsim.traces.synthetic import SyntheticAvailability, SyntheticSpeed
 
@@ -109,6 +119,8 @@ def _algorithms() -> Iterator[str]:
 
 
 def _inline(table: Any) -> str:
+    if isinstance(table, list):
+        return ", ".join(_inline(each) for each in table)
     if not isinstance(table, dict):
         return "`" + repr(table) + "`"
     return "`" + ", ".join(f"{key} = {_toml(value)}" for key, value in table.items()) + "`"
@@ -153,7 +165,9 @@ def _type(cls: type, key: str, hint: Any) -> str:
     if any(is_table(member) for member in members(hint)):
         return f"table [[{key}]](#{key})" if cls is Scenario else "a table"
     slots = slots_of(key, hint)
-    return f"slot `{slots[0]}`" if slots else _escaped(describe(hint).split(": ")[0])  # the page's head says the rest
+    plain = [describe(each) for each in members(hint) if not is_policy(item_of(each) or each)]
+    words = " or ".join([*dict.fromkeys(plain), *(f"slot `{slot}`" for slot in slots)])
+    return words if slots else _escaped(describe(hint).split(": ")[0])  # the page's head says the rest
 
 
 def _default(key: str, field: Field[Any], hint: Any) -> str:

@@ -12,8 +12,10 @@ from evsim.scenario.dumping import policy_table
 from evsim.traces.describe import describe_population
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from evsim.scenario import Scenario
-    from evsim.scenario.tables import Stop
+    from evsim.scenario.tables import DataTable, Stop
     from evsim.traces.population import Population
 
 
@@ -29,9 +31,10 @@ def in_words(scenario: Scenario) -> list[tuple[str, str]]:
         ("starts", f"at {format_clock(0, scenario.start).split()[-1]}, seed {scenario.seed}"),
         ("stops", stops(scenario.stop)),
         ("clients", _clients(scenario)),
-        *([("data", f"{policy('dataset', data.dataset)}; {policy('partition', data.partition)}")] if data else []),
+        *(_data(data) if data else []),
         *([("model", policy("model", model))] if model else []),
         ("cost", _cost(scenario)),
+        ("network", policy("network", scenario.network)),
         *((slot.replace("_", " "), policy(slot, getattr(scenario, slot))) for slot in _SLOTS),
         *(("upload", policy("upload", each)) for each in scenario.upload),
         ("evaluation", _evaluation(scenario)),
@@ -56,7 +59,7 @@ def policy(slot: str, value: object) -> str:
 def stops(stop: Stop) -> str:
     """When a run ends."""
     parts = {
-        "at accuracy {}": stop.target_accuracy,
+        "at {}": stop.goal,
         "after {} server steps": stop.server_steps,
         "after {} rounds": stop.rounds,
         "after {} of virtual time": None if stop.virtual_time is None else format_duration(stop.virtual_time),
@@ -75,6 +78,22 @@ def _clients(scenario: Scenario) -> str:
     sources = f"availability {_source(table.availability)}, speed {_source(table.speed)}"
     join = "paired or sample" if table.join is None else policy("join", table.join)
     return f"{count}; {sources}, join {join}"
+
+
+def _data(data: DataTable) -> Iterator[tuple[str, str]]:
+    """What clients learn from, how it is dealt, what of it is tested on, and what becomes of it on the way."""
+    yield "data", f"{policy('dataset', data.dataset)}; {policy('partition', data.partition)}"
+    tested = f"a share of {data.test_fraction:g}, unless the data has a test set of its own"
+    if data.client_test_fraction is not None:
+        tested += f"; {data.client_test_fraction:g} of each client's own held out"
+    yield "tested on", tested
+    if data.skew is not None:
+        yield "inputs differ", policy("skew", data.skew)
+    for each in data.transform:
+        when = "in training" if each.draws else "in training and evaluation"
+        yield "inputs become", f"{policy('transform', each)}; {when}"
+    if data.label_flip is not None:
+        yield "attack", f"a share of {data.label_flip.share:g} of the clients trains on flipped labels"
 
 
 def _source(source: str | dict[str, Any]) -> str:

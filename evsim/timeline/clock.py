@@ -14,6 +14,7 @@ import simpy
 import simpy.core
 
 from evsim.base.errors import MisuseError
+from evsim.base.units import FOREVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -96,6 +97,12 @@ class Clock:
     def n_scheduled(self) -> int:
         """Events that are going to happen."""
         return len(self._env._queue)  # noqa: SLF001  SimPy does not tell how many
+
+    @property
+    def next_at(self) -> int:
+        """The instant of the next event; FOREVER if there is none."""
+        queue = self._env._queue  # noqa: SLF001  its `peek` gives a float where there is none
+        return queue[0][0] if queue else FOREVER  # type: ignore[return-value]
 
     def stop(self) -> None:
         """End `run` for good after the current event."""

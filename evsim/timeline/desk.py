@@ -16,6 +16,7 @@ from evsim.timeline.closing import Close, close_of
 from evsim.timeline.cohorts import Inbox
 from evsim.timeline.dispatch import QUERY
 from evsim.timeline.fates import ARRIVES
+from evsim.timeline.refills import Refills
 from evsim.timeline.world import ANSWER_BYTES, Errand, forward_only
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Desk:
         self._tells_selected, self._tells_dispatched = (self._audience.hears(f) for f in ("selected", "dispatched"))
         self._mine = None if among is None else self._flags(among)
         self._inbox = server.cohorts.inboxes[name] = Inbox()
+        self._refills = Refills(server)
         self._endless = server.world.horizon >= FOREVER
         self._reserved: int | None = None  # number of a round for which candidates were asked
         self._idle = -1  # clients when the last selection was made
@@ -172,6 +174,12 @@ class Desk:
             if or_check_in and self._manager.n_idle_among(self._mine):
                 return
 
+    def refill(self, buffer: Cohort, reports: int, timeout: int | None, until: int) -> None:
+        """Ahead of the clock, as long as nothing else happens."""
+        if self._mine is None:
+            idle = self._refills.run(buffer, reports, timeout, until)
+            self._idle = self._idle if idle < 0 else idle
+
     def staleness(self, task: int) -> int:
         """Server steps applied since the task was dispatched."""
         return self.version - self._ledger.cell("version", task)
@@ -206,7 +214,7 @@ class Desk:
         tasks = self._give(cohort.round, clients, self._dispatcher.training, cohort.deadline, stop_at)
         if self._inbox.buffer is None:
             cohort.tasks = tasks if len(cohort.tasks) == 0 else np.concatenate([cohort.tasks, tasks])
-        self._cohorts.gave(cohort, tasks)
+        self._cohorts.gave(cohort, len(tasks))
         self._server.changed(tasks)
         return tasks
 

@@ -40,10 +40,16 @@ class LiveServer:
     Args:
         world: the parts.
         on_step: called with the row of every closed round or buffer; may end the run.
+        on_end: called when the run is about to end, before anything knows of it.
     """
 
-    def __init__(self, world: World, on_step: Callable[[Mapping[str, Any]], None]) -> None:
-        self.world, self._on_step = world, on_step
+    def __init__(
+        self,
+        world: World,
+        on_step: Callable[[Mapping[str, Any]], None],
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.world, self._on_step, self._on_end = world, on_step, on_end
         self.clock, self.manager, self.audience = world.clock, world.manager, world.audience
         self.ledger = Ledger(world.seed)
         self.endings = Endings(self.ledger)
@@ -57,11 +63,12 @@ class LiveServer:
         self.version, self.rounds, self.end_reason = 0, 0, ""
         self.n_processes = 0  # that have not returned
         self._write_at = _WRITE_ROWS
+        self._moved = None if world.pricing.network.is_even else world.pricing.moved
         self._own_sources()
 
     def start(self, aggregator: Aggregator) -> None:
         """Begin: who is online at time 0 registers, then the aggregator's process and the sources' events."""
-        self._registration.at_start(self.world.sessions.online_at_start())
+        self.registration.at_start(self.world.sessions.online_at_start())
         self.agenda.has_end = self.world.horizon < FOREVER
         self.agenda.start()
         self.start_process(aggregator.run, "", None, aggregator.reports_per_step)
@@ -98,6 +105,7 @@ class LiveServer:
     def end(self, reason: str) -> None:
         """End the run at this instant, after everything else of it; the first reason stands."""
         if not self.end_reason:
+            self._on_end()
             self.end_reason = reason
             self.clock.call(self.now, Rank.END, self.clock.stop)
 
@@ -175,8 +183,8 @@ class LiveServer:
     def _own_sources(self) -> None:
         world = self.world
         declared = world.pricing.declared_ms(world.work(world.samples), world.wire_bytes)
-        self._registration = Registration(world.manager, world.audience, world.samples, declared)
-        self.agenda.add(world.sessions, self._registration.hear)
+        self.registration = Registration(world.manager, world.audience, world.samples, declared)
+        self.agenda.add(world.sessions, self.registration.hear)
         self.agenda.add(self.endings, self.cohorts.hear)
         if self._tells_dropouts:
             self.agenda.add(self._dropouts, self._tell_dropouts)
@@ -207,7 +215,7 @@ class LiveServer:
     def _write(self, *, everything: bool = False) -> None:
         if everything or self.ledger.rows_in_memory >= self._write_at or self.world.write_now():
             self.feedback.before_writing()
-            rows = self.ledger.release(self.now, everything=everything)
+            rows = self.ledger.release(self.now, everything=everything, moved=self._moved)
             if rows is not None:
                 self.world.rows.append("tasks", self.ledger.as_table(rows))
             # A task that lasts for days holds back those after it: without new rows another look would find nothing.

@@ -56,6 +56,7 @@ CASES = {
         ["aggregation.reporting_deadline=", "aggregation.over_commitment=1.3"],
     ),
     "scaffold_not_in_rounds": ([BUFFER, "algorithm=scaffold"], "guarantee does not carry over", ["algorithm=scaffold"]),
+    "feddyn_not_in_rounds": ([BUFFER, "algorithm=feddyn"], "guarantee does not carry over", ["algorithm=feddyn"]),
     "no_amplification": (
         ["algorithm=dp_fedavg"],
         "(q = 1: clients are not always available, over-commitment favors fast clients",

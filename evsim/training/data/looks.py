@@ -12,20 +12,23 @@ import numpy as np
 from evsim.base import registry
 from evsim.base.errors import DataError, EvsimError, suggest
 from evsim.base.units import format_bytes
-from evsim.base.vocabulary import IntArray
+from evsim.base.vocabulary import FloatArray, IntArray
 from evsim.training.data.base import DataSet
+from evsim.training.data.gathered import Gathered, Values, select
 from evsim.training.data.partition import label_skew
 from evsim.training.data.store import is_store, open_store
 
 _MOST_CELLS = 50_000_000  # clients times labels, up to which skew is computed
 _SHOWN = 60  # clients whose labels are drawn
 _TOP = 5  # names that are listed
+_READ = 10_000  # inputs of which mean and deviation are taken
+_IMAGES = 4  # axes: samples, channels, height, width
 
 
 @final
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Look:
-    """What can be said about data without reading inputs.
+    """What can be said about data; inputs are read for their mean and deviation only.
 
     Attributes:
         name: what it is called.
@@ -35,6 +38,7 @@ class Look:
         n_clients: number of natural clients.
         n_classes: number of labels.
         n_test: size of the data's own test set.
+        x: the inputs that clients learn from; None if they are token ids.
         label_names, client_names: names by number; empty if there are none.
     """
 
@@ -45,6 +49,7 @@ class Look:
     n_clients: int
     n_classes: int
     n_test: int
+    x: Values | None = None
     label_names: list[str] = field(default_factory=list)
     client_names: list[str] = field(default_factory=list)
 
@@ -102,6 +107,7 @@ def describe_data(look: Look) -> dict[str, str]:
     lines = {
         "data": look.name,
         "inputs": look.inputs,
+        **({} if look.x is None or not len(look.x) else _moments(look.x)),
         "samples": f"{len(look.y):,} to learn from, {look.n_test:,} in a test set of their own",
         "labels": _labels(look),
     }
@@ -178,6 +184,7 @@ def _store(folder: Path) -> Look:
         n_clients=n_clients,
         n_classes=store.n_classes,
         n_test=store.n_test,
+        x=None if kind == "tokens" else Gathered(store.pages.array, np.arange(n_train), store.pages),
         label_names=names.get("labels", []),
         client_names=names.get("clients", []),
     )
@@ -206,7 +213,22 @@ def _dataset(kind: str) -> Look:
         n_clients=0 if groups is None else int(groups.max(initial=-1)) + 1,
         n_classes=samples.n_classes,
         n_test=int((~train).sum()),
+        x=None if samples.n_tokens is not None else select(samples.x, np.flatnonzero(train)),
     )
+
+
+def _moments(x: Values) -> dict[str, str]:
+    """Mean and deviation, of each channel for images, as the transform `normalize` takes them."""
+    rows = np.unique(np.linspace(0, len(x) - 1, _READ).astype(np.int64))
+    some = x[rows].astype(np.float64) / (255 if x.dtype == np.uint8 else 1)
+    along = (0, *range(2, some.ndim)) if some.ndim == _IMAGES else None
+    mean, deviation = np.atleast_1d(some.mean(axis=along)), np.atleast_1d(some.std(axis=along))
+    text = f"mean = {_numbers(mean)}, deviation = {_numbers(deviation)}"
+    return {"scale": f"{text}{' (bytes as 0 to 1)' if x.dtype == np.uint8 else ''}"}
+
+
+def _numbers(values: FloatArray) -> str:
+    return f"[{', '.join(f'{each:.4g}' for each in values)}]"
 
 
 def _labels(look: Look) -> str:

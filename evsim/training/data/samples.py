@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from evsim.base.vocabulary import IntArray
 from evsim.training.data.gathered import Gathered, Values
 from evsim.training.data.held_out import HeldOut
+from evsim.training.data.placing import on_device
+from evsim.training.data.transforms.base import Keys, Transform, applied
 
 if TYPE_CHECKING:
     from evsim.training.data.base import FederatedData
@@ -32,10 +34,12 @@ class Inputs:
     Attributes:
         raw: (N, ...) images in uint8, token ids in any integer type, or rows that are read when they are asked for.
         dtype: what a model gets: a floating-point type, or int64 for token ids.
+        transforms: what is made of them on the way to a model; ``inputs[rows]`` went through those that do not draw.
     """
 
     raw: torch.Tensor | Gathered
     dtype: torch.dtype
+    transforms: tuple[Transform, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -60,13 +64,15 @@ class Inputs:
             found = torch.from_numpy(self.raw[key.numpy() if isinstance(key, torch.Tensor) else key])
         else:
             found = self.raw[key]
-        return ready(found, self.dtype)
+        made = ready(found, self.dtype)
+        rows = tuple(key.shape) if isinstance(key, torch.Tensor) else made.shape[:1]
+        return applied(self.transforms, made, rows, None) if self.transforms else made
 
     def to(self, device: torch.device) -> Inputs:
         """The same on a device, where what is read when it is asked for is read whole."""
         if isinstance(self.raw, Gathered):
-            return self if device == _HOST else Inputs(torch.from_numpy(self.raw[:]).to(device), self.dtype)
-        return Inputs(self.raw.to(device), self.dtype)
+            return self if device == _HOST else replace(self, raw=torch.from_numpy(self.raw[:]).to(device))
+        return replace(self, raw=self.raw.to(device))
 
 
 def ready(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -84,7 +90,7 @@ class TrainingData:
 
     Attributes:
         x, y: all samples; on the device, or in host memory if they are streamed. Whether x is a tensor or `Inputs`,
-            ``x[rows]`` is what a model gets.
+            ``x[rows]`` is what a model gets. Labels (N, ...) are what the objective gets, in the type they are stored.
         index, offsets: client k has the rows ``index[offsets[k]:offsets[k + 1]]``.
         device: where batches are needed.
         held: what clients are evaluated on, if it is not what they train on.
@@ -102,7 +108,8 @@ class TrainingData:
     @classmethod
     def of(cls, data: FederatedData, dtype: torch.dtype, device: torch.device) -> TrainingData:
         """A federated data set for a device; floating-point inputs take the given precision."""
-        x, y = inputs(data.x, dtype, tokens=data.n_tokens is not None), torch.as_tensor(data.y)
+        x = inputs(data.x, dtype, tokens=data.n_tokens is not None, transforms=data.transforms)
+        y = labels(data.y, dtype)
         streamed = not fits(device, x, y)
         where = _HOST if streamed else device
         return cls(x.to(where), y.to(where), data.index, data.offsets, device, streamed, data.held)
@@ -110,6 +117,11 @@ class TrainingData:
     def of_client(self, client: int) -> IntArray:
         """Row numbers of a client's samples in x and y."""
         return self.index[self.offsets[client] : self.offsets[client + 1]]
+
+    @property
+    def judged(self) -> tuple[IntArray, IntArray]:
+        """Index and offsets of what clients are evaluated on: what is held out, else what they train on."""
+        return (self.index, self.offsets) if self.held is None else (self.held.index, self.held.offsets)
 
     def size(self, client: int) -> int:
         """Number of samples of a client."""
@@ -119,9 +131,16 @@ class TrainingData:
         """Row numbers as `take` wants them: beside the samples."""
         return on_device(rows, self.x.device)
 
-    def take(self, rows: torch.Tensor) -> Batch:
-        """The samples of these rows, any shape, on the device."""
-        return self._gathered(self.x, rows), self._gathered(self.y, rows)
+    def take(self, rows: torch.Tensor, keys: Keys | None = None) -> Batch:
+        """The samples of these rows, any shape, on the device.
+
+        `keys` has one key for each mini-batch (..., batch) of a step of training: transforms that draw are applied,
+        too.
+        """
+        x = self._gathered(self.x, rows)
+        if isinstance(self.x, Inputs) and self.x.transforms:
+            x = applied(self.x.transforms, x, tuple(rows.shape), keys)
+        return x, self._gathered(self.y, rows)
 
     def _gathered(self, values: torch.Tensor | Inputs, rows: torch.Tensor) -> torch.Tensor:
         raw = values.raw if isinstance(values, Inputs) else values
@@ -152,16 +171,16 @@ class Ahead:
         self._stream = _stream(data.device) if data.streamed and data.device.type == "cuda" else None
         self._held: tuple[int, Batch] | None = None
 
-    def load(self, step: int, rows: torch.Tensor) -> None:
+    def load(self, step: int, rows: torch.Tensor, keys: Keys) -> None:
         """Start to bring a step's samples; returns at once on a GPU."""
         if self._data.streamed:
             with self._beside():
-                self._held = step, self._data.take(rows)
+                self._held = step, self._data.take(rows, keys)
 
-    def get(self, step: int, rows: torch.Tensor) -> Batch:
+    def get(self, step: int, rows: torch.Tensor, keys: Keys) -> Batch:
         """The samples of a step, those that `load` brought if it was for this step."""
         if self._held is None or self._held[0] != step:
-            return self._data.take(rows)
+            return self._data.take(rows, keys)
         batch, self._held = self._held[1], None
         if self._stream is not None:
             now = torch.cuda.current_stream(self._data.device)
@@ -178,21 +197,24 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
-def on_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:
-    """An array on the device; the host does not wait for a GPU that still works on something else."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
-def inputs(x: Values, dtype: torch.dtype, *, tokens: bool) -> torch.Tensor | Inputs:
+def inputs(
+    x: Values, dtype: torch.dtype, *, tokens: bool, transforms: tuple[Transform, ...] = ()
+) -> torch.Tensor | Inputs:
     """Inputs in host memory: floats as a tensor of the given precision; images in uint8 and token ids as they are."""
     if isinstance(x, Gathered):
-        return Inputs(x, torch.int64 if tokens or (x.dtype.kind in "iu" and x.dtype.itemsize > 1) else dtype)
+        whole = tokens or (x.dtype.kind in "iu" and x.dtype.itemsize > 1)
+        return Inputs(x, torch.int64 if whole else dtype, transforms)
     tensor = torch.as_tensor(x)
     wanted = dtype if tensor.dtype == torch.uint8 and not tokens else torch.int64  # whole numbers stay whole
     if tensor.is_floating_point():
-        return tensor.to(dtype)
-    return tensor if tensor.dtype == wanted else Inputs(tensor, wanted)
+        tensor, wanted = tensor.to(dtype), dtype
+    return tensor if tensor.dtype == wanted and not transforms else Inputs(tensor, wanted, transforms)
+
+
+def labels(y: NDArray[Any], dtype: torch.dtype) -> torch.Tensor:
+    """Labels in host memory: numbers to be predicted in the given precision, all others as they are stored."""
+    tensor = torch.as_tensor(y)
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def fits(device: torch.device, *tensors: torch.Tensor | Inputs) -> bool:

@@ -15,7 +15,8 @@ from evsim.algorithms import tree
 from evsim.algorithms.base import Carry, OpeningPass, State
 from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload, Tree
-from evsim.training.data.samples import Ahead, Batch, on_device
+from evsim.training.data.placing import on_device
+from evsim.training.data.samples import Ahead, Batch
 from evsim.training.executors.agreement import tolerance
 from evsim.training.executors.base import Job, Result, TrainTask
 from evsim.training.executors.batches import BatchPlan, plan_batches
@@ -166,14 +167,16 @@ class _Chunk:
         """Streamed samples of the next step come over while the device still works on this one."""
         count = int((self.plan.steps > step).sum())
         if count:
-            self.ahead.load(step, self.rows[:count, step, : int(self.plan.counts[:count, step].max())])
+            width = int(self.plan.counts[:count, step].max())
+            self.ahead.load(step, self.rows[:count, step, :width], self.plan.keys[:count, step])
 
     def _step_by_size(self, step: int, counts: IntArray) -> None:
         """Take clients with the same batch size together, so that none of them needs a row of padding."""
         parts: list[tuple[torch.Tensor, Carry, Tree]] = []
         for size in np.unique(counts):
-            places = on_device(np.flatnonzero(counts == size), self.job.device)
-            carry, buffers, sums = self._stepped(step, places, counts[counts == size])
+            at = np.flatnonzero(counts == size)
+            places = on_device(at, self.job.device)
+            carry, buffers, sums = self._stepped(step, at, counts[at])
             self.sums.index_add_(0, places, sums)
             parts.append((places, carry, buffers))
         order = torch.argsort(torch.cat([places for places, _, _ in parts]))
@@ -181,8 +184,9 @@ class _Chunk:
         self.carry = {name: _joined([carry[name] for _, carry, _ in parts], order) for name in names}
         self.buffers = _joined([buffers for _, _, buffers in parts], order)
 
-    def _stepped(self, step: int, places: torch.Tensor | None, counts: IntArray) -> tuple[Carry, Tree, torch.Tensor]:
+    def _stepped(self, step: int, at: IntArray | None, counts: IntArray) -> tuple[Carry, Tree, torch.Tensor]:
         """Carry, buffers and sums of losses after a step of the clients at these places (None: all)."""
+        places = None if at is None else on_device(at, self.job.device)
         of = _everything if places is None else partial(take, places=places)
         carry, buffers = of(self.carry), of({"": self.buffers})[""]
         width = int(counts.max())
@@ -192,7 +196,8 @@ class _Chunk:
         if places is not None:
             rows, weights = rows.index_select(0, places.to(rows.device)), weights.index_select(0, places)
             keys = None if keys is None else keys.index_select(0, places)
-        samples = self.ahead.get(step, rows) if places is None else self.job.data.take(rows)
+        drawn = self.plan.keys[: self.count, step]
+        samples = self.ahead.get(step, rows, drawn) if at is None else self.job.data.take(rows, drawn[at])
         grads, losses, new = gradients(self.job, self.functional, carry, buffers, (samples, keys, weights))
         stepped = self.job.rule.step(carry, grads, of(self.received), of(self.state))
         seen = losses.double() * (weights > 0)
@@ -239,7 +244,7 @@ def _client_loss(
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, Tree]]:
     """The weighted loss of one client's mini-batch; what vmap sees."""
     x, y, weights, key = batch
-    per_sample, new = job.rule.loss(functional.apply(key), {**values, "train": train}, buffers, x, y)
+    per_sample, new = job.rule.loss(functional.apply(key), {**values, "train": train}, buffers, (x, y), job.criterion)
     return (per_sample * weights).sum(), (per_sample.detach(), new)
 
 

@@ -110,12 +110,12 @@ class SerialRunner(Runner):
     ) -> tuple[Tree, torch.Tensor, Tree]:
         """Gradient of the mean loss of a step, the per-sample losses, the new buffers."""
         data = self._job.data
-        x, y = data.take(data.rows(plan.rows[place][: plan.counts[place]]))
+        batch = data.take(data.rows(plan.rows[place][: plan.counts[place]]), plan.keys[place])
         key = self._functional.key(plan.keys[place])
         train = {name: leaf.detach().requires_grad_() for name, leaf in carry["train"].items()}
         apply = self._functional.apply(key)
         with torch.enable_grad():
-            per_sample, new = self._job.rule.loss(apply, {**carry, "train": train}, buffers, x, y)
+            per_sample, new = self._job.rule.loss(apply, {**carry, "train": train}, buffers, batch, self._job.criterion)
             grads = gradient_of(per_sample.mean(), train)
         return grads, per_sample.detach(), {k: v.detach() for k, v in new.items()}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -25,16 +25,19 @@ from evsim.base.errors import TrainingError
 from evsim.base.profiling import part
 from evsim.base.user_code import user_code
 from evsim.base.vocabulary import Feedback, IntArray
-from evsim.training.data.samples import Inputs, TrainingData, fits, inputs
+from evsim.training.data.samples import Inputs, TrainingData, fits, inputs, labels
 from evsim.training.executors.base import Executor, Job, TrainTask
 from evsim.training.executors.probe import batch_of_one, probe, rehearse
 from evsim.training.executors.sums import Weights
 from evsim.training.executors.threads import limited_threads
 from evsim.training.learning.client_state import ClientStates
-from evsim.training.learning.evaluation import Some, evaluate, per_client, summarize
+from evsim.training.learning.evaluation import Some, Stored, evaluate
 from evsim.training.learning.pending import Pending
 from evsim.training.learning.reports import Seen, feedback_of, moved
 from evsim.training.models.leaves import averaged, check_leaves, saved, trained
+from evsim.training.objectives.base import Groups, Objective
+from evsim.training.objectives.classification import Classification
+from evsim.training.objectives.groups import taken
 
 if TYPE_CHECKING:
     from evsim.base.caveat import Caveat
@@ -58,6 +61,7 @@ class Setting:
         cohort_goal: reports a server step is meant to have where it does not say; 0 if there is no such number.
         state_budget: bytes of client states kept in memory; what is more lies on disk.
         state_folder: where; None for a temporary folder.
+        objective: what is learnt, and how it is judged.
     """
 
     seed: int
@@ -66,6 +70,7 @@ class Setting:
     cohort_goal: int = 0
     state_budget: int = 1 << 30
     state_folder: Path | None = None
+    objective: Objective = field(default_factory=Classification)
 
 
 @final
@@ -84,6 +89,7 @@ class Learning:
         self, method: Method, model: torch.nn.Module, data: FederatedData, executor: Executor, setting: Setting
     ) -> None:
         self._method, self._seed, self._goal = method, setting.seed, setting.cohort_goal
+        self._objective = setting.objective
         self._device, self._dtype = torch.device(setting.device), _DTYPES[setting.precision]
         check_leaves(model)
         self._model = model.to(self._device, self._dtype)
@@ -91,7 +97,8 @@ class Learning:
         self._test = self._placed(data)
         self._server = self._initial_state()
         autocast = setting.precision == "bfloat16"
-        job = Job(self._model, method.client_rule, self._data, self._dtype, autocast, self._device, setting.seed)
+        where = self._dtype, autocast, self._device
+        job = Job(self._model, method.client_rule, self._data, *where, setting.seed, setting.objective)
         probe(job)
         self._job = job
         self._runner = executor.open(job)
@@ -139,8 +146,8 @@ class Learning:
             TrainingError: if the model, the client rule or the broadcast raises anything.
         """
         rehearse(self._job, self._received())
-        x, y = (values[:2] for values in self._test)
-        evaluate(self._model, self._current(), x, y, batch_size=2, key=0)
+        x, y = self._test
+        self._judged((x[:2], y[:2]), 0, batch_size=2)
 
     # -- what the timeline asks -------------------------------------------------------------------------------------
 
@@ -198,21 +205,38 @@ class Learning:
 
     @part("evaluation")
     def evaluate(self, batch_size: int) -> dict[str, float]:
-        """Loss and accuracy of the current version on the central test set."""
-        key = rng.key(self._seed, "evaluate", self.version)
-        return summarize(*evaluate(self._model, self._current(), *self._test, batch_size, key))
+        """Loss and metrics of the current version on the central test set."""
+        kept = self._judged(self._test, rng.key(self._seed, "evaluate", self.version), batch_size)
+        found = self._objective.measure(kept, Groups.whole(len(self._test[1])))
+        return {name: float(value[0]) for name, value in found.items()}
 
     @part("evaluation")
-    def evaluate_clients(self, batch_size: int) -> dict[str, FloatArray]:
-        """Loss and accuracy of the current version on each client's own samples: those held out, if some are."""
+    def evaluate_clients(self, batch_size: int, clients: IntArray | None = None) -> dict[str, FloatArray]:
+        """Loss and metrics of the current version on each client's own samples: those held out, if some are.
+
+        Arrays (clients,), of all clients or of those named; NaN for a client that has none.
+        """
         key, data = rng.key(self._seed, "evaluate clients", self.version), self._data
-        if data.held is None:
-            found = evaluate(self._model, self._current(), data.x, data.y, batch_size, key)
-            return per_client(*found, data.index, data.offsets)
-        rows, places = np.unique(data.held.index, return_inverse=True)
-        only = data.rows(rows)
-        found = evaluate(self._model, self._current(), Some(data.x, only), data.y[only], batch_size, key)
-        return per_client(*found, places, data.held.offsets)
+        index, offsets = data.judged
+        if clients is not None:
+            index, offsets = taken(index, offsets, clients)
+        rows, places = np.unique(index, return_inverse=True)
+        if len(rows) == len(data.y):
+            kept = self._judged((data.x, data.y), key, batch_size)
+        else:
+            only = data.rows(rows)
+            kept = self._judged((Some(data.x, only), data.y[only]), key, batch_size)
+        return self._objective.measure(kept, Groups(places, offsets))
+
+    @property
+    def judged_samples(self) -> IntArray:
+        """How many samples each client is evaluated on, (n_clients,)."""
+        return np.diff(self._data.judged[1])
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether clients are evaluated on samples that nobody trains on."""
+        return self._data.held is not None
 
     @part("evaluation")
     def losses(self, clients: IntArray, max_samples: int | None = None, batch_size: int = 1024) -> FloatArray:
@@ -223,9 +247,15 @@ class Learning:
             return np.full(len(rows), np.nan)
         picked = self._data.rows(np.concatenate(rows))
         x, y, key = self._data.x[picked], self._data.y[picked], rng.key(self._seed, "query loss", self.version)
-        each, _ = evaluate(self._model, self._current(), x, y, batch_size, key)
+        keep = self._objective.keep_loss
+        each = evaluate(self._model, self._current(), (x, y), keep, batch_size=batch_size, key=key)["loss"]
         totals = np.bincount(np.repeat(np.arange(len(rows)), sizes), each.cpu().numpy(), len(rows))
         return np.asarray(np.divide(totals, sizes, out=np.full(len(rows), np.nan), where=sizes > 0))
+
+    def _judged(self, samples: tuple[Stored, torch.Tensor], key: int, batch_size: int) -> Tree:
+        """What the objective keeps of each sample."""
+        keep = self._objective.keep
+        return evaluate(self._model, self._current(), samples, keep, batch_size=batch_size, key=key)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The state dict of the current version, frozen parameters included, for the run folder."""
@@ -259,7 +289,8 @@ class Learning:
 
     def _placed(self, data: FederatedData) -> tuple[torch.Tensor | Inputs, torch.Tensor]:
         """The test set; on the device if it fits there."""
-        x, y = inputs(data.x_test, self._dtype, tokens=data.n_tokens is not None), torch.as_tensor(data.y_test)
+        x = inputs(data.x_test, self._dtype, tokens=data.n_tokens is not None, transforms=data.transforms)
+        y = labels(data.y_test, self._dtype)
         return (x.to(self._device), y.to(self._device)) if fits(self._device, x, y) else (x, y)
 
     # -- the server's state -----------------------------------------------------------------------------------------

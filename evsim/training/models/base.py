@@ -1,7 +1,8 @@
 """The slot of models: how to build a `torch.nn.Module` for the shape of the data, and whether it fits.
 
-``forward(x)`` gives logits of shape (batch, classes). Initial weights are a function of the seed only: they are drawn
-in float32 without touching the global generator, so a float64 run starts from the same numbers.
+``forward(x)`` gives what the objective wants, such as logits of shape (batch, classes). Initial weights are a function
+of the seed only: they are drawn in float32 without touching the global generator, so a float64 run starts from the same
+numbers.
 """
 
 from __future__ import annotations
@@ -20,9 +21,14 @@ from evsim.training.data.samples import inputs
 from evsim.training.draws import named_draws
 from evsim.training.models.leaves import check_leaves, uninitialised
 from evsim.training.models.modes import evaluating, private_copy
+from evsim.training.objectives.base import Objective
+from evsim.training.objectives.classification import Classification
 
 if TYPE_CHECKING:
     from evsim.training.data.base import FederatedData
+
+
+_USUAL = Classification()
 
 
 class Model(ABC):
@@ -57,8 +63,8 @@ def materialized(model: nn.Module, shape: tuple[int, ...], n_tokens: int | None)
     return model
 
 
-def check_model(model: nn.Module, data: FederatedData) -> None:
-    """Run two samples through the model and look at what comes out.
+def check_model(model: nn.Module, data: FederatedData, objective: Objective = _USUAL) -> None:
+    """Run two samples through the model and look whether the objective can make a loss of what comes out.
 
     Raises:
         ModelError: if a leaf cannot be trained, the inputs do not fit the model, or its output does not fit the labels.
@@ -70,11 +76,13 @@ def check_model(model: nn.Module, data: FederatedData) -> None:
     trial = private_copy(model).to("cpu", torch.float32).eval()  # the model itself stays as it is
     task = {"while": f"it is given {kind} of shape {tuple(x.shape)}"}
     with torch.no_grad(), named_draws(0, x.device), user_code(ModelError, slot="model", cls=model, **task):
-        logits = trial(x)
-    expected = (rows, data.n_classes)
-    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:
-        given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        outputs = trial(x)
+    expected = (rows, *objective.output_shape(data.y_test.shape[1:], data.n_classes))
+    given = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+    alone = expected[1:] == (1,) and given == (rows,)  # one number per sample needs no axis of its own
+    if given != expected and not alone:
+        steps = "; the model must give an output per time step" if len(expected) > len(given) else ""
         raise ModelError(
             f"the model's output does not fit the labels of {data.name!r}: for {rows} samples it gave {given}; "
-            f"expected {expected} (batch, classes)"
+            f"expected {expected} ({objective.axes}){steps}"
         )
