@@ -12,15 +12,12 @@ from typing import Any, final
 
 import numpy as np
 
-from evsim.algorithms.base import ClientRule, PartialWork, WorkBySteps
-from evsim.algorithms.schedule import TaskNames
 from evsim.base.errors import EvsimError, Problem, RunFolderError, report
 from evsim.base.outside import Stopped
 from evsim.base.profiling import part
 from evsim.base.units import FOREVER
-from evsim.base.vocabulary import IntArray, Rank
-from evsim.cost.work import Work
-from evsim.run.assembly import Parts, assemble
+from evsim.base.vocabulary import Rank
+from evsim.run.assembly import Parts, assemble, drawn_work, partial_work
 from evsim.run.checkpoints import Checkpoints, Saved
 from evsim.run.evaluations import Evaluations, Judged, measures_of
 from evsim.run.feedback import Telling
@@ -297,8 +294,8 @@ class _Live:
             sessions=replay,
             pricing=parts.pricing,
             work=scenario.client_rule.work,
-            drawn_work=_drawn(scenario.client_rule, scenario.seed),
-            partial=_partial(scenario.client_rule),
+            drawn_work=drawn_work(scenario.client_rule, scenario.seed),
+            partial=partial_work(scenario.client_rule),
             wire_bytes=parts.wire_bytes,
             learning=NoLearning() if self._telling is None else self._telling,
             rows=Named(self._recorder, parts.pricing, scenario.client_rule.schedule),
@@ -429,16 +426,3 @@ def _wants_events(scenario: Scenario, audience: Audience) -> str:
     if audience.wants_every:
         return "a listener is told of every event"
     return "the selector is told of every report at its instant" if scenario.selection.prompt else ""
-
-
-def _drawn(rule: ClientRule, seed: int) -> Callable[[IntArray, IntArray, IntArray], Work] | None:
-    """The work of named tasks, if it is drawn; None if all tasks of a client are alike."""
-    if not rule.schedule.is_drawn or not isinstance(rule, WorkBySteps):
-        return None
-    return lambda samples, clients, nth: rule.work_of(
-        samples, rule.schedule.n_steps(samples, TaskNames(seed, clients, nth))
-    )
-
-
-def _partial(rule: ClientRule) -> PartialWork | None:
-    return rule if isinstance(rule, PartialWork) and rule.partial_work else None
