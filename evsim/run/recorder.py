@@ -17,7 +17,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, final
 
@@ -41,6 +41,7 @@ _LABELS = pa.array([outcome.label for outcome in Outcome])
 _FIRST = {name: fields(table)[0].name for name, table in TABLES.items()}
 
 
+@lru_cache(maxsize=16)
 def schema(table: str) -> pa.Schema:
     """The Arrow schema of a table: int64, float64, bool, string; nullable where the dataclass allows None."""
     hints = typing.get_type_hints(TABLES[table])
