@@ -63,7 +63,7 @@ def manifest(scenario: Scenario, parts: Parts, server: LiveServer, reason: str, 
 def with_measured(told: dict[str, Any], recorder: Recorder, scenario: Mapping[str, Any]) -> dict[str, Any]:
     """A manifest with the caveats that a run's tables show, once they are written."""
     tables = {name: recorder.table(name, TASK_COLUMNS if name == "tasks" else None) for name in MEASURED_ON}
-    frames = {name: table.to_pandas(strings_to_categorical=True) for name, table in tables.items()}
+    frames = {name: table.to_pandas() for name, table in tables.items()}
     known = {caveat["key"] for caveat in told["caveats"]}
     found = measured(frames, told, scenario)
     return {**told, "caveats": [*told["caveats"], *(each.to_json() for each in found if each.key not in known)]}

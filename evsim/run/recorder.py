@@ -179,8 +179,9 @@ class Recorder:
             atomically(self._folder / f"{name}.parquet", partial(_to_parquet, source))
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """A table as it was written, or some columns of it; `close` first."""
-        with pq.ParquetFile(self._folder / f"{name}.parquet") as file:
+        """A table as it was written, texts as categories, or some columns of it; `close` first."""
+        texts = [field.name for field in self._schemas[name] if pa.types.is_string(field.type)]
+        with pq.ParquetFile(self._folder / f"{name}.parquet", read_dictionary=texts) as file:
             return file.read(columns=columns, use_threads=False)
 
     @part("recording")
