@@ -51,12 +51,14 @@ _COLUMNS = (
     "compute_ms",
     "upload_ms",
 )
+_ENDS = ("known_at", "fate")
 KINDS = ("train", "query")
 #: Of the float64 NaN, as the column `weight` wants it.
 NO_WEIGHT = int(np.array(np.nan).view(np.int64))
 _PHASES = (("download_ms", "bytes_down"), ("compute_ms", "charged_samples"), ("upload_ms", "bytes_up"))
 _ROW = struct.Struct(f"={len(_COLUMNS)}q")
 _in_order = itemgetter(*_COLUMNS)
+_IN_FLIGHT = int(Outcome.IN_FLIGHT)
 _REPORT, _CHECK_IN, _DEADLINE = int(Rank.REPORT), int(Rank.CHECK_IN), int(Rank.DEADLINE)
 
 
@@ -68,6 +70,7 @@ class Ledger:
         self._tie = rng.key(seed, "tie")
         self.first = 0  # id of row 0
         self._size = 0
+        self.n_changes = 0  # of the ends of tasks, ever
         self._hold(np.empty((1024, len(_COLUMNS)), np.int64))
         self._held: dict[int, int] = {}  # rows from this task on stay in memory, and how often that is wanted
 
@@ -121,6 +124,7 @@ class Ledger:
 
     def set(self, name: str, ids: IntArray, values: ArrayLike) -> None:
         """Set a column at some tasks."""
+        self.n_changes += name in _ENDS
         self._rows[name][ids - self.first] = values
 
     def in_order(self, tasks: IntArray) -> IntArray:
@@ -174,7 +178,7 @@ class Ledger:
 
     def unresolved(self) -> IntArray:
         """Ids of the tasks in memory whose outcome is not decided."""
-        return self.first + np.flatnonzero(self._rows["outcome"][: self._size] == Outcome.IN_FLIGHT)
+        return self.first + np.flatnonzero(self._rows["outcome"][: self._size] == _IN_FLIGHT)
 
     def release(self, now: int, *, everything: bool = False) -> dict[str, NDArray[np.int64]] | None:
         """Take the finished rows at the front out of memory, as columns of the table `tasks` (nulls are -1).
@@ -182,7 +186,7 @@ class Ledger:
         `everything` also takes tasks still in flight, as they stand now.
         """
         used = slice(0, self._size)
-        unfinished = np.flatnonzero(self._rows["outcome"][used] == Outcome.IN_FLIGHT)
+        unfinished = np.flatnonzero(self._rows["outcome"][used] == _IN_FLIGHT)
         count = self._size if everything or len(unfinished) == 0 else int(unfinished[0])
         if self._held and not everything:
             count = min(count, min(self._held) - self.first)
@@ -216,7 +220,7 @@ def _as_spent(rows: dict[str, IntArray], now: int) -> dict[str, IntArray]:
 
     What a phase would have been stays, as `planned_*`. A phase is whole once a later one began, however short it is.
     """
-    running = (rows["outcome"] == Outcome.IN_FLIGHT) & (rows["ended_at"] > now)
+    running = (rows["outcome"] == _IN_FLIGHT) & (rows["ended_at"] > now)
     left = np.minimum(rows["ended_at"], now) - rows["dispatched_at"]
     done = left >= sum(rows[phase] for phase, _ in _PHASES)
     rows["planned_samples"] = rows["charged_samples"]
