@@ -387,10 +387,9 @@ class _Live:
         told = manifest(self._scenario, parts, server, error or server.end_reason, wall)
         told |= {"engine": self._pace.told(server.agenda), "diverged_at_version": self._stops.diverged_at}
         told |= {"client_evaluations": None if self._judged is None else self._judged.told}
-        text = self._scenario.to_toml()
         self._recorder.finish(
-            manifest=with_measured(told, self._recorder, text),
-            scenario_toml=text,
+            manifest=with_measured(told, self._recorder, self._scenario.to_tables()),
+            scenario_toml=self._scenario.to_toml(),
             tensors=None if parts.learning is None else parts.learning.tensors(),
             model="model" if self._stops.diverged_at is None else "model.diverged",
         )

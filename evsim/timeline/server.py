@@ -19,7 +19,7 @@ from evsim.base.errors import MisuseError
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import Feedback, IntArray, Outcome, Rank
 from evsim.timeline.agenda import Agenda
-from evsim.timeline.cohorts import Cohorts
+from evsim.timeline.cohorts import OF_USED, Cohorts
 from evsim.timeline.digest import TimelineHash
 from evsim.timeline.dispatch import Dispatcher
 from evsim.timeline.dropouts import Dropouts
@@ -144,7 +144,7 @@ class LiveServer:
         self.ledger.set("server_step", used, self.version)
         if feedback.weight is not None:
             self.ledger.set("weight", used, feedback.weight[feedback.valid].view(np.int64))
-        self.ledger.set("outcome", reports, np.where(feedback.valid, Outcome.AGGREGATED, Outcome.INVALID))
+        self.ledger.set("outcome", reports, OF_USED[feedback.valid.astype(np.int64)])
         return feedback, staleness, applied
 
     def record(self, row: Mapping[str, Any], loss: float) -> None:
