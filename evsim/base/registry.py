@@ -10,15 +10,17 @@ import importlib
 import importlib.util
 import sys
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoints, entry_points
+from inspect import Parameter, signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from evsim.base.errors import ScenarioError, suggest
-from evsim.base.kinds import BUILT_IN
+from evsim.base.kinds import BUILT_IN, LIBRARIES
 from evsim.base.user_code import own_frames
 
 #: What the names of modules begin with that were loaded from a file beside a scenario.
@@ -82,6 +84,12 @@ def _plug_ins(group: str) -> EntryPoints:
     return entry_points(group=group)  # reads the metadata of every installed package: 5 ms
 
 
+def library_of(slot: str, kind: str) -> str:
+    """The function behind a kind of a library, such as "torchvision:resnet18"; "" if it is no such kind."""
+    library, _, name = kind.partition(":")
+    return LIBRARIES.get(slot, {}).get(library, "") if name else ""
+
+
 def load(slot: str, kind: str, folder: Path | None = None) -> Any:
     """The class behind a kind; `folder` is where ``"file.py:Class"`` is looked for.
 
@@ -89,6 +97,8 @@ def load(slot: str, kind: str, folder: Path | None = None) -> Any:
         ScenarioError: if the kind is unknown or cannot be imported.
     """
     known = entries(slot)
+    if kind not in known and library_of(slot, kind):
+        return _resolve(library_of(slot, kind), None)(kind.partition(":")[2])
     if kind not in known and ":" not in kind and not kind.endswith(".py"):
         raise ScenarioError(f"unknown kind {kind!r}; {suggest(kind, known)}")
     found = _resolve(known[kind].target if kind in known else kind, folder)
@@ -96,6 +106,14 @@ def load(slot: str, kind: str, folder: Path | None = None) -> Any:
     if not home.startswith("evsim.") and (callable(found) or isinstance(found, ModuleType)):
         _loaded[found] = slot
     return found
+
+
+def parameters_of(make: Callable[..., Any]) -> tuple[Parameter, ...]:
+    """The parameters of a class or function; of one that does not tell, any by name."""
+    try:
+        return tuple(signature(make).parameters.values())
+    except (ValueError, TypeError):  # written in C
+        return (Parameter("options", Parameter.VAR_KEYWORD),)
 
 
 def _resolve(target: str, folder: Path | None) -> Any:

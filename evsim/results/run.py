@@ -183,6 +183,11 @@ class Run:
         """Every check-in and check-out, if the scenario asked for them."""
         return self._table("sessions")
 
+    @cached_property
+    def selections(self) -> pd.DataFrame:
+        """What the selector said of its choices, if the scenario asked for it (long form)."""
+        return self._table("selections")
+
     def _table(self, name: str) -> pd.DataFrame:
         return read_table(self.folder, name, partial=self.partial)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 
 from evsim.aggregation.base import Cohort, Process, Server
-from evsim.base.errors import PolicyError
+from evsim.base.errors import MisuseError
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import BoolArray, FloatArray, IntArray, Outcome, Rank
 from evsim.selection.base import Answers, ClientView, Query
@@ -81,11 +81,11 @@ class Desk:
         """Start another process.
 
         Raises:
-            PolicyError: if a process of that name has begun tasks already.
+            MisuseError: if a process of that name has begun tasks already.
         """
         taken = self._cohorts.inboxes.get(name)
         if taken is not None and (taken is not self._inbox or taken.n_heard or taken.in_flight):
-            raise PolicyError(f"a process named {name!r} runs already; give each process a name of its own")
+            raise MisuseError(f"a process named {name!r} runs already; give each process a name of its own")
         self._server.start_process(run, name, among)
 
     def select_clients(self, n: int, minimum: int, among: IntArray | None = None) -> Process[IntArray]:
@@ -107,6 +107,8 @@ class Desk:
                 idle = manager.n_idle_among(mine)
         self._idle = idle
         clients = manager.select_clients(n, self.now, number, who=self._name, among=mine)
+        if manager.told:
+            self._server.record_choice(number, self._name, clients)
         if self._tells_selected and len(clients):
             self._audience.done("selected", self.now, clients)
         return clients

@@ -6,6 +6,7 @@ from typing import final
 
 import numpy as np
 
+from evsim.base.errors import MisuseError
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import IntArray, Outcome
 from evsim.cost.pricing import Price, SinglePrices
@@ -58,6 +59,7 @@ class Dispatcher:
             loss_by: a loss is known by then at the latest, ms.
             stop_at: what lasts longer is stopped, ms.
         """
+        self._assign(clients, counted=errand.kind == TRAIN)
         if len(clients) <= _FEW and self._prices is not None and errand is self.training:
             now = self._clock.now
             rows = [self.give_one(number, version, client, loss_by, stop_at, now) for client in clients.tolist()]
@@ -66,7 +68,6 @@ class Dispatcher:
         else:
             tasks, nth, max_steps = self._many(number, version, clients, errand, loss_by, stop_at)
             self._endings.enter(tasks)
-        self._manager.assign(clients, counted=errand.kind == TRAIN)
         if errand.kind == TRAIN:
             self._learning.dispatched(tasks, clients, nth, max_steps)
         return tasks
@@ -82,6 +83,17 @@ class Dispatcher:
         for name, values in (("ended_at", ended), ("fate", fate), ("known_at", known)):
             self._ledger.set(name, tasks, values)
         self._endings.move(tasks)
+
+    def _assign(self, clients: IntArray, *, counted: bool) -> None:
+        """A client never has two tasks; an aggregator written by others may try."""
+        idle = self._manager.n_idle_among(None)
+        least = clients[0] if len(clients) == 1 else clients.min()
+        self._manager.assign(clients, counted=counted)
+        if idle - self._manager.n_idle_among(None) != len(clients) or least < 0:
+            raise MisuseError(
+                "a client was given a task that is not idle, or two tasks at once; expected clients that "
+                "select_clients chose, each once"
+            )
 
     def _many(
         self, number: int, version: int, clients: IntArray, errand: Errand, loss_by: int, stop_at: int
