@@ -20,7 +20,7 @@ from evsim.base.units import format_duration
 if TYPE_CHECKING:
     import pandas as pd
 
-    from evsim.base.vocabulary import FloatArray, IntArray
+    from evsim.base.vocabulary import BoolArray, FloatArray, IntArray
 
     Tables = Mapping[str, pd.DataFrame]
 
@@ -116,7 +116,7 @@ def _diverged(seen: _Seen) -> Iterator[Caveat]:
     """The first model that is not finite, or the first step without a finite update."""
     instants = []
     rows = seen.tables["evaluations"]
-    wrong = rows[~np.isfinite(seen.column("evaluations", "value")) & (rows["split"] == "test").to_numpy()]
+    wrong = rows[_not_finite(seen) & (rows["metric"] == "loss").to_numpy()]
     if len(wrong):
         first = wrong.iloc[0]
         instants.append(
@@ -135,6 +135,29 @@ def _diverged(seen: _Seen) -> Iterator[Caveat]:
             f"{what}, after {format_duration(at)}",
             "lower client_rule.learning_rate or server_optimizer.learning_rate",
         )
+
+
+def _undefined(seen: _Seen) -> Iterator[Caveat]:
+    """Metrics without a value although the loss has one, such as an area under a curve where all labels are ones."""
+    rows = seen.tables["evaluations"]
+    broken = set(rows.loc[_not_finite(seen) & (rows["metric"] == "loss").to_numpy(), "version"])
+    wrong = rows[_not_finite(seen) & ~rows["version"].isin(broken).to_numpy()]
+    for name in sorted(set(wrong["metric"].astype(str))):
+        count = int((wrong["metric"] == name).sum())
+        of = int(((rows["metric"] == name) & (rows["split"] == "test")).sum())
+        yield Caveat(
+            "undefined_metric",
+            f"{name} is not defined on the test set: there it is never at a target",
+            f"in {count} of {of} evaluations",
+            "a larger test set, or another metric of the objective",
+        )
+
+
+def _not_finite(seen: _Seen) -> BoolArray:
+    """Which rows of the test set's evaluations hold no number."""
+    rows = seen.tables["evaluations"]
+    found: BoolArray = ~np.isfinite(seen.column("evaluations", "value")) & (rows["split"] == "test").to_numpy()
+    return found
 
 
 def _few_evaluations(seen: _Seen) -> Iterator[Caveat]:
@@ -386,6 +409,7 @@ def _times(factor: float) -> str:
 
 _CHECKS: tuple[Callable[[_Seen], Iterator[Caveat]], ...] = (
     _diverged,
+    _undefined,
     _no_tasks,
     _no_steps,
     _nobody_online,
