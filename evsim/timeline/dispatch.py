@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import final
-
 import numpy as np
 
 from evsim.base.units import FOREVER
@@ -20,7 +18,6 @@ _NO_LIMIT = np.zeros(1, np.int64)
 _IN_FLIGHT = int(Outcome.IN_FLIGHT)
 
 
-@final
 class Dispatcher:
     """Prices tasks, reads their fate from the traces, enters them and makes their clients busy.
 
@@ -34,6 +31,7 @@ class Dispatcher:
         self._n_tasks = np.zeros(len(world.samples), np.int64)
         self.training = Errand(TRAIN, world.work, world.wire_bytes, partial=world.partial)
         self._prices = _single_prices(world)
+        self._enter = endings.enter
         self._throughout = world.pricing.cost.availability_check == "throughout"
         # The same storage as Python integers, for tasks that are given one at a time.
         self._one_nth, self._one_samples = self._n_tasks.data, world.samples.data
@@ -62,7 +60,7 @@ class Dispatcher:
         else:
             tasks, nth, max_steps = self._many(number, version, clients, errand, loss_by, stop_at)
         self._manager.assign(clients, counted=errand.kind == TRAIN)
-        self._endings.enter(tasks)
+        self._enter(tasks)
         if errand.kind == TRAIN:
             self._learning.dispatched(tasks, clients, nth, max_steps)
         return tasks
@@ -74,10 +72,23 @@ class Dispatcher:
         """
         column, clients = self._ledger.column, self._ledger.column("client", tasks)
         leaves_at, loss_by, stop_at = (column(name, tasks) for name in ("leaves_at", "loss_by", "stop_at"))
-        ended, fate, known = self._fate(clients, planned_end, leaves_at, loss_by, stop_at)
-        for name, values in (("ended_at", ended), ("fate", fate), ("known_at", known)):
-            self._ledger.set(name, tasks, values)
+        self._set_fate(tasks, self._fate(clients, planned_end, leaves_at, loss_by, stop_at))
         self._endings.move(tasks)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a task is at work whose end is not in the calendar."""
+        return False
+
+    def stopped(self, tasks: IntArray) -> None:
+        """The server stopped tasks, as the ledger says."""
+
+    def freeze(self) -> None:
+        """The run is over: note how far everybody came."""
+
+    def _set_fate(self, tasks: IntArray, fates: tuple[IntArray, IntArray, IntArray]) -> None:
+        for name, values in zip(("ended_at", "fate", "known_at"), fates, strict=True):
+            self._ledger.set(name, tasks, values)
 
     def _many(
         self, number: int, version: int, clients: IntArray, errand: Errand, loss_by: int, stop_at: int

@@ -47,6 +47,10 @@ class Endings:
         self._keep(self._n_runs, self._ledger.column("known_at", ordered), ordered)
         self._n_runs += 1
 
+    def await_ends(self, tasks: IntArray) -> None:
+        """New tasks whose ends will be entered when they have come."""
+        self.in_flight += len(tasks)
+
     def move(self, tasks: IntArray) -> None:
         """The ends of these tasks, not handed over yet, become known at other instants, as the ledger now says."""
         for task, known in zip(tasks.tolist(), self._ledger.column("known_at", tasks).tolist(), strict=True):
