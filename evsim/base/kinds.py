@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+#: Libraries whose names serve as kinds, ``"torchvision:resnet18"``: by slot, a function from a name to what it makes.
+LIBRARIES: dict[str, dict[str, str]] = {
+    "model": {
+        library: f"evsim.training.models.libraries:{library}" for library in ("torchvision", "timm", "transformers")
+    }
+}
+
 BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "aggregation": {
         "synchronous": (
@@ -31,6 +38,13 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "evsim.selection.power_of_choice:PowerOfChoiceStale",
             "as power_of_choice, but by the last known loss: no query (rpow-d)",
         ),
+        "manager": ("evsim.selection.plain:PlainManager", "a plain class of yours, as FedScale's client manager"),
+    },
+    "predictor": {
+        "none": ("evsim.selection.forecast:NoForecast", "no forecasts"),
+        "daily": ("evsim.selection.daily:Daily", "from each client's own history, by time of day"),
+        "constant": ("evsim.selection.forecast:Constant", "the same chance for everybody: the null forecast"),
+        "oracle": ("evsim.selection.forecast:Oracle", "reads the trace: knows the future, as no server does"),
     },
     "broadcast": {
         "full": ("evsim.algorithms.broadcast:FullModel", "the whole model to every client"),
@@ -50,6 +64,9 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "evsim.algorithms.scaffold:ScaffoldSgd",
             "local SGD with control variates (Karimireddy et al. 2020)",
         ),
+    },
+    "epochs": {
+        "uniform": ("evsim.algorithms.epochs:UniformEpochs", "whole passes from a range, drawn for each task"),
     },
     "upload": {
         "top_k": ("evsim.algorithms.top_k:TopK", "the largest entries only, with error feedback (Stich et al. 2018)"),

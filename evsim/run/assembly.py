@@ -331,7 +331,7 @@ def _open_model(scenario: Scenario, data: FederatedData) -> Module | None:
     if scenario.model is None:
         return None
     width = scenario.objective.output_shape(data.y.shape[1:], data.n_classes)[-1]
-    model = scenario.model.build(shape=data.x.shape[1:], n_classes=width, n_tokens=data.n_tokens, seed=scenario.seed)
+    model = scenario.model.prepare(data, scenario.seed, scenario.folder, width=width)
     check_model(model, data, scenario.objective)
     return model
 

@@ -259,8 +259,8 @@ def _wanted(seen: _Seen) -> int | None:
 
 def _time_without_choice(seen: _Seen) -> float | None:
     """Share of time with a slot free: it would be taken if anybody were idle."""
-    slots = seen.aggregation.get("concurrency")
-    if not slots or not seen.end or not seen.trains().any():
+    slots, kind = seen.aggregation.get("concurrency"), seen.scenario.get("selection", {}).get("kind")
+    if not slots or not seen.end or not seen.trains().any() or kind == "manager":  # it may leave slots free
         return None
     trains = seen.trains()
     begin, known = seen.column("tasks", "dispatched_at")[trains], seen.column("tasks", "known_at")[trains]

@@ -19,6 +19,21 @@ from evsim.timeline.world import Errand, World
 
 
 @final
+class _Awaited:
+    """Ends that will be entered into the calendar when they have come."""
+
+    def __init__(self, endings: Endings) -> None:
+        self._endings = endings
+        self.move = endings.move
+
+    def enter(self, tasks: IntArray) -> None:
+        self._endings.in_flight += len(tasks)
+
+    def enter_one(self, task: int, known_at: int) -> None:
+        self._endings.in_flight += 1
+
+
+@final
 class MovingDispatcher(Dispatcher):
     """A dispatcher whose tasks go through their phases one by one (`transfers.py`).
 
@@ -38,10 +53,14 @@ class MovingDispatcher(Dispatcher):
         digest: TimelineHash,
         changed: Callable[[IntArray], None],
     ) -> None:
-        super().__init__(world, ledger, endings, digest)
-        self._changed = changed
-        self._calendar, self._enter = endings, endings.await_ends
+        super().__init__(world, ledger, _Awaited(endings), digest)
+        self._changed, self._calendar = changed, endings
         self.transfers = Transfers(world.clock, ledger, world.pricing, self._arrived, self._come)
+
+    @property
+    @override
+    def gives_one(self) -> bool:
+        return False  # not ahead of the clock
 
     @property
     @override

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
+from math import ceil
 
 import numpy as np
 
 from evsim.verify import networks
+from evsim.verify.draws import passes
 from evsim.verify.folder import Folder
 from evsim.verify.table import NULL, Check, Flags, Ints, Table
 
@@ -36,6 +39,9 @@ def steps(run: Folder) -> Iterator[Check]:
         yield Check("local steps", skipped="the client rule is not one of evsim's own")
         return
     scheduled = _scheduled(run)
+    if scheduled is None:
+        yield Check("local steps", skipped="how many passes a task makes is not drawn by one of evsim's own kinds")
+        return
     good = (most == NULL) | (train & (most > 0) & (most < scheduled))
     yield tasks.holds("partial work is less than all", good, "max_steps", scheduled)
     yield tasks.equal("local steps", "steps", np.where(most > 0, most, scheduled), train)
@@ -93,20 +99,38 @@ def _work(run: Folder, done: Ints) -> tuple[Ints, Ints]:
     """Samples trained on and samples only looked at, per task, in so many steps."""
     own, query = run.tasks["samples"], run.tasks["kind"] == "query"
     size = int(run.setting("client_rule", "batch_size", default=1))
-    whole, rest = np.divmod(done, np.maximum(-(-own // size), 1))
-    trained = whole * own + np.minimum(rest * size, own)
+    batches, used = _pass(run)
+    whole, rest = np.divmod(done, np.maximum(batches, 1))
+    trained = whole * used + np.minimum(rest * size, used)
     if run.kind("client_rule") == "scaffold" and run.setting("client_rule", "option") == 1:
         trained = trained + own  # the gradient at the received model
     forward = own if run.kind("client_rule") == "qfedavg" else np.zeros_like(own)  # the loss of the received model
     return np.where(query, 0, trained), np.where(query, own, forward)
 
 
-def _scheduled(run: Folder) -> Ints:
-    """Local steps of each task, were it not cut to fit a deadline."""
+def _pass(run: Folder) -> tuple[Ints, Ints]:
+    """Mini-batches of one pass over a client's samples, and how many of these are in them, per task."""
+    own, size = run.tasks["samples"], int(run.setting("client_rule", "batch_size", default=1))
+    if not run.setting("client_rule", "drop_last", default=False):
+        return np.asarray(-(-own // size)), own
+    full = own // size
+    return np.where(full > 0, full, np.minimum(own, 1)), np.where(full > 0, full * size, own)
+
+
+def _scheduled(run: Folder) -> Ints | None:
+    """Local steps of each task, were it not cut to fit a deadline; None where a plug-in draws them."""
     own, rule = run.tasks["samples"], run.scenario["client_rule"]
     if "steps" in rule:
         return np.where(own > 0, np.int64(rule["steps"]), 0)
-    return np.asarray(-(-own // rule["batch_size"]) * rule.get("epochs", 1))
+    batches, epochs = _pass(run)[0], rule.get("epochs", 1)
+    if isinstance(epochs, dict):
+        if epochs["kind"] != "uniform":
+            return None
+        least, most = epochs["from"], epochs["to"]
+        return batches * passes(run.scenario["seed"], run.tasks["client"], run.tasks["nth"], least, most)
+    share = Fraction(epochs).limit_denominator(1_000_000)  # 0.1 means 1/10
+    sizes, places = np.unique(batches, return_inverse=True)
+    return np.array([max(ceil(share * each), min(each, 1)) for each in sizes.tolist()], np.int64)[places]
 
 
 def whole_bytes(run: Folder) -> tuple[Ints, Ints]:
