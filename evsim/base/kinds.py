@@ -150,6 +150,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "network": {
         "independent": ("evsim.cost.network:IndependentLinks", "a link for each device, at its own constant rate"),
         "hourly": ("evsim.cost.networks.hourly:Hourly", "rates times a factor of the time of day"),
+        "shared": ("evsim.cost.networks.shared:SharedLink", "a server link each way that all transfers share fairly"),
         "trace": ("evsim.cost.networks.traced:Traced", "measured series of (time, kbit/s), one for each client"),
     },
     "rate_format": {

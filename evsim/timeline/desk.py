@@ -226,6 +226,7 @@ class Desk:
         if len(tasks):
             running = self._ledger.stop(tasks, self.now)
             self._endings.cancel(tasks)
+            self._dispatcher.stopped(tasks)
             self._cohorts.stopped(tasks, running)
             self._agenda.changed()
 
