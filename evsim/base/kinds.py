@@ -58,6 +58,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "local SGD with control variates (Karimireddy et al. 2020)",
         ),
     },
+    "work": {
+        "by_deadline": ("evsim.algorithms.workload:ByDeadline", "as many steps as a device promises to finish in time"),
+        "by_class": ("evsim.algorithms.workload:ByClass", "shares of the schedule by speed class"),
+    },
     "upload": {
         "top_k": ("evsim.algorithms.top_k:TopK", "the largest entries only, with error feedback (Stich et al. 2018)"),
         "int8": ("evsim.algorithms.int8:Int8", "8 bits per number, one scale per leaf: 1/4x"),

@@ -16,7 +16,9 @@ from evsim.base.culprit import explain
 from evsim.base.errors import EvsimError, Problem, ScenarioError, joined, report
 from evsim.base.profiling import part
 from evsim.base.vocabulary import IntArray
+from evsim.cost.own import Own
 from evsim.cost.pricing import Pricing
+from evsim.run.apart import charged, clients_of, own_costs
 from evsim.run.doubts import doubts
 from evsim.scenario import Scenario
 from evsim.scenario.caveats import caveats
@@ -50,6 +52,7 @@ class Opened:
         model: a freshly initialised module; None in a dry run.
         wires: how the dense model travels.
         wire_bytes: what a message down and up is charged.
+        own: what tasks cost where clients differ; None where they do not.
         task_ms: how long a first task of each client with data takes if nothing goes wrong, ms, in order of clients.
     """
 
@@ -61,6 +64,7 @@ class Opened:
     wires: Wires
     wire_bytes: tuple[int, int]
     task_ms: IntArray
+    own: Own | None = None
 
 
 @final
@@ -75,6 +79,7 @@ class Parts:
         learning: the learning side; None in a dry run.
         true_model_bytes: size of the dense model that is really trained.
         wire_bytes: what a message down and up is charged.
+        own: what tasks cost where clients differ; None where they do not.
         caveats: what runs, but cannot mean what it seems to.
         data_digest: of the clients' samples and the test set; "" without `[data]`.
     """
@@ -85,6 +90,7 @@ class Parts:
     learning: Learning | None
     true_model_bytes: int
     wire_bytes: tuple[int, int]
+    own: Own | None = None
     caveats: tuple[Caveat, ...] = ()
     data_digest: str = ""
 
@@ -102,7 +108,9 @@ def assemble(scenario: Scenario, device: str) -> Parts:
     learning = None if opened.model is None else learning_of(scenario, opened, scenario.executor)
     size = total_bytes(opened.wires)
     digest = "" if opened.data is None else opened.data.digest()
-    return Parts(opened.device, opened.samples, opened.population, learning, size, opened.wire_bytes, said, digest)
+    return Parts(
+        opened.device, opened.samples, opened.population, learning, size, opened.wire_bytes, opened.own, said, digest
+    )
 
 
 def open_all(scenario: Scenario, device: str) -> Opened:
@@ -124,11 +132,13 @@ def open_all(scenario: Scenario, device: str) -> Opened:
     attempt.conclude()
     population = _population(scenario, samples, availability, speed)
     wires = _model_wires(model, scenario)
-    wire_bytes = attempt(_charged, scenario, wires)
+    wire_bytes = attempt(charged, scenario, wires)
     attempt.conclude()
-    task_ms = attempt(_task_ms, scenario, samples, population, wire_bytes)
+    own = attempt(own_costs, scenario, model, wires, population, samples)
     attempt.conclude()
-    return Opened(device, data, samples, population, model, wires, wire_bytes, task_ms)
+    task_ms = attempt(_task_ms, scenario, samples, population, wire_bytes, own)
+    attempt.conclude()
+    return Opened(device, data, samples, population, model, wires, wire_bytes, task_ms, own)
 
 
 def learning_of(scenario: Scenario, opened: Opened, executor: Executor) -> Learning:
@@ -150,6 +160,7 @@ def learning_of(scenario: Scenario, opened: Opened, executor: Executor) -> Learn
         device=opened.device,
         cohort_goal=goal,
         objective=scenario.objective,
+        clients=clients_of(opened.population, opened.samples),
     )
     return Learning(method, opened.model, opened.data, executor, setting)
 
@@ -165,17 +176,22 @@ def population_of(scenario: Scenario) -> Population:
     return _population(scenario, samples, _availability(scenario, count), _speed(scenario, count))
 
 
-def pricing_of(scenario: Scenario, population: Population) -> Pricing:
+def pricing_of(scenario: Scenario, population: Population, own: Own | None) -> Pricing:
     """What prices the tasks of a run."""
-    return Pricing(scenario.cost, population.speed, scenario.seed)
+    share = None if own is None else own.compute_share
+    return Pricing(scenario.cost, population.speed, scenario.seed, compute_share=share)
 
 
-def _task_ms(scenario: Scenario, samples: IntArray, population: Population, wire_bytes: tuple[int, int]) -> IntArray:
+def _task_ms(
+    scenario: Scenario, samples: IntArray, population: Population, wire_bytes: tuple[int, int], own: Own | None
+) -> IntArray:
     """Prices everybody's first task, so that what cannot be priced is told before anything runs."""
     clients = np.flatnonzero(samples > 0)
     down, up = (np.full(len(clients), size, np.int64) for size in wire_bytes)
     work = scenario.client_rule.work(samples[clients])
-    return pricing_of(scenario, population).price(clients, np.zeros_like(clients), work, (down, up), 0).total_ms
+    if own is not None:
+        work, down, up = own.work_at(clients), own.bytes_down[clients], own.bytes_up[clients]
+    return pricing_of(scenario, population, own).price(clients, np.zeros_like(clients), work, (down, up), 0).total_ms
 
 
 @final
@@ -204,15 +220,6 @@ class _Attempt:
             raise self._errors[0]
         if self._errors:
             raise ScenarioError(joined(self._errors))
-
-
-def _charged(scenario: Scenario, model: Wires) -> tuple[int, int]:
-    """Charged bytes of a message down and up."""
-    base, update = total_bytes(model), scenario.client_rule.wires(model)
-    for transform in scenario.upload:
-        update = transform.wires(update)
-    down, up = total_bytes(scenario.broadcast.wires(model)), total_bytes(update)
-    return scenario.cost.wire_bytes(down, base), scenario.cost.wire_bytes(up, base)
 
 
 def _pick_device(device: str) -> str:

@@ -18,8 +18,7 @@ from evsim.base.outside import Stopped
 from evsim.base.profiling import part
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import Rank
-from evsim.cost.pricing import Pricing
-from evsim.run.assembly import Parts, assemble
+from evsim.run.assembly import Parts, assemble, pricing_of
 from evsim.run.checkpoints import Checkpoints, Saved
 from evsim.run.evaluations import Evaluations, metrics_of
 from evsim.run.feedback import Telling
@@ -280,7 +279,7 @@ class _Live:
 
     def _world(self, replay: Sessions) -> World:
         scenario, parts = self._scenario, self._parts
-        pricing = Pricing(scenario.cost, parts.population.speed, scenario.seed)
+        pricing = pricing_of(scenario, parts.population, parts.own)
         return World(
             clock=self._clock,
             availability=parts.population.availability,
@@ -295,6 +294,7 @@ class _Live:
             sessions=replay,
             pricing=pricing,
             work=scenario.client_rule.work,
+            own=parts.own,
             partial=_partial(scenario.client_rule),
             wire_bytes=parts.wire_bytes,
             learning=NoLearning() if self._telling is None else self._telling,
@@ -405,7 +405,7 @@ class _Live:
             self._parts.learning.close()
 
     def _client_rows(self) -> dict[str, Any]:
-        population, samples = self._parts.population, self._parts.samples
+        population, samples, own = self._parts.population, self._parts.samples, self._parts.own
         return {
             "client": np.arange(len(samples)),
             "device": population.device,
@@ -416,6 +416,8 @@ class _Live:
             "download_kbps": population.speed.download_kbps,
             "upload_kbps": population.speed.upload_kbps,
             "latency_ms": population.speed.latency_ms,
+            "group": np.zeros_like(samples) if own is None else own.group,
+            "compute_share": np.ones(len(samples)) if own is None else own.compute_share,
             "online_share": population.availability.online_share(),
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import final
 
 import numpy as np
@@ -9,11 +10,12 @@ import numpy as np
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import IntArray, Outcome
 from evsim.cost.pricing import Price, SinglePrices
+from evsim.cost.work import Work
 from evsim.timeline.digest import TimelineHash
 from evsim.timeline.endings import Endings
 from evsim.timeline.fates import ARRIVES, LOST, STOPPED, fates, fates_at_completion, loss_known
 from evsim.timeline.ledger import KINDS, NO_WEIGHT, Ledger
-from evsim.timeline.world import Errand, World, cut
+from evsim.timeline.world import CanStopEarly, Errand, World, cut
 
 TRAIN, QUERY = KINDS.index("train"), KINDS.index("query")
 _NO_LIMIT = np.zeros(1, np.int64)
@@ -34,10 +36,14 @@ class Dispatcher:
         self._n_tasks = np.zeros(len(world.samples), np.int64)
         self.training = Errand(TRAIN, world.work, world.wire_bytes, partial=world.partial)
         self._prices = _single_prices(world)
+        self._whole = replace(world.pricing, compute_share=None)  # a query is about the whole model
         self._throughout = world.pricing.cost.availability_check == "throughout"
         # The same storage as Python integers, for tasks that are given one at a time.
         self._one_nth, self._one_samples = self._n_tasks.data, world.samples.data
         self._one_until = world.sessions.online_until.data
+        nothing, (down, up) = np.zeros(len(world.samples), np.int64), world.sizes
+        self._one_down, self._one_up = (nothing + down).data, (nothing + up).data
+        self._one_limit = (nothing if world.own is None else world.own.max_steps).data
 
     @property
     def asked(self) -> IntArray:
@@ -88,12 +94,13 @@ class Dispatcher:
         samples = world.samples[clients]
         if errand.max_samples is not None:
             samples = np.minimum(samples, errand.max_samples)
-        down, up = (np.full(len(clients), size, np.int64) for size in errand.wire_bytes)
-        price = world.pricing.price(clients, nth, errand.work(samples), (down, up), now)
-        max_steps = np.zeros(len(clients), np.int64)
+        work, (down, up), max_steps = self._asked_for(clients, samples, errand)
+        pricing = world.pricing if errand.kind == TRAIN else self._whole
+        price = pricing.price(clients, nth, work, (down, up), now)
         if errand.partial is not None and min(loss_by, stop_at) < FOREVER:
-            max_steps = self._whole_steps(errand, samples, price, min(loss_by, stop_at) - now)
-            work = cut(errand.partial, errand.work(samples), samples, max_steps)
+            fewer = self._whole_steps(errand.partial, work, samples, price, min(loss_by, stop_at) - now)
+            max_steps = np.where((fewer > 0) & ((max_steps == 0) | (fewer < max_steps)), fewer, max_steps)
+            work = cut(errand.partial, work, samples, fewer)
             price = world.pricing.price(clients, nth, work, (down, up), now)
         leaves_at = world.sessions.online_until[clients]
         ended, fate, known = self._fate(clients, now + price.total_ms, leaves_at, loss_by, stop_at)
@@ -134,20 +141,20 @@ class Dispatcher:
     ) -> tuple[IntArray, IntArray, IntArray]:
         """`_many` for one task of training, without array overhead: asynchronous servers refill slot by slot."""
         assert self._prices is not None  # noqa: S101  for the type checker
-        world, now, client = self._world, self._clock.now, int(clients[0])
+        now, client = self._clock.now, int(clients[0])
         nth = self._one_nth[client]
         self._one_nth[client] = nth + 1
         download, compute, upload, charged = self._prices.of(client, nth)
         leaves_at = self._one_until[client]
         ended, fate, known = self._fate_of_one(client, now + download + compute + upload, leaves_at, loss_by, stop_at)
-        down, up = world.wire_bytes
+        down, up, max_steps = self._one_down[client], self._one_up[client], self._one_limit[client]
         task = self._ledger.add_row(  # a value for each of the ledger's columns, in their order
             client,
             number,
             version,
             TRAIN,
             nth,
-            0,
+            max_steps,
             now,
             leaves_at,
             loss_by,
@@ -169,15 +176,25 @@ class Dispatcher:
             upload,
         )
         self._digest.add_one(task, client, ended, fate, known, now)
-        return np.array([task]), np.array([nth]), _NO_LIMIT
+        return np.array([task]), np.array([nth]), np.array([max_steps]) if max_steps else _NO_LIMIT
 
-    def _whole_steps(self, errand: Errand, samples: IntArray, price: Price, left_ms: int) -> IntArray:
+    def _asked_for(
+        self, clients: IntArray, samples: IntArray, errand: Errand
+    ) -> tuple[Work, tuple[IntArray, IntArray], IntArray]:
+        """The work of tasks, their bytes down and up, and most steps (0: all)."""
+        own = self._world.own
+        if own is None or errand is not self.training:
+            down, up = (np.full(len(clients), size, np.int64) for size in errand.wire_bytes)
+            return errand.work(samples), (down, up), np.zeros(len(clients), np.int64)
+        return own.work_at(clients), (own.bytes_down[clients], own.bytes_up[clients]), own.max_steps[clients]
+
+    def _whole_steps(
+        self, partial: CanStopEarly, work: Work, samples: IntArray, price: Price, left_ms: int
+    ) -> IntArray:
         """Steps that fit for clients that would be too late; 0, no limit, for the others and where not one fits."""
-        if errand.partial is None:
-            return np.zeros_like(samples)
         budget = np.maximum(left_ms - price.download_ms - price.upload_ms - 1, 0)  # 1 ms for rounding
-        fits = self._world.pricing.samples_within(price, errand.work(samples), budget)
-        return np.where(price.total_ms > left_ms, errand.partial.n_steps_within(samples, fits), 0)
+        fits = self._world.pricing.samples_within(price, work, budget)
+        return np.where(price.total_ms > left_ms, partial.n_steps_within(samples, fits), 0)
 
     def _fate(
         self, clients: IntArray, finish: IntArray, leaves_at: IntArray, loss_by: IntArray | int, stop_at: IntArray | int
@@ -215,4 +232,4 @@ def _single_prices(world: World) -> SinglePrices | None:
     pricing = world.pricing
     if not pricing.network.is_constant or pricing.cost.availability_check != "throughout" or world.partial is not None:
         return None
-    return SinglePrices(pricing, world.work(world.samples), world.wire_bytes)
+    return SinglePrices(pricing, world.whole_work, world.sizes)

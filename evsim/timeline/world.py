@@ -10,7 +10,8 @@ import numpy as np
 
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import Feedback, FloatArray, IntArray
-from evsim.cost.pricing import Pricing
+from evsim.cost.own import Own
+from evsim.cost.pricing import Pricing, Sizes
 from evsim.cost.work import Work
 from evsim.timeline.audience import Audience
 from evsim.timeline.clock import Clock
@@ -117,6 +118,7 @@ class World:
         samples: data sizes; clients without data never register.
         work: what the client rule asks of clients with so many samples.
         wire_bytes: charged bytes of a message down and up.
+        own: what tasks cost where clients differ; None where they do not.
         partial: lets a client that would miss the deadline do what fits; None if it then does everything, too late.
         horizon: the last instant of the run, ms; FOREVER if there is none.
         audience: who listens to what happens.
@@ -135,8 +137,19 @@ class World:
     learning: LearningPort
     rows: Rows
     seed: int
+    own: Own | None = None
     partial: CanStopEarly | None = None
     horizon: int = FOREVER
     audience: Audience = field(default_factory=Audience)
     by_events: bool = False
     write_now: Callable[[], bool] = _not_yet
+
+    @property
+    def whole_work(self) -> Work:
+        """The work of everybody's tasks."""
+        return self.work(self.samples) if self.own is None else self.own.work
+
+    @property
+    def sizes(self) -> Sizes:
+        """Charged bytes of everybody's messages down and up."""
+        return self.wire_bytes if self.own is None else (self.own.bytes_down, self.own.bytes_up)

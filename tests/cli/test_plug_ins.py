@@ -69,6 +69,7 @@ SLOTS = {
             "evsim.algorithms.fedprox:FedProx": ["loss", "step", "finish", "direction"],
         },
     ),
+    "work": ("work", "shares = [0.5]", {"evsim.algorithms.workload:ByClass": ["steps", "problems"]}),
     "upload": ("upload", "max_norm = 1.0", {"evsim.algorithms.clip:Clip": ["wires", "init_client", "encode"]}),
     "weighting": ("weighting", "", {"evsim.algorithms.weighting:EqualWeights": ["weights", "problems"]}),
     "merge": ("merge", "", {"evsim.algorithms.robust:Median": ["init", "add", "finish"]}),
