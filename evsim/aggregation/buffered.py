@@ -83,8 +83,16 @@ class Buffered(Aggregator):
             if len(clients) and not server.finished:
                 server.give(filling.buffer, clients, self.task_timeout)
             if not heard:
+                if len(clients) == free and not server.finished:
+                    self._refill(filling)
                 yield from server.wait(or_check_in=len(clients) < free, until=filling.step_at)
                 self._take_in(filling)
+
+    def _refill(self, filling: _Filling) -> None:
+        """Every slot is full: while each end of a task means that another one begins, there is nothing to decide."""
+        wanted = self.buffer_size - len(filling.held)
+        filling.server.refill(filling.buffer, wanted, self.task_timeout, filling.step_at)
+        self._take_in(filling)
 
     def _take_in(self, filling: _Filling) -> bool:
         """Handle the reports that arrived and the period that is over; whether there was anything."""

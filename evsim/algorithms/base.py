@@ -55,6 +55,7 @@ __all__ = [
     "Weighting",
     "Wire",
     "Wires",
+    "WorkBySteps",
     "opening_of",
     "supervised",
     "total_bytes",
@@ -216,7 +217,18 @@ class OpeningPass(ABC):
         """The carry with what the rule keeps; loss 0-dim or (clients,); gradient {} unless asked for."""
 
 
-class PartialWork(ABC):
+class WorkBySteps(ABC):
+    """A client rule may also be this: it says what a task of so many steps costs.
+
+    Where the steps of a task are drawn (`Schedule.is_drawn`), nothing else can say what it costs.
+    """
+
+    @abstractmethod
+    def work_of(self, n_samples: IntArray, steps: IntArray) -> Work:
+        """What a task of so many steps asks of each client."""
+
+
+class PartialWork(WorkBySteps):
     """A client rule may also be this: a client that would miss the deadline does the steps that fit and reports them.
 
     The timeline asks at dispatch, when a task's fate is fixed; the clock and the training then use the same steps.
@@ -227,10 +239,6 @@ class PartialWork(ABC):
     @abstractmethod
     def n_steps_within(self, n_samples: IntArray, processed: IntArray) -> IntArray:
         """Whole steps of a task that may process so many samples, passes before the first step included."""
-
-    @abstractmethod
-    def work_of(self, n_samples: IntArray, steps: IntArray) -> Work:
-        """What a task of so many steps asks of each client."""
 
 
 def opening_of(rule: ClientRule) -> Opening:

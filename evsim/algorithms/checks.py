@@ -27,7 +27,16 @@ def check_method(method: Method, cohort_goal: int) -> list[Problem]:
         method: the policies.
         cohort_goal: reports the aggregator asks for per server step; 0 if it has no such number.
     """
-    return [*_payloads(method), *_merge(method, cohort_goal)]
+    return [*_payloads(method), *_merge(method, cohort_goal), *_work(method)]
+
+
+def _work(method: Method) -> Iterator[Problem]:
+    from evsim.algorithms.base import WorkBySteps
+
+    rule = method.client_rule
+    if rule.schedule.is_drawn and not isinstance(rule, WorkBySteps):
+        expected = "a rule that is a WorkBySteps, too: work_of says what so many steps cost"
+        yield Problem("client_rule", f"{name_of(rule)} draws how many steps each task takes", expected)
 
 
 def _payloads(method: Method) -> Iterator[Problem]:

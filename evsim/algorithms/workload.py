@@ -14,7 +14,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 from typing_extensions import override
 
-from evsim.algorithms.base import ClientInfo, PartialWork
+from evsim.algorithms.base import ClientInfo, WorkBySteps
 from evsim.algorithms.company import name_of
 from evsim.base.errors import PolicyError, Problem, report, require
 from evsim.base.policy import Policy
@@ -49,9 +49,12 @@ class Workload(Policy, ABC):
 
     @override
     def problems(self, scenario: Any) -> Iterator[Problem]:
-        if not isinstance(scenario.client_rule, PartialWork):
-            given = f"client rule {name_of(scenario.client_rule)} cannot do a part of its work"
-            yield Problem("work", given, "a client rule that can, such as sgd or fedprox")
+        rule, drawn = scenario.client_rule, scenario.client_rule.schedule.is_drawn
+        if not isinstance(rule, WorkBySteps):
+            given = f"client rule {name_of(rule)} does not say what so many steps cost"
+            yield Problem("work", given, "a client rule that does, such as sgd, adam or fedprox")
+        elif drawn:
+            yield Problem("work", "client_rule.epochs are drawn for each task", "epochs or steps that are a number")
 
 
 @final

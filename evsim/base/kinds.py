@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+#: Libraries whose names serve as kinds, ``"torchvision:resnet18"``: by slot, a function from a name to what it makes.
+LIBRARIES: dict[str, dict[str, str]] = {
+    "model": {
+        library: f"evsim.training.models.libraries:{library}" for library in ("torchvision", "timm", "transformers")
+    }
+}
+
 BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "aggregation": {
         "synchronous": (
@@ -61,6 +68,9 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "work": {
         "by_deadline": ("evsim.algorithms.workload:ByDeadline", "as many steps as a device promises to finish in time"),
         "by_class": ("evsim.algorithms.workload:ByClass", "shares of the schedule by speed class"),
+    },
+    "epochs": {
+        "uniform": ("evsim.algorithms.epochs:UniformEpochs", "whole passes from a range, drawn for each task"),
     },
     "upload": {
         "top_k": ("evsim.algorithms.top_k:TopK", "the largest entries only, with error feedback (Stich et al. 2018)"),
@@ -140,6 +150,15 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "tasks and rounds as bars over time, for ui.perfetto.dev",
         ),
         "progress": ("evsim.run.listeners.progress:Progress", "a line now and then, for logs of batch jobs"),
+    },
+    "network": {
+        "independent": ("evsim.cost.network:IndependentLinks", "a link for each device, at its own constant rate"),
+        "hourly": ("evsim.cost.networks.hourly:Hourly", "rates times a factor of the time of day"),
+        "trace": ("evsim.cost.networks.traced:Traced", "measured series of (time, kbit/s), one for each client"),
+    },
+    "rate_format": {
+        "csv": ("evsim.cost.rate_formats.csv", "columns time (s) and kbps, and series if there are several"),
+        "lumos": ("evsim.cost.rate_formats.lumos", "Lumos: sessions of phones over WiFi and 4G, a tar or a folder"),
     },
     "executor": {
         "auto": (

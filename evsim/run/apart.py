@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evsim.algorithms.base import ClientInfo, GroupedBroadcast, PartialWork, total_bytes
+from evsim.algorithms.base import ClientInfo, GroupedBroadcast, WorkBySteps, total_bytes
 from evsim.algorithms.workload import Promised, checked_steps
 from evsim.base.errors import PolicyError
 from evsim.base.user_code import user_code
@@ -91,8 +91,8 @@ def _limited(
 ) -> tuple[IntArray, Work]:
     """Most steps of each client (0: all), and the work in them."""
     rule, work = scenario.client_rule, scenario.work
-    if work is None or not isinstance(rule, PartialWork):
-        raise PolicyError("work: needs a client rule that can do a part of its work")
+    if work is None or not isinstance(rule, WorkBySteps):
+        raise PolicyError("work: needs a client rule that says what steps cost")
     samples, full = clients.samples, rule.work(clients.samples)
     scheduled = rule.schedule.n_steps(samples)
     nothing, one_step = (rule.work_of(samples, np.minimum(scheduled, steps)) for steps in (0, 1))

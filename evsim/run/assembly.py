@@ -16,6 +16,7 @@ from evsim.base.culprit import explain
 from evsim.base.errors import EvsimError, Problem, ScenarioError, joined, report
 from evsim.base.profiling import part
 from evsim.base.vocabulary import IntArray
+from evsim.cost.network import Site
 from evsim.cost.own import Own
 from evsim.cost.pricing import Pricing
 from evsim.run.apart import charged, clients_of, own_costs
@@ -52,6 +53,7 @@ class Opened:
         model: a freshly initialised module; None in a dry run.
         wires: how the dense model travels.
         wire_bytes: what a message down and up is charged.
+        pricing: what tasks cost on the clock.
         own: what tasks cost where clients differ; None where they do not.
         task_ms: how long a first task of each client with data takes if nothing goes wrong, ms, in order of clients.
     """
@@ -63,6 +65,7 @@ class Opened:
     model: Module | None
     wires: Wires
     wire_bytes: tuple[int, int]
+    pricing: Pricing
     task_ms: IntArray
     own: Own | None = None
 
@@ -79,6 +82,7 @@ class Parts:
         learning: the learning side; None in a dry run.
         true_model_bytes: size of the dense model that is really trained.
         wire_bytes: what a message down and up is charged.
+        pricing: what tasks cost on the clock.
         own: what tasks cost where clients differ; None where they do not.
         caveats: what runs, but cannot mean what it seems to.
         data_digest: of the clients' samples and the test set; "" without `[data]`.
@@ -90,6 +94,7 @@ class Parts:
     learning: Learning | None
     true_model_bytes: int
     wire_bytes: tuple[int, int]
+    pricing: Pricing
     own: Own | None = None
     caveats: tuple[Caveat, ...] = ()
     data_digest: str = ""
@@ -109,7 +114,16 @@ def assemble(scenario: Scenario, device: str) -> Parts:
     size = total_bytes(opened.wires)
     digest = "" if opened.data is None else opened.data.digest()
     return Parts(
-        opened.device, opened.samples, opened.population, learning, size, opened.wire_bytes, opened.own, said, digest
+        device=opened.device,
+        samples=opened.samples,
+        population=opened.population,
+        learning=learning,
+        true_model_bytes=size,
+        wire_bytes=opened.wire_bytes,
+        pricing=opened.pricing,
+        own=opened.own,
+        caveats=said,
+        data_digest=digest,
     )
 
 
@@ -136,9 +150,11 @@ def open_all(scenario: Scenario, device: str) -> Opened:
     attempt.conclude()
     own = attempt(own_costs, scenario, model, wires, population, samples)
     attempt.conclude()
-    task_ms = attempt(_task_ms, scenario, samples, population, wire_bytes, own)
+    pricing = attempt(pricing_of, scenario, population, own)
     attempt.conclude()
-    return Opened(device, data, samples, population, model, wires, wire_bytes, task_ms, own)
+    task_ms = attempt(_task_ms, scenario, samples, pricing, wire_bytes, own)
+    attempt.conclude()
+    return Opened(device, data, samples, population, model, wires, wire_bytes, pricing, task_ms, own)
 
 
 def learning_of(scenario: Scenario, opened: Opened, executor: Executor) -> Learning:
@@ -179,11 +195,13 @@ def population_of(scenario: Scenario) -> Population:
 def pricing_of(scenario: Scenario, population: Population, own: Own | None) -> Pricing:
     """What prices the tasks of a run."""
     share = None if own is None else own.compute_share
-    return Pricing(scenario.cost, population.speed, scenario.seed, compute_share=share)
+    site = Site(population.speed, scenario.seed, scenario.folder)
+    network = scenario.network.open(site)
+    return Pricing(scenario.cost, population.speed, scenario.seed, network, scenario.start, share)
 
 
 def _task_ms(
-    scenario: Scenario, samples: IntArray, population: Population, wire_bytes: tuple[int, int], own: Own | None
+    scenario: Scenario, samples: IntArray, pricing: Pricing, wire_bytes: tuple[int, int], own: Own | None
 ) -> IntArray:
     """Prices everybody's first task, so that what cannot be priced is told before anything runs."""
     clients = np.flatnonzero(samples > 0)
@@ -191,7 +209,7 @@ def _task_ms(
     work = scenario.client_rule.work(samples[clients])
     if own is not None:
         work, down, up = own.work_at(clients), own.bytes_down[clients], own.bytes_up[clients]
-    return pricing_of(scenario, population, own).price(clients, np.zeros_like(clients), work, (down, up), 0).total_ms
+    return pricing.price(clients, np.zeros_like(clients), work, (down, up), 0).total_ms
 
 
 @final
@@ -279,10 +297,11 @@ def _speed(scenario: Scenario, n_devices: int) -> DeviceSpeed:
 def _population(
     scenario: Scenario, samples: IntArray, availability: AvailabilityTrace, speed: DeviceSpeed
 ) -> Population:
+    latency = scenario.network.latency
     return populate(
         n_clients=len(samples),
         availability=availability,
-        speed=speed,
+        speed=replace(speed, latency_ms=speed.latency_ms + latency) if latency else speed,
         join=scenario.population.join,
         sizes=samples,
         seed=scenario.seed,
@@ -319,7 +338,7 @@ def _open_model(scenario: Scenario, data: FederatedData) -> Module | None:
     if scenario.model is None:
         return None
     width = scenario.objective.output_shape(data.y.shape[1:], data.n_classes)[-1]
-    model = scenario.model.build(shape=data.x.shape[1:], n_classes=width, n_tokens=data.n_tokens, seed=scenario.seed)
+    model = scenario.model.prepare(data, scenario.seed, scenario.folder, width=width)
     check_model(model, data, scenario.objective)
     return model
 

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
 from evsim.base.errors import RunFolderError
+from evsim.base.lock import beat
 from evsim.base.profiling import part
 from evsim.base.vocabulary import Outcome
 from evsim.run.schema import TABLES
@@ -62,15 +63,21 @@ class Recorder:
         folder: created; must not exist or be empty, unless it is gone on with.
         again: the folder holds a run that goes on: it stays as it is until `replace`.
         before_replacing: called by `replace` before anything in the folder changes.
+        lock: the file of a lock that is to be kept fresh.
 
     Raises:
         RunFolderError: if the folder holds something already or cannot be written.
     """
 
     def __init__(
-        self, folder: Path, *, again: bool = False, before_replacing: Callable[[], None] = lambda: None
+        self,
+        folder: Path,
+        *,
+        again: bool = False,
+        before_replacing: Callable[[], None] = lambda: None,
+        lock: Path | None = None,
     ) -> None:
-        self._folder, self._before_replacing = folder, before_replacing
+        self._folder, self._before_replacing, self._held = folder, before_replacing, lock
         self._journal = folder / (_NEW_JOURNAL if again else _JOURNAL)
         self.owns_folder = not again  # whether what lies in the folder is of this run
         self._buffers: dict[str, list[Mapping[str, Any]]] = {name: [] for name in TABLES}
@@ -158,6 +165,8 @@ class Recorder:
     def _flush_always(self) -> None:
         """In a thread of its own: a step may train for minutes, and rows from before it wait."""
         while not self._over.wait(_FLUSH_EVERY_S):
+            if self._held is not None:
+                beat(self._held)
             try:
                 self._flush()
             except Exception as error:  # told where the run can hear it

@@ -6,12 +6,13 @@ import json
 import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, final
 
-from evsim.base.errors import Problem, RunFolderError, report
+from evsim.base.errors import Problem, ResumeError, RunFolderError, report
+from evsim.base.lock import LOCK_FILE, locked
 from evsim.run.checkpoints import Saved, tidy, whole
 from evsim.run.identity import check_same, has_identity, identity, keep_identity, kept_identity, without_stop
 from evsim.run.recorder import Recorder, is_unfinished, keep_scenario, read_journal
@@ -20,9 +21,6 @@ from evsim.scenario import Scenario
 
 if TYPE_CHECKING:
     from evsim.run.assembly import Parts
-
-with suppress(ImportError):  # there is none on Windows: nobody is kept out there
-    import fcntl
 
 _FOLDER = "resume"
 _AT_START = {"journal", "scenario.toml", "scenario.toml.tmp", ".writable", _FOLDER}
@@ -89,7 +87,7 @@ def require_resumable(run: Path) -> None:
     """Refuse a folder without a run that was started by this version or a later one.
 
     Raises:
-        RunFolderError: if there is none.
+        ResumeError: if there is none.
     """
     if has_identity(resume_folder(run)):
         return
@@ -97,7 +95,7 @@ def require_resumable(run: Path) -> None:
         "a run that is over" if is_over(run) else "a folder without resume/run.json" if run.is_dir() else "no folder"
     )
     hint = "evsim run SCENARIO --out DIR starts a run that can be resumed"
-    raise RunFolderError(report([Problem(str(run), given, "a run that was interrupted or killed", hint)]))
+    raise ResumeError(report([Problem(str(run), given, "a run that was interrupted or killed", hint)]))
 
 
 def _require_extendable(run: Path) -> None:
@@ -118,8 +116,8 @@ def leave_over(run: Path, scenario: Scenario | None = None) -> None:
     if scenario is not None:
         check_same(run, {"scenario": text}, {"scenario": scenario.to_toml()})
     if resume_folder(run).is_dir():
-        record = tomllib.loads(text).get("record", {})
-        Claim(run).release(over=True, keep=bool(record.get("keep_checkpoint", False)))
+        with locked(resume_folder(run)):
+            _end(run, keep=bool(tomllib.loads(text).get("record", {}).get("keep_checkpoint", False)))
 
 
 @final
@@ -143,7 +141,7 @@ class Place:
     def __init__(self, run: Path, scenario: Scenario, *, resume: bool, extend: bool = False) -> None:
         self._run, self._scenario, self._resume, self._extend = run, scenario, resume, extend
         self._again = extend or (resume and not is_new(run))
-        self._claim: Claim | None = None
+        self._lock = ExitStack()
         self.saved: Saved | None = None
         self.is_over = False
 
@@ -152,17 +150,19 @@ class Place:
             (_require_extendable if self._extend else require_resumable)(self._run)
             folder = resume_folder(self._run)
             self._check_scenario(kept_identity(folder))
-            self._claim = Claim(self._run)
-            tidy(folder)
-            self.saved = next(iter(whole(folder)), None)
-            if self._extend and self.saved is None and self._scenario.training == "real":
-                self._claim.release(over=False)
-                raise _no_checkpoint(self._run)
+            with ExitStack() as held:
+                held.enter_context(locked(folder))
+                tidy(folder)
+                self.saved = next(iter(whole(folder)), None)
+                if self._extend and self.saved is None and self._scenario.training == "real":
+                    raise _no_checkpoint(self._run)
+                self._lock = held.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._claim is not None:
-            self._claim.release(over=self.is_over, keep=self._scenario.record.keep_checkpoint)
+        with self._lock:
+            if self.is_over:
+                _end(self._run, keep=self._scenario.record.keep_checkpoint)
 
     @property
     def pinned(self) -> Scenario:
@@ -185,13 +185,13 @@ class Place:
             self._check_scenario(kept)
             others = {k: v for k, v in now.items() if k != "scenario" and (k != "executor" or not self._is_pinned)}
             check_same(self._run, kept, others)
-            if kept["scenario"] == now["scenario"]:
-                return Recorder(self._run, again=True)
-            return Recorder(self._run, again=True, before_replacing=partial(self._keep, now))
+            keep = partial(self._keep, now) if kept["scenario"] != now["scenario"] else lambda: None
+            return Recorder(self._run, again=True, before_replacing=keep, lock=folder / LOCK_FILE)
         if self._resume:
             _clear(self._run)
-        recorder = Recorder(self._run)
-        self._claim = Claim(self._run)
+        recorder = Recorder(self._run, lock=folder / LOCK_FILE)
+        folder.mkdir()
+        self._lock.enter_context(locked(folder))
         self._keep(now)
         return recorder
 
@@ -212,32 +212,12 @@ class Place:
         return self.saved is not None and "pin" in self.saved.told["executor"]
 
 
-@final
-class Claim:
-    """One process works in a run folder; the operating system ends the claim when the process dies.
-
-    Raises:
-        RunFolderError: if another process does.
-    """
-
-    def __init__(self, run: Path) -> None:
-        self._folder = resume_folder(run)
-        self._folder.mkdir(exist_ok=True)
-        self._lock: IO[str] = (self._folder / "lock").open("w", encoding="utf-8")
-        with suppress(NameError):
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                self._lock.close()
-                raise RunFolderError(f"{run}: another process runs in it; wait until it is over") from error
-
-    def release(self, *, over: bool, keep: bool = False) -> None:
-        """Let others; once the run is over, nothing is left but, to `keep`, its last checkpoint."""
-        if over and keep:
-            tidy(self._folder, keep=1)
-        elif over:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        self._lock.close()
+def _end(run: Path, *, keep: bool) -> None:
+    """The run is over: nothing is left but, to `keep`, its last checkpoint."""
+    if keep:
+        tidy(resume_folder(run), keep=1)
+    else:
+        shutil.rmtree(resume_folder(run), ignore_errors=True)
 
 
 def _no_checkpoint(run: Path) -> RunFolderError:

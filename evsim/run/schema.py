@@ -81,6 +81,19 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientEvaluation:
+    """One metric of one version on one client's samples: a row of ``client_evaluations.parquet`` (long form)."""
+
+    at: int
+    version: int
+    client: int
+    split: str
+    metric: str
+    value: float
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
 class Client:
     """Who a client is: a row of ``clients.parquet``."""
 
@@ -131,6 +144,7 @@ TABLES: dict[str, type] = {
     "tasks": Task,
     "server_steps": ServerStep,
     "evaluations": Evaluation,
+    "client_evaluations": ClientEvaluation,
     "clients": Client,
     "availability": Availability,
     "sessions": Session,

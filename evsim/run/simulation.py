@@ -12,15 +12,17 @@ from typing import Any, final
 
 import numpy as np
 
-from evsim.algorithms.base import ClientRule, PartialWork
+from evsim.algorithms.base import ClientRule, PartialWork, WorkBySteps
+from evsim.algorithms.schedule import TaskNames
 from evsim.base.errors import EvsimError, Problem, RunFolderError, report
 from evsim.base.outside import Stopped
 from evsim.base.profiling import part
 from evsim.base.units import FOREVER
-from evsim.base.vocabulary import Rank
-from evsim.run.assembly import Parts, assemble, pricing_of
+from evsim.base.vocabulary import IntArray, Rank
+from evsim.cost.work import Work
+from evsim.run.assembly import Parts, assemble
 from evsim.run.checkpoints import Checkpoints, Saved
-from evsim.run.evaluations import Evaluations, metrics_of
+from evsim.run.evaluations import Evaluations, Judged, measures_of
 from evsim.run.feedback import Telling
 from evsim.run.manifest import manifest, with_measured
 from evsim.run.named import Named
@@ -192,9 +194,11 @@ class _Live:
         self._server = LiveServer(self._world(replay), self._on_step, self._on_end)
         self._stops = Stops(scenario.stop, self._server.end, lambda: telling is not None and telling.diverged)
         self._evaluations: Evaluations | None = None
+        self._judged: Judged | None = None
         if telling is not None and parts.learning is not None:
-            measure = partial(telling.metrics, partial(metrics_of, parts.learning, scenario.evaluation))
-            self._evaluations = Evaluations(scenario.evaluation, measure, self._server, recorder, self._on_evaluation)
+            self._judged = Judged.of(parts.learning, scenario.evaluation, scenario.seed)
+            measures = measures_of(parts.learning, telling, scenario.evaluation, self._judged)
+            self._evaluations = Evaluations(scenario.evaluation, measures, self._server, recorder, self._on_evaluation)
 
     def interrupt(self) -> None:
         """End at the next event, with the reason of the signal that was heard."""
@@ -255,8 +259,8 @@ class _Live:
         self._recorder.replace()
 
     def _tells(self, learning: Learning) -> Telling:
-        folder, every = resume_folder(self._recorder.folder), self._scenario.record.checkpoint_every
-        checkpoints = Checkpoints(folder, learning, every, lambda: self._server.timeline_hash)
+        folder = resume_folder(self._recorder.folder)
+        checkpoints = Checkpoints(folder, learning, self._scenario.record, lambda: self._server)
         self._checkpoints = checkpoints
         return Telling(learning, breakable=self.signals.training, on_answer=checkpoints.heard)
 
@@ -279,7 +283,6 @@ class _Live:
 
     def _world(self, replay: Sessions) -> World:
         scenario, parts = self._scenario, self._parts
-        pricing = pricing_of(scenario, parts.population, parts.own)
         return World(
             clock=self._clock,
             availability=parts.population.availability,
@@ -292,13 +295,14 @@ class _Live:
                 asks_why=scenario.record.selector,
             ),
             sessions=replay,
-            pricing=pricing,
+            pricing=parts.pricing,
             work=scenario.client_rule.work,
             own=parts.own,
+            drawn_work=_drawn(scenario.client_rule, scenario.seed),
             partial=_partial(scenario.client_rule),
             wire_bytes=parts.wire_bytes,
             learning=NoLearning() if self._telling is None else self._telling,
-            rows=Named(self._recorder, pricing, scenario.client_rule.schedule),
+            rows=Named(self._recorder, parts.pricing, scenario.client_rule.schedule),
             seed=scenario.seed,
             horizon=FOREVER if scenario.stop.virtual_time is None else scenario.stop.virtual_time,
             audience=self._audience,
@@ -386,6 +390,7 @@ class _Live:
         self._recorder.close()
         told = manifest(self._scenario, parts, server, error or server.end_reason, wall)
         told |= {"engine": self._pace.told(server.agenda), "diverged_at_version": self._stops.diverged_at}
+        told |= {"client_evaluations": None if self._judged is None else self._judged.told}
         text = self._scenario.to_toml()
         self._recorder.finish(
             manifest=with_measured(told, self._recorder, text),
@@ -427,6 +432,15 @@ def _wants_events(scenario: Scenario, audience: Audience) -> str:
     if audience.wants_every:
         return "a listener is told of every event"
     return "the selector is told of every report at its instant" if scenario.selection.prompt else ""
+
+
+def _drawn(rule: ClientRule, seed: int) -> Callable[[IntArray, IntArray, IntArray], Work] | None:
+    """The work of named tasks, if it is drawn; None if all tasks of a client are alike."""
+    if not rule.schedule.is_drawn or not isinstance(rule, WorkBySteps):
+        return None
+    return lambda samples, clients, nth: rule.work_of(
+        samples, rule.schedule.n_steps(samples, TaskNames(seed, clients, nth))
+    )
 
 
 def _partial(rule: ClientRule) -> PartialWork | None:

@@ -18,6 +18,7 @@ from evsim.base.caveat import Caveat
 from evsim.base.errors import ScenarioError, report
 from evsim.base.units import TimeOfDay
 from evsim.cost.model import CostModel
+from evsim.cost.network import IndependentLinks, Network
 from evsim.scenario import dumping, together
 from evsim.scenario.assembling import assemble
 from evsim.scenario.layers import Layer, find, override, read
@@ -54,6 +55,7 @@ class Scenario:
         population: clients and the devices they live on.
         data: what clients learn from; not needed in a dry run.
         cost: what a task costs on the clock.
+        network: how long transfers take.
         model: what is trained; not needed in a dry run.
         objective: what it learns, and how it is judged.
         aggregation: when the server asks, waits, closes and applies.
@@ -84,6 +86,7 @@ class Scenario:
     population: PopulationTable = field(default_factory=PopulationTable)
     data: DataTable | None = None
     cost: CostModel = field(default_factory=CostModel)
+    network: Network = field(default_factory=IndependentLinks)
     model: Model | None = None
     objective: Objective
     aggregation: Aggregator

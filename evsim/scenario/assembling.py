@@ -21,6 +21,7 @@ from evsim.scenario.tables import PopulationTable
 
 #: What a scenario means when it says nothing.
 DEFAULTS: Tables = {
+    "network": {"kind": "independent"},
     "selection": {"kind": "uniform"},
     "broadcast": {"kind": "full"},
     "weighting": {"kind": "samples"},

@@ -144,12 +144,17 @@ class Checker:
 
     def _factory(self, slot: str, kind: str, make: Callable[..., Any], options: Tables, at: str) -> Any:
         """Any ``module:factory`` that returns a torch module serves as a model, any plain class as a listener."""
-        parameters = inspect.signature(make).parameters.values()
+        parameters = registry.parameters_of(make)
         names = [each.name for each in parameters if each.kind in _NAMED]
+        shared = (set(fields_of(_maker(slot))) - {"target", "options"}) & set(options)
+        own = {key: options.pop(key) for key in sorted(shared)}
+        for key in [key for key in own if key in names]:
+            given = f"a parameter of {kind}, and a key of every {slot}"
+            self.add(_join(at, key), given, "a parameter with another name", "rename it in your code")
         for key in options:
             if key not in names and not any(each.kind is each.VAR_KEYWORD for each in parameters):
                 self.add(_join(at, key), f"unknown key, given {_show(options[key])}", "", suggest(key, names))
-        return self.table(_maker(slot), {"target": self._found(kind), "options": options}, at)
+        return self.table(_maker(slot), {"target": self._found(kind), "options": options, **own}, at)
 
     def _found(self, target: str) -> str:
         """Code named by a file, looked up beside the scenario."""

@@ -45,7 +45,10 @@ class Stop:
     def __post_init__(self) -> None:
         accuracy = self.target_accuracy
         require(accuracy is None or 0 < accuracy <= 1, "target_accuracy must lie in (0, 1]", target_accuracy=accuracy)
-        require(accuracy is None or self.target is None, "target_accuracy is a target, too: give one of both")
+        require(
+            accuracy is None or self.target is None,
+            "target is given beside target_accuracy, which is one: unset one of them",
+        )
         for name in ("server_steps", "rounds", "virtual_time", "failed_rounds"):
             value = getattr(self, name)
             require(value is None or value > 0, f"{name} must be > 0", **{name: value})
@@ -122,15 +125,20 @@ class EvaluationTable:
     Attributes:
         every: a grid of virtual time, or every so many server steps.
         per_client: also on each client's own samples: those that `data.client_test_fraction` holds out, else all.
+        client_sample: so many clients, drawn once, instead of all that have such samples.
         batch_size: samples per forward pass; changes memory and speed only.
     """
 
     every: EveryField = _TEN_MINUTES
     per_client: bool = False
+    client_sample: int | None = None
     batch_size: int = 1024
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "batch_size must be >= 1", batch_size=self.batch_size)
+        some = self.client_sample
+        require(some is None or some >= 1, "client_sample must be >= 1", client_sample=some)
+        require(some is None or self.per_client, "client_sample needs per_client = true", client_sample=some)
 
     @property
     def every_ms(self) -> int | None:
@@ -167,6 +175,7 @@ class RecordTable:
         sessions: the sessions of all clients, not only of those that got tasks.
         selector: what the selector says of every choice: scores, exploration, preferred duration.
         checkpoint_every: wall-clock time between two checkpoints, at least; 0: no checkpoints. Changes no result.
+        checkpoint_every_virtual_time: also so much of virtual time after the last one.
         keep_checkpoint: the one of its end stays when a run is over, so that it can be extended; about as large as the
             model, what clients keep, and the messages of tasks at work.
     """
@@ -175,6 +184,7 @@ class RecordTable:
     sessions: bool = False
     selector: bool = False
     checkpoint_every: Duration = 10 * MS_PER_MINUTE
+    checkpoint_every_virtual_time: Duration | None = None
     keep_checkpoint: bool = True
 
     def __post_init__(self) -> None:
@@ -183,3 +193,10 @@ class RecordTable:
         require(every >= MS_PER_SECOND, "availability_every must be at least 1 s, a row is written for each", ms=every)
         saved = self.checkpoint_every
         require(saved >= 0, "checkpoint_every must be >= 0", checkpoint_every=saved)
+        virtual = self.checkpoint_every_virtual_time
+        require(virtual is None or virtual > 0, "checkpoint_every_virtual_time must be > 0", given=virtual)
+        require(
+            virtual is None or saved > 0,
+            "checkpoint_every_virtual_time needs checkpoints: checkpoint_every must not be 0",
+            checkpoint_every=saved,
+        )

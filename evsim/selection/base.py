@@ -176,6 +176,17 @@ class Query:
     timeout_ms: int | None = None
 
 
+class Singles(Protocol):
+    """Selections of one client each, prepared together because their keys are known beforehand."""
+
+    @property
+    def likely(self) -> IntArray:
+        """Whom each would choose as things stood when they were prepared."""
+
+    def choose(self, nth: int) -> int:
+        """Whom the nth of them chooses as things stand; somebody must be idle."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Selector(Policy, ABC, Generic[S]):
     """Chooses clients: same state, view and key, same choice.
@@ -235,6 +246,13 @@ class Selector(Policy, ABC, Generic[S]):
         The server sends the query as tasks of kind "query", which cost bytes, computing and time on the clock and
         occupy the clients. When all have answered, are known to be lost, or the timeout is over, it calls `select`,
         and the view then holds the `Answers`.
+        """
+        return None
+
+    def singles(self, view: ClientView, keys: list[int]) -> Singles | None:
+        """Selections of one client with these keys, each the choice that `select` would make in its time.
+
+        None (most selectors): there is nothing faster than `select`. For memoryless selectors only.
         """
         return None
 

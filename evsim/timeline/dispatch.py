@@ -7,6 +7,7 @@ from typing import final
 
 import numpy as np
 
+from evsim.base.errors import MisuseError
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import IntArray, Outcome
 from evsim.cost.pricing import Price, SinglePrices
@@ -18,7 +19,7 @@ from evsim.timeline.ledger import KINDS, NO_WEIGHT, Ledger
 from evsim.timeline.world import CanStopEarly, Errand, World, cut
 
 TRAIN, QUERY = KINDS.index("train"), KINDS.index("query")
-_NO_LIMIT = np.zeros(1, np.int64)
+_FEW = 8  # so many tasks are given one by one sooner than as arrays
 _IN_FLIGHT = int(Outcome.IN_FLIGHT)
 
 
@@ -34,7 +35,7 @@ class Dispatcher:
         self._world, self._clock, self._manager = world, world.clock, world.manager
         self._ledger, self._endings, self._digest, self._learning = ledger, endings, digest, world.learning
         self._n_tasks = np.zeros(len(world.samples), np.int64)
-        self.training = Errand(TRAIN, world.work, world.wire_bytes, partial=world.partial)
+        self.training = Errand(TRAIN, world.work, world.wire_bytes, partial=world.partial, drawn=world.drawn_work)
         self._prices = _single_prices(world)
         self._whole = replace(world.pricing, compute_share=None)  # a query is about the whole model
         self._throughout = world.pricing.cost.availability_check == "throughout"
@@ -43,7 +44,9 @@ class Dispatcher:
         self._one_until = world.sessions.online_until.data
         nothing, (down, up) = np.zeros(len(world.samples), np.int64), world.sizes
         self._one_down, self._one_up = (nothing + down).data, (nothing + up).data
-        self._one_limit = (nothing if world.own is None else world.own.max_steps).data
+        #: Most local steps of a task, by client; 0: as many as are scheduled.
+        self.limits: IntArray = nothing if world.own is None else world.own.max_steps
+        self._one_limit = self.limits.data
 
     @property
     def asked(self) -> IntArray:
@@ -63,12 +66,15 @@ class Dispatcher:
             loss_by: a loss is known by then at the latest, ms.
             stop_at: what lasts longer is stopped, ms.
         """
-        if len(clients) == 1 and self._prices is not None and errand is self.training:
-            tasks, nth, max_steps = self._one(number, version, clients, loss_by, stop_at)
+        self._assign(clients, counted=errand.kind == TRAIN)
+        if len(clients) <= _FEW and self._prices is not None and errand is self.training:
+            now = self._clock.now
+            rows = [self.give_one(number, version, client, loss_by, stop_at, now) for client in clients.tolist()]
+            tasks, nth = (np.array(column) for column in zip(*rows, strict=True))
+            max_steps = self.limits[clients]
         else:
             tasks, nth, max_steps = self._many(number, version, clients, errand, loss_by, stop_at)
-        self._manager.assign(clients, counted=errand.kind == TRAIN)
-        self._endings.enter(tasks)
+            self._endings.enter(tasks)
         if errand.kind == TRAIN:
             self._learning.dispatched(tasks, clients, nth, max_steps)
         return tasks
@@ -85,6 +91,17 @@ class Dispatcher:
             self._ledger.set(name, tasks, values)
         self._endings.move(tasks)
 
+    def _assign(self, clients: IntArray, *, counted: bool) -> None:
+        """A client never has two tasks; an aggregator written by others may try."""
+        idle = self._manager.n_idle_among(None)
+        least = clients[0] if len(clients) == 1 else clients.min()
+        self._manager.assign(clients, counted=counted)
+        if idle - self._manager.n_idle_among(None) != len(clients) or least < 0:
+            raise MisuseError(
+                "a client was given a task that is not idle, or two tasks at once; expected clients that "
+                "select_clients chose, each once"
+            )
+
     def _many(
         self, number: int, version: int, clients: IntArray, errand: Errand, loss_by: int, stop_at: int
     ) -> tuple[IntArray, IntArray, IntArray]:
@@ -94,7 +111,7 @@ class Dispatcher:
         samples = world.samples[clients]
         if errand.max_samples is not None:
             samples = np.minimum(samples, errand.max_samples)
-        work, (down, up), max_steps = self._asked_for(clients, samples, errand)
+        work, (down, up), max_steps = self._asked_for(clients, nth, samples, errand)
         pricing = world.pricing if errand.kind == TRAIN else self._whole
         price = pricing.price(clients, nth, work, (down, up), now)
         if errand.partial is not None and min(loss_by, stop_at) < FOREVER:
@@ -136,12 +153,22 @@ class Dispatcher:
         self._digest.add(tasks, clients, ended, fate, known, np.full(len(tasks), now))
         return tasks, nth, max_steps
 
-    def _one(
-        self, number: int, version: int, clients: IntArray, loss_by: int, stop_at: int
-    ) -> tuple[IntArray, IntArray, IntArray]:
-        """`_many` for one task of training, without array overhead: asynchronous servers refill slot by slot."""
+    def expect(self, clients: IntArray) -> None:
+        """These clients are likely to get the next tasks, one each."""
+        if self._prices is not None:
+            self._prices.expect(clients, self._n_tasks[clients])
+
+    @property
+    def gives_one(self) -> bool:
+        """Whether there is `give_one`: where a task's price and fate depend on no more than its client."""
+        return self._prices is not None
+
+    def give_one(self, number: int, version: int, client: int, loss_by: int, stop_at: int, now: int) -> tuple[int, int]:
+        """`_many` and its entry in the calendar, for one task of training; its id, and which of its client's it is.
+
+        Without array overhead: asynchronous servers refill slot by slot, maybe ahead of the clock, for `now`.
+        """
         assert self._prices is not None  # noqa: S101  for the type checker
-        now, client = self._clock.now, int(clients[0])
         nth = self._one_nth[client]
         self._one_nth[client] = nth + 1
         download, compute, upload, charged = self._prices.of(client, nth)
@@ -176,17 +203,19 @@ class Dispatcher:
             upload,
         )
         self._digest.add_one(task, client, ended, fate, known, now)
-        return np.array([task]), np.array([nth]), np.array([max_steps]) if max_steps else _NO_LIMIT
+        self._endings.enter_one(task, known)
+        return task, nth
 
     def _asked_for(
-        self, clients: IntArray, samples: IntArray, errand: Errand
+        self, clients: IntArray, nth: IntArray, samples: IntArray, errand: Errand
     ) -> tuple[Work, tuple[IntArray, IntArray], IntArray]:
         """The work of tasks, their bytes down and up, and most steps (0: all)."""
         own = self._world.own
         if own is None or errand is not self.training:
             down, up = (np.full(len(clients), size, np.int64) for size in errand.wire_bytes)
-            return errand.work(samples), (down, up), np.zeros(len(clients), np.int64)
-        return own.work_at(clients), (own.bytes_down[clients], own.bytes_up[clients]), own.max_steps[clients]
+            return errand.work_of(samples, clients, nth), (down, up), np.zeros(len(clients), np.int64)
+        work = own.work_at(clients) if errand.drawn is None else errand.drawn(samples, clients, nth)
+        return work, (own.bytes_down[clients], own.bytes_up[clients]), self.limits[clients]
 
     def _whole_steps(
         self, partial: CanStopEarly, work: Work, samples: IntArray, price: Price, left_ms: int
@@ -230,6 +259,7 @@ class Dispatcher:
 def _single_prices(world: World) -> SinglePrices | None:
     """Prices for tasks given one at a time; None where a task's price or fate depends on more than its client."""
     pricing = world.pricing
-    if not pricing.network.is_constant or pricing.cost.availability_check != "throughout" or world.partial is not None:
+    varies = world.partial is not None or world.drawn_work is not None
+    if varies or not pricing.network.is_constant or pricing.cost.availability_check != "throughout":
         return None
     return SinglePrices(pricing, world.whole_work, world.sizes)

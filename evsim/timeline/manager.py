@@ -22,14 +22,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from evsim.base.vocabulary import BoolArray, FloatArray, IntArray
-    from evsim.selection.base import Answers, Outcomes, Query
+    from evsim.selection.base import Answers, ClientView, Outcomes, Query, Singles
     from evsim.selection.forecast import Forecasts, Trace
     from evsim.timeline.forecasting import Forecasting
-    from evsim.timeline.port import Told
+    from evsim.timeline.port import OneByOne, Told
 
 T = TypeVar("T", bound=np.generic)
 
 _INT64 = np.dtype(np.int64)
+_PREPARED = 64  # selections of one client, prepared together
 _FEW = 16  # so many clients are handled one by one sooner than as an array
 
 
@@ -80,16 +81,16 @@ class ClientManager:
         self._samples = np.full(n_clients, -1, np.int64)
         self._declared_ms = np.full(n_clients, np.nan)
         self._selected = np.zeros(n_clients, np.int64)
-        self._successes = np.zeros(n_clients, np.int32)
-        self._failures = np.zeros(n_clients, np.int32)
-        self._last_duration_ms = np.full(n_clients, np.nan)
-        self._last_utility = np.full(n_clients, np.nan)
+        self._successes, self._failures = np.zeros(n_clients, np.int32), np.zeros(n_clients, np.int32)
+        self._last_duration_ms, self._last_utility = np.full(n_clients, np.nan), np.full(n_clients, np.nan)
         self._n_idle = 0
         # The same storage again: an entry of a memoryview is a Python number, several times faster than NumPy's.
         self._one_online, self._one_busy = self._online.data, self._busy.data
         self._one_idle, self._one_selected = self._idle.data, self._selected.data
+        self._one_online_since = self._online_since.data
         #: Whether one client is idle: the look-up itself, since a method around it would cost more than the look-up.
         self.is_idle_one: Callable[[int], bool] = self._one_idle.__getitem__  # type: ignore[assignment]
+        self.on_likely: Callable[[IntArray], None] = lambda clients: None
         self._among: BoolArray | None = None  # during a selection among some clients only
         self.answers: Answers | None = None
         self.now, self.round = 0, 0
@@ -135,9 +136,7 @@ class ClientManager:
         """Clients were given a task; a query is not counted as being selected."""
         if len(clients) <= _FEW:
             for client in clients.tolist():
-                self._one_busy[client] = True
-                self._one_selected[client] += counted
-                self._refresh_one(client)
+                self.occupy(client, counted=counted)
             return
         self._busy[clients] = True
         self._selected[clients] += counted
@@ -147,8 +146,7 @@ class ClientManager:
         """The end or the loss of these clients' tasks became known."""
         if len(clients) <= _FEW:
             for client in clients.tolist():
-                self._one_busy[client] = False
-                self._refresh_one(client)
+                self.free(client)
             return
         self._busy[clients] = False
         self._refresh(clients)
@@ -214,6 +212,48 @@ class ClientManager:
     def n_idle_among(self, among: BoolArray | None) -> int:
         """How many of some clients are idle; None: of all."""
         return self._n_idle if among is None else int(np.count_nonzero(self._idle & among))
+
+    # -- one client at a time: `OneByOne` of the port -----------------------------------------------------------------
+
+    @property
+    def one_by_one(self) -> OneByOne | None:
+        """Itself, if its selector can choose one client without arrays."""
+        deaf = not self._hears and not self._learns_visits  # nobody wants to be told of each check-in
+        fast = deaf and self.selector.memoryless and self.selector.singles(self, []) is not None
+        return self if fast else None
+
+    def check_in(self, client: int, at: int) -> None:
+        """A device that registered before checks in."""
+        self._one_online_since[client] = at
+        self._one_online[client] = True
+        self._refresh_one(client)
+
+    def check_out(self, client: int) -> None:
+        """A device checks out."""
+        self._one_online[client] = False
+        self._refresh_one(client)
+
+    def occupy(self, client: int, *, counted: bool = True) -> None:
+        """`assign` of one client."""
+        self._one_busy[client] = True
+        self._one_selected[client] += counted
+        self._refresh_one(client)
+
+    def free(self, client: int) -> None:
+        """`release` of one client."""
+        self._one_busy[client] = False
+        self._refresh_one(client)
+
+    def choose(self, now: int, number: int) -> int:
+        """`select_clients` of one client; somebody must be idle."""
+        self.now, self.round = now, number
+        draws = self._draws.get("") or self._new_draws("")
+        singles, nth = draws.prepared(self.selector, self, self.on_likely)
+        client = singles.choose(nth)
+        if not self._one_idle[client]:
+            self._check_choice("singles", np.array([client]), 1)
+        draws.count += 1
+        return client
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -444,6 +484,19 @@ class _Draws:
         names = [who] if who else []
         self.select, self.candidates = (rng.numbered(seed, word, *names) for word in ("select", "candidates"))
         self.count = 0
+        self._singles: Singles | None = None
+        self._prepared = range(0)
+
+    def prepared(
+        self, selector: Selector[Any], view: ClientView, on_likely: Callable[[IntArray], None]
+    ) -> tuple[Singles, int]:
+        """Selections of one client, and which of them is the next; of a selector that has them."""
+        if self.count not in self._prepared or self._singles is None:
+            self._prepared = range(self.count, self.count + _PREPARED)
+            self._singles = selector.singles(view, [self.select(count) for count in self._prepared])
+            assert self._singles is not None  # noqa: S101  asked only of those that have them
+            on_likely(self._singles.likely)
+        return self._singles, self.count - self._prepared.start
 
 
 def _frozen(array: NDArray[T]) -> NDArray[T]:

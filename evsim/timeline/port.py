@@ -11,12 +11,39 @@ from evsim.base.vocabulary import FloatArray
 from evsim.selection.base import ClientView
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from evsim.base.vocabulary import BoolArray, IntArray
     from evsim.selection.base import Answers, Outcomes, Query, Selector
 
-
 #: What a selector says of its choice, by name: 0-dim, or one number per chosen client.
 Told = dict[str, FloatArray]
+
+
+class OneByOne(Protocol):
+    """What a client manager does to one client, in plain numbers."""
+
+    #: Called with those that are likely to be chosen next, one at a time.
+    on_likely: Callable[[IntArray], None]
+
+    @property
+    def n_idle(self) -> int:
+        """How many clients are idle."""
+
+    def check_in(self, client: int, at: int) -> None:
+        """A device that registered before checks in."""
+
+    def check_out(self, client: int) -> None:
+        """A device checks out."""
+
+    def occupy(self, client: int) -> None:
+        """`assign` of one client."""
+
+    def free(self, client: int) -> None:
+        """`release` of one client."""
+
+    def choose(self, now: int, number: int) -> int:
+        """`select_clients` of one client; somebody must be idle."""
 
 
 class ManagerPort(ClientView, Protocol):
@@ -38,6 +65,13 @@ class ManagerPort(ClientView, Protocol):
     @property
     def selector(self) -> Selector[Any]:
         """Who chooses; the timeline reads only how it wants to be told."""
+
+    @property
+    def one_by_one(self) -> OneByOne | None:
+        """The same for one client at a time; None, as of most classes: there is nothing faster than arrays of one.
+
+        Only of a manager whose selector is memoryless and has `Selector.singles`.
+        """
 
     @property
     def told(self) -> Told:

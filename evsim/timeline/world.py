@@ -72,6 +72,13 @@ class NoLearning:
         return np.full(len(clients), np.nan)
 
 
+class HasWork(Protocol):
+    """Says what a task of so many steps asks of each client."""
+
+    def work_of(self, n_samples: IntArray, steps: IntArray) -> Work:
+        """Its work."""
+
+
 class CanStopEarly(Protocol):
     """Work of which a part counts: what a client does whose deadline comes first."""
 
@@ -92,9 +99,14 @@ class Errand:
     wire_bytes: tuple[int, int]
     max_samples: int | None = None
     partial: CanStopEarly | None = None
+    drawn: Callable[[IntArray, IntArray, IntArray], Work] | None = None
+
+    def work_of(self, samples: IntArray, clients: IntArray, nth: IntArray) -> Work:
+        """The work of these tasks: `drawn`, where tasks of one client differ."""
+        return self.work(samples) if self.drawn is None else self.drawn(samples, clients, nth)
 
 
-def cut(partial: CanStopEarly, full: Work, samples: IntArray, max_steps: IntArray) -> Work:
+def cut(partial: HasWork, full: Work, samples: IntArray, max_steps: IntArray) -> Work:
     """The work of clients of which some do only so many steps (0: all of them)."""
     short, few = partial.work_of(samples, max_steps), max_steps > 0
     return Work(np.where(few, short.samples, full.samples), np.where(few, short.forward_samples, full.forward_samples))
@@ -116,7 +128,8 @@ class World:
 
     Attributes:
         samples: data sizes; clients without data never register.
-        work: what the client rule asks of clients with so many samples.
+        work: what the client rule asks of clients with so many samples; at most, where it is drawn for each task.
+        drawn_work: what it asks, given samples, clients and how many tasks these had; None where all tasks are alike.
         wire_bytes: charged bytes of a message down and up.
         own: what tasks cost where clients differ; None where they do not.
         partial: lets a client that would miss the deadline do what fits; None if it then does everything, too late.
@@ -143,6 +156,7 @@ class World:
     audience: Audience = field(default_factory=Audience)
     by_events: bool = False
     write_now: Callable[[], bool] = _not_yet
+    drawn_work: Callable[[IntArray, IntArray, IntArray], Work] | None = None
 
     @property
     def whole_work(self) -> Work:

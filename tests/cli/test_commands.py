@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from evsim import load_run
 from evsim.base.errors import RunFolderError, TrainingError
+from evsim.base.outside import Stopped
 from evsim.base.units import MS_PER_HOUR
 from evsim.cli import app
 from evsim.cli.base import say_table
@@ -187,7 +188,11 @@ def test_an_unwritable_out_folder_is_refused(evsim, out):
 
 @pytest.mark.parametrize(
     ("number", "code", "reason"),
-    [(signal.SIGINT, INTERRUPTED, "interrupted"), (signal.SIGTERM, TERMINATED, "terminated")],
+    [
+        (signal.SIGINT, INTERRUPTED, "interrupted"),
+        (signal.SIGTERM, TERMINATED, "terminated"),
+        (signal.SIGHUP, TERMINATED, "terminated"),
+    ],
 )
 def test_a_signal_ends_a_run_cleanly(evsim, monkeypatch, number, code, reason):
     @contextmanager
@@ -239,13 +244,23 @@ def test_resuming_needs_a_run(evsim):
     assert (done.exit_code, "a run that was interrupted or killed" in done.stderr) == (BAD_INPUT, True)
 
 
-def test_sigint_while_loading_ends_with_the_same_code(evsim, monkeypatch):
+@pytest.mark.parametrize(
+    ("stop", "code"),
+    [
+        (KeyboardInterrupt(), INTERRUPTED),
+        (Stopped(signal.SIGINT), INTERRUPTED),
+        (Stopped(signal.SIGTERM), TERMINATED),
+        (Stopped(signal.SIGHUP), TERMINATED),
+    ],
+    ids=["ctrl-c", "SIGINT", "SIGTERM", "SIGHUP"],
+)
+def test_a_signal_while_loading_ends_with_the_same_code(evsim, monkeypatch, stop, code):
     def interrupted(*_arguments, **_options):
-        raise KeyboardInterrupt
+        raise stop
 
     monkeypatch.setattr(Scenario, "load", interrupted)
     done = evsim("run", "replay")
-    assert (done.exit_code, done.stderr) == (INTERRUPTED, "evsim: interrupted\n")
+    assert (done.exit_code, done.stderr) == (code, "evsim: interrupted\n")
 
 
 def test_a_folder_that_is_no_run_cannot_be_described_as_one(tmp_path):

@@ -16,17 +16,27 @@ import pytest
 
 from evsim import Scenario, Simulation, load_run
 from evsim.base.errors import RunFolderError, TrainingError
+from evsim.base.lock import locked
 from evsim.base.vocabulary import Feedback
-from evsim.run.checkpoints import whole
+from evsim.run.checkpoints import Checkpoints, whole
 from evsim.run.feedback import Answer, Telling, read_answers, write_answers
-from evsim.run.resuming import Claim, is_over, resume_folder
+from evsim.run.resuming import is_over, resume_folder
 from evsim.run.schema import TABLES
 from evsim.run.signals import Signals
 from evsim.timeline.world import NoLearning
 from evsim.training.learning.learning import Learning
 from tests.crash.cases import CASES, EVERY_CASE, results, scenario_of
 
-_FEW = ["late reports", "oort, prompt", "power of choice", "scaffold, workers", "top-k, buffered, oort", "batched"]
+_FEW = [
+    "some clients",
+    "another target",
+    "late reports",
+    "oort, prompt",
+    "power of choice",
+    "scaffold, workers",
+    "top-k, buffered, oort",
+    "batched",
+]
 
 
 @pytest.fixture
@@ -190,11 +200,32 @@ def test_a_journal_that_answers_something_else_is_noticed(tmp_path: Path) -> Non
 
 def test_two_processes_never_work_in_one_folder(tmp_path: Path, trained: list[Any]) -> None:
     cut = interrupted(scenario_of("buffered"), tmp_path / "cut", trained, 1)
-    claim = Claim(cut)
-    with pytest.raises(RunFolderError, match="another process runs in it"):
+    with locked(resume_folder(cut)), pytest.raises(RunFolderError, match=rf"process {os.getpid()} on .* works in it"):
         Simulation.resume(cut, device="cpu")
-    claim.release(over=False)
     Simulation.resume(cut, device="cpu")
+
+
+def test_a_checkpoint_comes_with_virtual_time_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evsim.run.checkpoints._WORTH", 0)
+    plain, at = scenario_of("buffered"), []
+    closed = load_run(Simulation(plain, device="cpu").run(tmp_path / "plain")).server_steps["closed_at"]
+    every = int(closed.iloc[3])
+    record = replace(plain.record, checkpoint_every=10**9, checkpoint_every_virtual_time=every, keep_checkpoint=False)
+    saves = Checkpoints.save
+
+    def save(self: Checkpoints) -> None:
+        at.append(self._timeline().now)
+        saves(self)
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    Simulation(replace(plain, record=record), device="cpu").run(tmp_path / "often")
+    expected, last = [], 0
+    for now in closed:
+        if now - last >= every:
+            expected.append(now)
+            last = now
+    assert at == expected
+    assert len(at) >= 1
 
 
 def test_what_is_no_run_cannot_be_resumed(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "at completion": {"cost": {"availability_check": "at_completion"}},
     "partial": {"client_rule": {"partial_work": True}},
+    "drawn passes": {"client_rule": {"epochs": {"kind": "uniform", "from": 1, "to": 4}, "partial_work": True}},
 }
 
 

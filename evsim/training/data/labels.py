@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -39,7 +40,7 @@ def read_labels(y: NDArray[Any], said: Labels, where: str) -> tuple[NDArray[Any]
     kind = _kind(y, where) if said == "auto" else said
     if kind == "numbers":
         with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which is refused
-            return y.astype(np.float32), 1 if y.ndim == 1 else y.shape[1], kind
+            return y.astype(np.float32), prod(y.shape[1:]), kind
     if y.ndim != (1 if kind == "classes" else 2):
         raise DataError(f"{where}: y holds {y.dtype} of shape {y.shape}; expected {IN_WORDS[kind]}")
     ids = whole(y.reshape(-1), f"{where}: y").reshape(y.shape)
@@ -51,7 +52,7 @@ def read_labels(y: NDArray[Any], said: Labels, where: str) -> tuple[NDArray[Any]
         expected = "zeros and ones" if kind == "flags" else "classes from 0, or -1 where a time step has none"
         raise DataError(f"{where}: y holds {ids[wrong][0]}; expected {expected}")
     if kind == "flags":
-        return ids.astype(np.uint8), ids.shape[1], kind
+        return ids.astype(np.uint8), prod(y.shape[1:]), kind
     n_classes = int(ids.max(initial=-1)) + 1
     return ids.astype(np.min_scalar_type(-max(n_classes, 1))), n_classes, kind
 

@@ -118,6 +118,11 @@ class TrainingData:
         """Row numbers of a client's samples in x and y."""
         return self.index[self.offsets[client] : self.offsets[client + 1]]
 
+    @property
+    def judged(self) -> tuple[IntArray, IntArray]:
+        """Index and offsets of what clients are evaluated on: what is held out, else what they train on."""
+        return (self.index, self.offsets) if self.held is None else (self.held.index, self.held.offsets)
+
     def size(self, client: int) -> int:
         """Number of samples of a client."""
         return int(self.offsets[client + 1] - self.offsets[client])

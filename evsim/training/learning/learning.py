@@ -39,6 +39,7 @@ from evsim.training.learning.reports import Seen, feedback_of, moved
 from evsim.training.models.leaves import averaged, check_leaves, saved, trained
 from evsim.training.objectives.base import Groups, Objective
 from evsim.training.objectives.classification import Classification
+from evsim.training.objectives.groups import taken
 
 if TYPE_CHECKING:
     from evsim.base.caveat import Caveat
@@ -215,19 +216,32 @@ class Learning:
         return {name: float(value[0]) for name, value in found.items()}
 
     @part("evaluation")
-    def evaluate_clients(self, batch_size: int) -> dict[str, FloatArray]:
+    def evaluate_clients(self, batch_size: int, clients: IntArray | None = None) -> dict[str, FloatArray]:
         """Loss and metrics of the current version on each client's own samples: those held out, if some are.
 
-        Arrays (clients,); NaN for a client that has none.
+        Arrays (clients,), of all clients or of those named; NaN for a client that has none.
         """
         key, data = rng.key(self._seed, "evaluate clients", self.version), self._data
-        if data.held is None:
+        index, offsets = data.judged
+        if clients is not None:
+            index, offsets = taken(index, offsets, clients)
+        rows, places = np.unique(index, return_inverse=True)
+        if len(rows) == len(data.y):
             kept = self._judged((data.x, data.y), key, batch_size)
-            return self._objective.measure(kept, Groups(data.index, data.offsets))
-        rows, places = np.unique(data.held.index, return_inverse=True)
-        only = data.rows(rows)
-        kept = self._judged((Some(data.x, only), data.y[only]), key, batch_size)
-        return self._objective.measure(kept, Groups(places, data.held.offsets))
+        else:
+            only = data.rows(rows)
+            kept = self._judged((Some(data.x, only), data.y[only]), key, batch_size)
+        return self._objective.measure(kept, Groups(places, offsets))
+
+    @property
+    def judged_samples(self) -> IntArray:
+        """How many samples each client is evaluated on, (n_clients,)."""
+        return np.diff(self._data.judged[1])
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether clients are evaluated on samples that nobody trains on."""
+        return self._data.held is not None
 
     @part("evaluation")
     def losses(self, clients: IntArray, max_samples: int | None = None, batch_size: int = 1024) -> FloatArray:

@@ -16,6 +16,7 @@ import torch
 
 from evsim.algorithms import tree
 from evsim.algorithms.base import Method, ReportMeta, Reports, State
+from evsim.algorithms.schedule import TaskNames
 from evsim.algorithms.tree import Payload
 from evsim.base import rng
 from evsim.base.errors import TrainingError
@@ -109,7 +110,9 @@ class Pending:
     def metas(self, tasks: Sequence[int], version: int) -> list[ReportMeta]:
         """What the server knows about each report, when it is at a version."""
         columns = self.reports(tasks, version)
-        scheduled = self._method.client_rule.schedule.n_steps(columns.samples).tolist()
+        nth = np.array([self._waiting[task].nth for task in tasks], np.int64)
+        names = TaskNames(self._job.seed, columns.client, nth)
+        scheduled = self._method.client_rule.schedule.n_steps(columns.samples, names).tolist()
         found, known = [], cache(lambda: columns.info)
         for place, task in enumerate(tasks):
             own, steps = self._waiting[task], scheduled[place]

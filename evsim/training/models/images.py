@@ -22,8 +22,8 @@ class LeNet(Model):
 
     LeCun et al., Gradient-Based Learning Applied to Document Recognition, 1998, which has tanh, trained subsampling and
     a sparse second convolution instead. An image smaller than 32x32 is padded with zeros to that, as the paper does
-    with 28x28. 61,706 parameters for 1x28x28 and 10 classes, 62,006 for 3x32x32. Input (batch, channels, height, width),
-    output (batch, classes).
+    with 28x28. 61,706 parameters for 1x28x28 and 10 classes, 62,006 for 3x32x32. Input (batch, channels, height,
+    width), output (batch, classes).
     """
 
     @override
@@ -59,8 +59,8 @@ class FemnistCnn(Model):
     """LEAF's model of FEMNIST: conv 5x5 32, pool, conv 5x5 64, pool, 2048 hidden units, classes.
 
     Caldas et al., LEAF: A Benchmark for Federated Settings, 2018, and its code (models/femnist/cnn.py). 6,603,710
-    parameters for 1x28x28 and 62 classes; `cnn` has 512 hidden units instead. Input (batch, channels, height, width),
-    output (batch, classes).
+    parameters for 1x28x28 and 62 classes; `cnn` has 512 hidden units instead. Input (batch, channels, height,
+    width), output (batch, classes).
     """
 
     @override

@@ -74,6 +74,14 @@ class Groups:
         return ratio(self.sums(values).T, self.sizes).T
 
 
+def taken(index: IntArray, offsets: IntArray, groups: IntArray) -> tuple[IntArray, IntArray]:
+    """Index and offsets of some of the groups, in the order named."""
+    sizes = np.diff(offsets)[groups]
+    found = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    within = np.arange(found[-1]) - np.repeat(found[:-1], sizes)
+    return index[np.repeat(offsets[:-1][groups], sizes) + within], found
+
+
 def ratio(above: NDArray[Any], below: NDArray[Any]) -> FloatArray:
     """Element by element; NaN where nothing is below."""
     shape = np.broadcast_shapes(np.shape(above), np.shape(below))
