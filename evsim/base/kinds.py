@@ -65,6 +65,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "local SGD with control variates (Karimireddy et al. 2020)",
         ),
     },
+    "work": {
+        "by_deadline": ("evsim.algorithms.workload:ByDeadline", "as many steps as a device promises to finish in time"),
+        "by_class": ("evsim.algorithms.workload:ByClass", "shares of the schedule by speed class"),
+    },
     "epochs": {
         "uniform": ("evsim.algorithms.epochs:UniformEpochs", "whole passes from a range, drawn for each task"),
     },

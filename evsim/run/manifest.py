@@ -91,6 +91,15 @@ def _one_for_all(values: IntArray) -> int | None:
     return int(values[0]) if len(values) and bool((values == values[0]).all()) else None
 
 
+def _bytes_by_group(parts: Parts) -> dict[str, Any]:
+    """Charged bytes of each group's messages, where they differ."""
+    own = parts.own
+    if own is None:
+        return {}
+    _, first = np.unique(own.group, return_index=True)
+    return {"bytes_down_of_groups": own.bytes_down[first].tolist(), "bytes_up_of_groups": own.bytes_up[first].tolist()}
+
+
 def _cost(scenario: Scenario, parts: Parts) -> dict[str, Any]:
     """What was charged, beside what was true."""
     cost = scenario.cost
@@ -99,6 +108,7 @@ def _cost(scenario: Scenario, parts: Parts) -> dict[str, Any]:
         "true_model_bytes": parts.true_model_bytes,
         "bytes_down": parts.wire_bytes[0],
         "bytes_up": parts.wire_bytes[1],
+        **_bytes_by_group(parts),
         "sample_scale": cost.sample_scale,
         "training_factor": cost.training_factor,
         "availability_check": cost.availability_check,

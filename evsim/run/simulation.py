@@ -294,6 +294,7 @@ class _Live:
             sessions=replay,
             pricing=parts.pricing,
             work=scenario.client_rule.work,
+            own=parts.own,
             drawn_work=drawn_work(scenario.client_rule, scenario.seed),
             partial=partial_work(scenario.client_rule),
             wire_bytes=parts.wire_bytes,
@@ -405,7 +406,7 @@ class _Live:
             self._parts.learning.close()
 
     def _client_rows(self) -> dict[str, Any]:
-        population, samples = self._parts.population, self._parts.samples
+        population, samples, own = self._parts.population, self._parts.samples, self._parts.own
         return {
             "client": np.arange(len(samples)),
             "device": population.device,
@@ -416,6 +417,8 @@ class _Live:
             "download_kbps": population.speed.download_kbps,
             "upload_kbps": population.speed.upload_kbps,
             "latency_ms": population.speed.latency_ms,
+            "group": np.zeros_like(samples) if own is None else own.group,
+            "compute_share": np.ones(len(samples)) if own is None else own.compute_share,
             "online_share": population.availability.online_share(),
         }
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, final
 
 from evsim.aggregation.base import Aggregator
 from evsim.algorithms.base import Broadcast, ClientRule, Merge, ServerOptimizer, Upload, Weighting
+from evsim.algorithms.workload import Workload
 from evsim.base.caveat import Caveat
 from evsim.base.errors import ScenarioError, report
 from evsim.base.units import TimeOfDay
@@ -62,6 +63,7 @@ class Scenario:
         selection: whom it asks.
         broadcast: what it sends.
         client_rule: what a client does with it; a dry run defaults to one epoch of SGD.
+        work: how many of the scheduled steps each client does; default: all.
         upload: transforms of the update on its way back, in order.
         weighting: how much each report counts.
         merge: how updates become one.
@@ -92,6 +94,7 @@ class Scenario:
     selection: Selector[Any]
     broadcast: Broadcast
     client_rule: ClientRule
+    work: Workload | None = None
     upload: tuple[Upload, ...] = ()
     weighting: Weighting
     merge: Merge[Any]

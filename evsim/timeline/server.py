@@ -202,7 +202,7 @@ class LiveServer:
 
     def _own_sources(self) -> None:
         world = self.world
-        declared = world.pricing.declared_ms(world.work(world.samples), world.wire_bytes)
+        declared = world.pricing.declared_ms(world.whole_work, world.sizes)
         self.registration = Registration(world.manager, world.audience, world.samples, declared)
         self.agenda.add(world.sessions, self.registration.hear)
         self.agenda.add(self.endings, self.cohorts.hear)

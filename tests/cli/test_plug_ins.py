@@ -69,6 +69,7 @@ SLOTS = {
             "evsim.algorithms.fedprox:FedProx": ["loss", "step", "finish", "direction"],
         },
     ),
+    "work": ("work", "shares = [0.5]", {"evsim.algorithms.workload:ByClass": ["steps", "problems"]}),
     "epochs": (
         "client_rule.epochs",
         "from = 1, to = 2",
