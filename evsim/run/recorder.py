@@ -28,6 +28,7 @@ from safetensors.numpy import save_file
 
 from evsim.base.errors import RunFolderError
 from evsim.base.lock import beat
+from evsim.base.parquet import seal
 from evsim.base.profiling import part
 from evsim.base.vocabulary import Outcome
 from evsim.run.schema import TABLES
@@ -190,6 +191,10 @@ class Recorder:
         """A table as it was written, or some columns of it; `close` first."""
         with pq.ParquetFile(self._folder / f"{name}.parquet") as file:
             return file.read(columns=columns, use_threads=False)
+
+    def seals(self) -> dict[str, dict[str, int | str]]:
+        """What tells each table's file from a changed one; `close` first."""
+        return {name: seal(self._folder / f"{name}.parquet") for name in TABLES}
 
     @part("recording")
     def finish(
