@@ -134,7 +134,7 @@ class _Play:
             clock=clock,
             availability=trace,
             samples=samples,
-            manager=ClientManager(scenario.selection, n, scenario.seed),
+            manager=ClientManager(scenario.selection, n, scenario.seed, trace),
             sessions=Sessions(trace),
             pricing=replace(opened.pricing, speed=opened.population.speed.take(np.arange(n))),
             work=rule.work,

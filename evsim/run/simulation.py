@@ -284,10 +284,17 @@ class _Live:
             clock=self._clock,
             availability=parts.population.availability,
             samples=parts.samples,
-            manager=ClientManager(scenario.selection, len(parts.samples), scenario.seed),
+            manager=ClientManager(
+                scenario.selection,
+                len(parts.samples),
+                scenario.seed,
+                parts.population.availability,
+                asks_why=scenario.record.selector,
+            ),
             sessions=replay,
             pricing=parts.pricing,
             work=scenario.client_rule.work,
+            own=parts.own,
             drawn_work=drawn_work(scenario.client_rule, scenario.seed),
             partial=partial_work(scenario.client_rule),
             wire_bytes=parts.wire_bytes,
@@ -382,10 +389,9 @@ class _Live:
         told |= {"engine": self._pace.told(server.agenda), "diverged_at_version": self._stops.diverged_at}
         told |= {"tables": self._recorder.seals()}
         told |= {"client_evaluations": None if self._judged is None else self._judged.told}
-        text = self._scenario.to_toml()
         self._recorder.finish(
-            manifest=with_measured(told, self._recorder, text),
-            scenario_toml=text,
+            manifest=with_measured(told, self._recorder, self._scenario.to_tables()),
+            scenario_toml=self._scenario.to_toml(),
             tensors=None if parts.learning is None else parts.learning.tensors(),
             model="model" if self._stops.diverged_at is None else "model.diverged",
         )
@@ -401,7 +407,7 @@ class _Live:
             self._parts.learning.close()
 
     def _client_rows(self) -> dict[str, Any]:
-        population, samples = self._parts.population, self._parts.samples
+        population, samples, own = self._parts.population, self._parts.samples, self._parts.own
         return {
             "client": np.arange(len(samples)),
             "device": population.device,
@@ -412,6 +418,8 @@ class _Live:
             "download_kbps": population.speed.download_kbps,
             "upload_kbps": population.speed.upload_kbps,
             "latency_ms": population.speed.latency_ms,
+            "group": np.zeros_like(samples) if own is None else own.group,
+            "compute_share": np.ones(len(samples)) if own is None else own.compute_share,
             "online_share": population.availability.online_share(),
         }
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from evsim.base import rng
 from evsim.base.errors import DataError, require
 from evsim.base.vocabulary import BoolArray, IntArray
+from evsim.training.data import shared
 from evsim.training.data.gathered import Gathered, Values, select
 from evsim.training.data.held_out import HeldOut, hold_out
 from evsim.training.data.labels import IN_WORDS, LabelKind, check_labels, strata
@@ -176,7 +177,7 @@ def federate(  # noqa: PLR0913  what a scenario says of its data, all by name
         DataError: if the data cannot be read or dealt, or no client gets any.
     """
     require(0 < test_fraction < 1, "0 < test_fraction < 1 must hold", test_fraction=test_fraction)
-    samples = dataset.load(n_clients=n_clients, seed=seed, folder=folder)
+    samples = shared.load(dataset, n_clients=n_clients, seed=seed, folder=folder)
     given = partition.listed(len(samples.y), n_clients, folder)
     train, test = _split(samples, test_fraction, seed, None if given is None else given[0])
     if len(train) == 0 or len(test) == 0:
