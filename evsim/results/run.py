@@ -113,7 +113,8 @@ class Run:
         told = self.evaluations.loc[self.evaluations["split"] == "test", "metric"].astype(str).unique().tolist()
         goal = self.goal
         wanted = [None if goal is None else goal.metric, self.manifest.get("headline"), "accuracy"]
-        return next((name for name in [*wanted, *told[::-1]] if name in told), None)
+        others = sorted(told, key="loss".__eq__)  # the loss last
+        return next((name for name in [*wanted, *others] if name in told), None)
 
     @cached_property
     def missing(self) -> dict[str, tuple[str, ...]]:
@@ -181,6 +182,11 @@ class Run:
     def sessions(self) -> pd.DataFrame:
         """Every check-in and check-out, if the scenario asked for them."""
         return self._table("sessions")
+
+    @cached_property
+    def selections(self) -> pd.DataFrame:
+        """What the selector said of its choices, if the scenario asked for it (long form)."""
+        return self._table("selections")
 
     def _table(self, name: str) -> pd.DataFrame:
         return read_table(self.folder, name, partial=self.partial)

@@ -9,7 +9,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -104,9 +104,18 @@ def _slots() -> Iterator[str]:
         if slot.endswith("_format"):
             continue
         yield f"## Slot `{slot}`\n"
-        for entry in registry.built_in(slot).values():
-            cls = registry.load(slot, entry.kind)
-            yield f"### `{slot}` kind `{entry.kind}`\n\n{_summary(cls)}\n\n{_options(cls)}"
+        kinds = {kind: registry.load(slot, kind) for kind in registry.built_in(slot)}
+        shared = _shared(list(kinds.values()))
+        if shared is not None:
+            yield f"Every kind takes these keys. {_summary(shared)}\n\n{_options(shared)}"
+        for kind, cls in kinds.items():
+            yield f"### `{slot}` kind `{kind}`\n\n{_summary(cls)}\n\n{_options(cls, shared)}"
+
+
+def _shared(kinds: list[type]) -> type | None:
+    """The abstract class with keys that all kinds of a slot have in common, if there is one."""
+    bases = [base for base in kinds[0].__mro__ if inspect.isabstract(base) and is_dataclass(base) and fields(base)]
+    return next((base for base in bases if all(issubclass(kind, base) for kind in kinds)), None)
 
 
 def _algorithms() -> Iterator[str]:
@@ -129,8 +138,9 @@ def _inline(table: Any) -> str:
 # -- one class -------------------------------------------------------------------------------------------------------
 
 
-def _options(cls: type) -> str:
-    rows = list(_rows(cls, "") if is_dataclass(cls) else _arguments(cls))
+def _options(cls: type, shared: type | None = None) -> str:
+    above = set() if shared is None else set(_rows(shared, ""))
+    rows = [row for row in (_rows(cls, "") if is_dataclass(cls) else _arguments(cls)) if row not in above]
     return (
         "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *rows, ""])
         if rows

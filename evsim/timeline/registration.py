@@ -61,6 +61,7 @@ class Registration:
         elif len(at):
             new = np.flatnonzero(check_in & ~self._seen[clients])
             if len(new):
+                new = new[np.unique(clients[new], return_index=True)[1]]  # each client's first
                 self._register(clients[new], at[new])
             self._manager.observe(clients, check_in, at)
 

@@ -9,30 +9,90 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from evsim.base import rng
-from evsim.base.errors import ModelError
+from evsim.base.errors import ModelError, Problem
+from evsim.base.policy import Policy
 from evsim.base.user_code import user_code
 from evsim.training.data.samples import inputs
 from evsim.training.draws import named_draws
+from evsim.training.models.freezing import freeze, freeze_all_but_adapters
 from evsim.training.models.leaves import check_leaves, uninitialised
+from evsim.training.models.lora import Lora, adapt
 from evsim.training.models.modes import evaluating, private_copy
+from evsim.training.models.weights import load_weights
 from evsim.training.objectives.base import Objective
 from evsim.training.objectives.classification import Classification
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from evsim.training.data.base import FederatedData
 
 
 _USUAL = Classification()
 
 
-class Model(ABC):
-    """How to build a model."""
+@dataclass(frozen=True, kw_only=True)
+class Model(Policy, ABC):
+    """How to build a model, where its weights come from, and what of it trains.
+
+    Patterns go over dotted names of leaves, as in the module's state dict: "features.*", "*.bias". Only what trains is
+    sent, merged and paid for; the whole model is saved.
+
+    Attributes:
+        weights: a .safetensors file, or the folder of a run, that holds every leaf of the model and no other; without
+            it all are drawn from the seed.
+        fresh: patterns of leaves that are drawn from the seed all the same, such as a head for other classes.
+        freeze: patterns of leaves that do not train. A norm whose statistics are frozen goes by them.
+        lora: low-rank adapters; everything else is then frozen.
+    """
+
+    weights: str | None = None
+    fresh: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
+    lora: Lora | None = None
+
+    @override
+    def problems(self, scenario: Any) -> Iterator[Problem]:
+        if self.fresh and self.weights is None:
+            yield Problem("model.fresh", "leaves that are not taken from a file", "model.weights, the file")
+        if self.freeze and self.lora is not None:
+            hint = "model.lora.train names what else shall train"
+            yield Problem("model.freeze", "beside model.lora, which freezes all but its adapters", "one of them", hint)
+
+    @final
+    def prepare(self, data: FederatedData, seed: int, folder: Path, *, width: int | None = None) -> nn.Module:
+        """The module that a run trains: built, loaded, with adapters and frozen leaves.
+
+        Args:
+            data: what it is trained on.
+            seed: of the run.
+            folder: in which a relative path of weights begins: the scenario's.
+            width: of its output; as many as the data has classes if not given.
+
+        Raises:
+            ModelError: if it cannot be built, or what is said of its leaves does not fit them.
+        """
+        shape = data.x.shape[1:]
+        n_classes = data.n_classes if width is None else width
+        module = self.build(shape=shape, n_classes=n_classes, n_tokens=data.n_tokens, seed=seed)
+        if self.lora is not None:
+            adapt(module, self.lora, seed)
+        if self.weights is not None:
+            load_weights(module, self.weights, self.fresh, folder)
+        if self.lora is not None:
+            freeze_all_but_adapters(module, self.lora.train)
+        elif self.freeze:
+            freeze(module, self.freeze)
+        return module
 
     @abstractmethod
     def build(self, *, shape: tuple[int, ...], n_classes: int, n_tokens: int | None, seed: int) -> nn.Module:
