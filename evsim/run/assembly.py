@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 from torch.nn import Module
 
-from evsim.algorithms.base import Wire, Wires, total_bytes
+from evsim.algorithms.base import ClientRule, PartialWork, Wire, Wires, WorkBySteps, total_bytes
+from evsim.algorithms.schedule import TaskNames
 from evsim.base.caveat import Caveat, CaveatWarning
 from evsim.base.culprit import explain
 from evsim.base.errors import EvsimError, Problem, ScenarioError, joined, report
@@ -19,6 +20,7 @@ from evsim.base.vocabulary import IntArray
 from evsim.cost.network import Site
 from evsim.cost.own import Own
 from evsim.cost.pricing import Pricing
+from evsim.cost.work import Work
 from evsim.run.apart import charged, clients_of, own_costs
 from evsim.run.doubts import doubts
 from evsim.scenario import Scenario
@@ -200,6 +202,20 @@ def pricing_of(scenario: Scenario, population: Population, own: Own | None) -> P
     site = Site(population.speed, scenario.seed, scenario.folder)
     network = scenario.network.open(site)
     return Pricing(scenario.cost, population.speed, scenario.seed, network, scenario.start, share)
+
+
+def drawn_work(rule: ClientRule, seed: int) -> Callable[[IntArray, IntArray, IntArray], Work] | None:
+    """The work of named tasks, if it is drawn; None if all tasks of a client are alike."""
+    if not rule.schedule.is_drawn or not isinstance(rule, WorkBySteps):
+        return None
+    return lambda samples, clients, nth: rule.work_of(
+        samples, rule.schedule.n_steps(samples, TaskNames(seed, clients, nth))
+    )
+
+
+def partial_work(rule: ClientRule) -> PartialWork | None:
+    """The rule, if its clients report parts of their work; else None."""
+    return rule if isinstance(rule, PartialWork) and rule.partial_work else None
 
 
 def _task_ms(

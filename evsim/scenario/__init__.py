@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -146,4 +147,12 @@ class Scenario:
 
     def to_toml(self) -> str:
         """The whole scenario as TOML, defaults included; loading it gives an equal scenario."""
+        return self._toml
+
+    def to_tables(self) -> dict[str, Any]:
+        """The same as tables: what a TOML parser reads of `to_toml`."""
+        return dumping.to_tables(self)
+
+    @cached_property
+    def _toml(self) -> str:
         return dumping.to_toml(self)

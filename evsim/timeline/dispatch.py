@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import final
+from typing import Protocol
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from evsim.base.vocabulary import IntArray, Outcome
 from evsim.cost.pricing import Price, SinglePrices
 from evsim.cost.work import Work
 from evsim.timeline.digest import TimelineHash
-from evsim.timeline.endings import Endings
 from evsim.timeline.fates import ARRIVES, LOST, STOPPED, fates, fates_at_completion, loss_known
 from evsim.timeline.ledger import KINDS, NO_WEIGHT, Ledger
 from evsim.timeline.world import CanStopEarly, Errand, World, cut
@@ -23,7 +22,19 @@ _FEW = 8  # so many tasks are given one by one sooner than as arrays
 _IN_FLIGHT = int(Outcome.IN_FLIGHT)
 
 
-@final
+class Calendar(Protocol):
+    """Where the ends of tasks are entered: `Endings`."""
+
+    def enter(self, tasks: IntArray) -> None:
+        """New tasks."""
+
+    def enter_one(self, task: int, known_at: int) -> None:
+        """`enter` of one task."""
+
+    def move(self, tasks: IntArray) -> None:
+        """Ends that become known at other instants."""
+
+
 class Dispatcher:
     """Prices tasks, reads their fate from the traces, enters them and makes their clients busy.
 
@@ -31,7 +42,7 @@ class Dispatcher:
     hears of it later.
     """
 
-    def __init__(self, world: World, ledger: Ledger, endings: Endings, digest: TimelineHash) -> None:
+    def __init__(self, world: World, ledger: Ledger, endings: Calendar, digest: TimelineHash) -> None:
         self._world, self._clock, self._manager = world, world.clock, world.manager
         self._ledger, self._endings, self._digest, self._learning = ledger, endings, digest, world.learning
         self._n_tasks = np.zeros(len(world.samples), np.int64)
@@ -86,10 +97,23 @@ class Dispatcher:
         """
         column, clients = self._ledger.column, self._ledger.column("client", tasks)
         leaves_at, loss_by, stop_at = (column(name, tasks) for name in ("leaves_at", "loss_by", "stop_at"))
-        ended, fate, known = self._fate(clients, planned_end, leaves_at, loss_by, stop_at)
-        for name, values in (("ended_at", ended), ("fate", fate), ("known_at", known)):
-            self._ledger.set(name, tasks, values)
+        self._set_fate(tasks, self._fate(clients, planned_end, leaves_at, loss_by, stop_at))
         self._endings.move(tasks)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a task is at work whose end is not in the calendar."""
+        return False
+
+    def stopped(self, tasks: IntArray) -> None:
+        """The server stopped tasks, as the ledger says."""
+
+    def freeze(self) -> None:
+        """The run is over: note how far everybody came."""
+
+    def _set_fate(self, tasks: IntArray, fates: tuple[IntArray, IntArray, IntArray]) -> None:
+        for name, values in zip(("ended_at", "fate", "known_at"), fates, strict=True):
+            self._ledger.set(name, tasks, values)
 
     def _assign(self, clients: IntArray, *, counted: bool) -> None:
         """A client never has two tasks; an aggregator written by others may try."""
