@@ -351,7 +351,7 @@ class MergeContract(ABC):
             for place in range(8):
                 acc = policy.add(acc, self._update(place), {"": 1.0}, _meta(place))
             policy.finish(acc, server, info)
-            assert names(policy.next_state(acc, server, info)) == names(first)
+            assert set(policy.next_state(acc, server, info)) <= set(first)
 
     def _merged(self, updates: list[Payload]) -> Payload:
         policy, info = self.make(), _info(len(updates))

@@ -59,7 +59,7 @@ OPTIONS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "norm_clip": [{"max_norm": 0.5}],
         "dp": [
             {"max_norm": 0.5, "noise_multiplier": 0.4},
-            {"max_norm": 0.5, "noise_multiplier": 0.4, "adaptive": True},
+            {"max_norm": 0.5, "noise_multiplier": 0.4, "adaptive": True, "count_noise": 1.0},
         ],
     },
     "server_optimizer": {"feddyn": [{"alpha": 0.1}], "qfedavg": [{"learning_rate": 0.1}]},
