@@ -136,6 +136,13 @@ class Server(Protocol):
     def wait(self, *, or_check_in: bool, until: int) -> Process[None]:
         """Wait until the next ending becomes known, or the next check-in if wanted, at most until an instant."""
 
+    def refill(self, buffer: Cohort, reports: int, timeout: int | None, until: int) -> None:
+        """With every slot full: give a client a task whenever one ends, up to the last but one of so many reports.
+
+        It does what `select_clients`, `give` and `wait` would do in turn, and so stops whenever something else is to
+        be decided, or at once: what it did not do is to be done by these. Reports that arrived are in `arrivals`.
+        """
+
     def staleness(self, task: int) -> int:
         """Server steps applied since the task was dispatched."""
 

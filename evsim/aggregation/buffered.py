@@ -11,7 +11,7 @@ from typing_extensions import override
 from evsim.aggregation.base import Aggregator, Cohort, Process, Server
 from evsim.base.caveat import Caveat
 from evsim.base.errors import require
-from evsim.base.units import FOREVER, Duration
+from evsim.base.units import FOREVER, MS_PER_MINUTE, Duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,8 @@ class Buffered(Aggregator):
         concurrency: most tasks at work at any time.
         buffer_size: reports per server step (FedBuff's K).
         max_staleness: a report that is staler when it arrives is wasted, and never trained.
-        task_timeout: a task that lasts longer is stopped, ms.
+        task_timeout: a task that lasts longer is stopped, ms; None: never. Half an hour is longer than nearly every
+            task of the bundled phones, and a device that left holds its slot no longer than that.
         period: step at these intervals of virtual time, with whatever the buffer holds, and whenever it is full, ms. A
             period that passes while the server asks candidates for their losses ends when it has asked, and so do
             reports that arrive meanwhile: they are taken in then.
@@ -38,7 +39,7 @@ class Buffered(Aggregator):
     concurrency: int
     buffer_size: int
     max_staleness: int | None = None
-    task_timeout: Duration | None = None
+    task_timeout: Duration | None = 30 * MS_PER_MINUTE
     period: Duration | None = None
 
     def __post_init__(self) -> None:
@@ -61,15 +62,15 @@ class Buffered(Aggregator):
 
     @override
     def caveats(self, scenario: Any) -> Iterator[Caveat]:
-        """There is no default timeout: which one is fair depends on the tasks, and any would change what a run is."""
+        """A server that never gives a device up; tasks that are too long for a timeout are told by `run.doubts`."""
         if scenario.population.availability != "always" and self.task_timeout is None:
             yield Caveat(
                 "no_task_timeout",
                 "a device that leaves holds its slot until it comes back, often for hours: fewer clients are at work "
                 "than concurrency says, which slows this arm against rounds with a deadline",
-                f"concurrency = {self.concurrency}, no task_timeout",
+                f'concurrency = {self.concurrency}, task_timeout = "none"',
                 "set aggregation.task_timeout to a few times the duration of a slow task, such as the deadline of the "
-                "rounds it is compared with",
+                "rounds it is compared with, or leave it out",
             )
 
     @override
@@ -82,8 +83,16 @@ class Buffered(Aggregator):
             if len(clients) and not server.finished:
                 server.give(filling.buffer, clients, self.task_timeout)
             if not heard:
+                if len(clients) == free and not server.finished:
+                    self._refill(filling)
                 yield from server.wait(or_check_in=len(clients) < free, until=filling.step_at)
                 self._take_in(filling)
+
+    def _refill(self, filling: _Filling) -> None:
+        """Every slot is full: while each end of a task means that another one begins, there is nothing to decide."""
+        wanted = self.buffer_size - len(filling.held)
+        filling.server.refill(filling.buffer, wanted, self.task_timeout, filling.step_at)
+        self._take_in(filling)
 
     def _take_in(self, filling: _Filling) -> bool:
         """Handle the reports that arrived and the period that is over; whether there was anything."""

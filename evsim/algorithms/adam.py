@@ -13,8 +13,22 @@ import torch
 from typing_extensions import override
 
 from evsim.algorithms import tree
-from evsim.algorithms.base import Apply, Carry, ClientRule, LossValue, Schedule, State, Update, Wires, cross_entropy
+from evsim.algorithms.base import (
+    Apply,
+    Batch,
+    Carry,
+    ClientRule,
+    Criterion,
+    LossValue,
+    Schedule,
+    State,
+    Update,
+    Wires,
+    WorkBySteps,
+    supervised,
+)
 from evsim.algorithms.decay import Decay
+from evsim.algorithms.epochs import Epochs
 from evsim.algorithms.local_sgd import check_local
 from evsim.base.errors import require
 from evsim.cost.work import Work
@@ -26,13 +40,14 @@ if TYPE_CHECKING:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Adam(ClientRule):
+class Adam(ClientRule, WorkBySteps):
     """Adam with bias correction, as ``torch.optim.Adam``; moments start at zero in every task and are never sent.
 
     Attributes:
         learning_rate: step size.
         batch_size: samples per step.
-        epochs: passes over the client's samples; 1 if neither is given.
+        epochs: passes over the client's samples; 1 if neither is given. A fraction (0.25) takes that share of the
+            batches of a pass, rounded up; a table draws for each task: {kind = "uniform", from = 1, to = 5}.
         steps: number of steps instead of passes.
         drop_last: leave out the last batch of a pass if it is not full, as BatchNorm may need; a client with less than
             one batch trains on one batch of all it has.
@@ -45,7 +60,7 @@ class Adam(ClientRule):
 
     learning_rate: float
     batch_size: int = 20
-    epochs: int | None = None
+    epochs: int | float | Epochs | None = None
     steps: int | None = None
     drop_last: bool = False
     beta1: float = 0.9
@@ -69,7 +84,11 @@ class Adam(ClientRule):
 
     @override
     def work(self, n_samples: IntArray) -> Work:
-        return Work(self.schedule.n_processed(n_samples), np.zeros_like(n_samples))
+        return self.work_of(n_samples, self.schedule.n_steps(n_samples))
+
+    @override
+    def work_of(self, n_samples: IntArray, steps: IntArray) -> Work:
+        return Work(self.schedule.n_processed_in(n_samples, steps), np.zeros_like(n_samples))
 
     @override
     def wires(self, model: Wires) -> Wires:
@@ -89,8 +108,8 @@ class Adam(ClientRule):
         return carry
 
     @override
-    def loss(self, apply: Apply, carry: Carry, buffers: Tree, x: torch.Tensor, y: torch.Tensor) -> LossValue:
-        return cross_entropy(apply, carry, buffers, x, y)
+    def loss(self, apply: Apply, carry: Carry, buffers: Tree, batch: Batch, criterion: Criterion) -> LossValue:
+        return supervised(apply, carry, buffers, batch, criterion)
 
     @override
     def step(self, carry: Carry, grads: Tree, received: Payload, state: State) -> Carry:

@@ -14,9 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic, Literal, TypeVar, final
 
+import numpy as np
 import torch
 from typing_extensions import override
 
+from evsim.algorithms.clients import ClientInfo, Kept
 from evsim.algorithms.schedule import Schedule
 from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload, Tree
@@ -27,9 +29,13 @@ from evsim.cost.work import Work
 
 __all__ = [
     "Apply",
+    "Batch",
     "Broadcast",
     "Carry",
+    "ClientInfo",
     "ClientRule",
+    "Criterion",
+    "GroupedBroadcast",
     "LossValue",
     "Merge",
     "Method",
@@ -49,8 +55,9 @@ __all__ = [
     "Weighting",
     "Wire",
     "Wires",
-    "cross_entropy",
+    "WorkBySteps",
     "opening_of",
+    "supervised",
     "total_bytes",
 ]
 
@@ -60,6 +67,9 @@ A = TypeVar("A")
 
 #: Runs the model: ``(parameters, buffers, x) -> (logits, new buffers)``.
 Apply = Callable[[Tree, Tree, torch.Tensor], tuple[torch.Tensor, Tree]]
+
+#: The objective: ``(outputs, y) -> losses`` of the samples of a mini-batch, (batch,).
+Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 # -- broadcast ---------------------------------------------------------------------------------------------------------
@@ -81,6 +91,36 @@ class Broadcast(Policy, ABC):
     @abstractmethod
     def send(self, server: State) -> Payload:
         """The message for the current server state; has at least "model" and "buffers"."""
+
+
+class GroupedBroadcast(Broadcast):
+    """A message that differs by group of clients: each group holds a part of every leaf, and trains and sends that.
+
+    Groups follow from what is declared, once for a run. A sub-model has leaves of other shapes, so the model must take
+    them: `torch.nn` layers do, as long as what one gives fits the next. The merge averages each number over the clients
+    that hold it; one that nobody held stays as it is. Bytes on the wire are those of the part, and computing costs
+    `compute_share`. Queries and evaluations use the whole model.
+    """
+
+    @property
+    @abstractmethod
+    def n_groups(self) -> int:
+        """How many groups there are; each has clients."""
+
+    @abstractmethod
+    def groups(self, clients: ClientInfo) -> IntArray:
+        """The group of each client, from 0 to n_groups - 1; `clients.group` and `clients.nth` are 0."""
+
+    @abstractmethod
+    def part(self, leaf: str, shape: tuple[int, ...], group: int) -> Kept:
+        """What a group holds of a parameter or buffer: positions along each dimension; None: all of it.
+
+        Leaves of the same name in other entries of the message, such as a control variate, are cut alike.
+        """
+
+    def compute_share(self, group: int, held: float) -> float:
+        """What training costs a client of a group, relative to the whole model; `held`: its share of the numbers."""
+        return held
 
 
 # -- local update ------------------------------------------------------------------------------------------------------
@@ -111,8 +151,10 @@ class ClientRule(Policy, ABC):
     Attributes:
         receives: payloads the rule reads from the broadcast.
         sends: payloads of its update, buffers included.
+        knows: columns of `ClientInfo` that it reads, as ``state["client"]``: one number per client.
     """
 
+    knows: ClassVar[tuple[str, ...]] = ()
     receives: ClassVar[frozenset[str]] = frozenset({"model", "buffers"})
     sends: ClassVar[frozenset[str]] = frozenset({"model", "buffers"})
 
@@ -138,8 +180,11 @@ class ClientRule(Policy, ABC):
         """The carry before the first step; "train" holds the parameters. `version`: the model version received."""
 
     @abstractmethod
-    def loss(self, apply: Apply, carry: Carry, buffers: Tree, x: torch.Tensor, y: torch.Tensor) -> LossValue:
-        """Per-sample losses of a mini-batch of one client and the new buffers; differentiated in carry["train"]."""
+    def loss(self, apply: Apply, carry: Carry, buffers: Tree, batch: Batch, criterion: Criterion) -> LossValue:
+        """Per-sample losses of a mini-batch of one client and the new buffers; differentiated in carry["train"].
+
+        `criterion` is the scenario's objective; a rule adds terms of its own to it, if it has any (`supervised`).
+        """
 
     @abstractmethod
     def step(self, carry: Carry, grads: Tree, received: Payload, state: State) -> Carry:
@@ -151,6 +196,7 @@ class ClientRule(Policy, ABC):
 
 
 LossValue = tuple[torch.Tensor, Tree]
+Batch = tuple[torch.Tensor, torch.Tensor]  # inputs and labels of a mini-batch, (batch, ...) each
 Opening = Literal["none", "loss", "gradient"]
 
 
@@ -171,7 +217,18 @@ class OpeningPass(ABC):
         """The carry with what the rule keeps; loss 0-dim or (clients,); gradient {} unless asked for."""
 
 
-class PartialWork(ABC):
+class WorkBySteps(ABC):
+    """A client rule may also be this: it says what a task of so many steps costs.
+
+    Where the steps of a task are drawn (`Schedule.is_drawn`), nothing else can say what it costs.
+    """
+
+    @abstractmethod
+    def work_of(self, n_samples: IntArray, steps: IntArray) -> Work:
+        """What a task of so many steps asks of each client."""
+
+
+class PartialWork(WorkBySteps):
     """A client rule may also be this: a client that would miss the deadline does the steps that fit and reports them.
 
     The timeline asks at dispatch, when a task's fate is fixed; the clock and the training then use the same steps.
@@ -183,26 +240,17 @@ class PartialWork(ABC):
     def n_steps_within(self, n_samples: IntArray, processed: IntArray) -> IntArray:
         """Whole steps of a task that may process so many samples, passes before the first step included."""
 
-    @abstractmethod
-    def work_of(self, n_samples: IntArray, steps: IntArray) -> Work:
-        """What a task of so many steps asks of each client."""
-
 
 def opening_of(rule: ClientRule) -> Opening:
     """What a rule wants to know before its first step."""
     return rule.opening if isinstance(rule, OpeningPass) else "none"
 
 
-def cross_entropy(apply: Apply, carry: Carry, buffers: Tree, x: torch.Tensor, y: torch.Tensor) -> LossValue:
-    """The usual loss of a classifier: per-sample cross-entropy, shape (batch,)."""
-    logits, new_buffers = apply(carry["train"], buffers, x)
-    return torch.nn.functional.cross_entropy(
-        logits.float() if _half(logits) else logits, y, reduction="none"
-    ), new_buffers
-
-
-def _half(logits: torch.Tensor) -> bool:
-    return logits.dtype in (torch.bfloat16, torch.float16)
+def supervised(apply: Apply, carry: Carry, buffers: Tree, batch: Batch, criterion: Criterion) -> LossValue:
+    """The objective and nothing else: per-sample losses of the model's outputs, (batch,), and the new buffers."""
+    x, y = batch
+    outputs, new_buffers = apply(carry["train"], buffers, x)
+    return criterion(outputs, y), new_buffers
 
 
 # -- upload ------------------------------------------------------------------------------------------------------------
@@ -233,7 +281,8 @@ class ReportMeta:
     """What the server knows about a report besides its update; `seed` and `n_clients` are the run's.
 
     `n_clients` is N of `StepInfo`. `place` numbers the clients with data from 0, by ascending id; None: as the ids do.
-    `base` is the message the client started from: an update adds to *its* model, not to the current one.
+    `base` is the message the client started from: an update adds to *its* model, not to the current one. `info` is what
+    is known of the client, columns of one entry.
     """
 
     client: int
@@ -246,6 +295,12 @@ class ReportMeta:
     n_clients: int = 0
     base: Payload = field(default_factory=dict, repr=False, compare=False)
     place: int | None = None
+    about: Callable[[], ClientInfo] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def info(self) -> ClientInfo:
+        """What is known of the client, looked up when it is asked for."""
+        return ClientInfo.unknown(np.array([self.samples])) if self.about is None else self.about()
 
 
 @final
@@ -269,6 +324,12 @@ class Reports:
     client: IntArray
     samples: IntArray
     staleness: IntArray
+    about: Callable[[], ClientInfo] | None = None
+
+    @property
+    def info(self) -> ClientInfo:
+        """What is known of the clients, looked up when it is asked for."""
+        return ClientInfo.unknown(self.samples) if self.about is None else self.about()
 
     def __len__(self) -> int:
         return len(self.client)
@@ -288,7 +349,10 @@ class Merge(Policy, ABC, Generic[A]):
     Attributes:
         style: "mean": every payload by the same weighted mean; "coordinate": each number by itself; "whole": chooses
             whole reports; "model": only model and buffers are understood.
+        merges_parts: whether updates may be of parts of the model, each number merged over those that hold it.
     """
+
+    merges_parts: ClassVar[bool] = False
 
     style: ClassVar[Literal["mean", "coordinate", "whole", "model"]] = "model"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from evsim.algorithms.base import GroupedBroadcast
 from evsim.algorithms.company import name_of
 from evsim.base.errors import Problem
 
@@ -26,7 +27,16 @@ def check_method(method: Method, cohort_goal: int) -> list[Problem]:
         method: the policies.
         cohort_goal: reports the aggregator asks for per server step; 0 if it has no such number.
     """
-    return [*_payloads(method), *_merge(method, cohort_goal)]
+    return [*_payloads(method), *_merge(method, cohort_goal), *_work(method)]
+
+
+def _work(method: Method) -> Iterator[Problem]:
+    from evsim.algorithms.base import WorkBySteps
+
+    rule = method.client_rule
+    if rule.schedule.is_drawn and not isinstance(rule, WorkBySteps):
+        expected = "a rule that is a WorkBySteps, too: work_of says what so many steps cost"
+        yield Problem("client_rule", f"{name_of(rule)} draws how many steps each task takes", expected)
 
 
 def _payloads(method: Method) -> Iterator[Problem]:
@@ -73,6 +83,13 @@ def _merge(method: Method, cohort_goal: int) -> Iterator[Problem]:
             f"{name_of(merge)} cannot merge {_list(extra)} beside the model",
             "one rule for all payloads of the update",
             "use merge kind = 'mean', 'krum' or 'multi_krum'",
+        )
+    if isinstance(method.broadcast, GroupedBroadcast) and not merge.merges_parts:
+        yield Problem(
+            "merge",
+            f"{name_of(merge)} merges whole models, and broadcast {name_of(method.broadcast)} sends parts",
+            "a merge that takes each number over the clients that hold it",
+            "use merge kind = 'mean'",
         )
     if 0 < cohort_goal < merge.minimum_updates:
         yield Problem(

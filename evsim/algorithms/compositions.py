@@ -18,7 +18,7 @@ class Composition:
     """A named algorithm as tables of a scenario."""
 
     summary: str
-    tables: Mapping[str, Mapping[str, Any]]
+    tables: Mapping[str, Any]
 
 
 _FEDAVG: dict[str, dict[str, Any]] = {
@@ -30,7 +30,7 @@ _FEDAVG: dict[str, dict[str, Any]] = {
 }
 
 
-def _fedavg_but(**slots: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _fedavg_but(**slots: Any) -> dict[str, Any]:
     return {**_FEDAVG, **slots}
 
 
@@ -75,6 +75,27 @@ COMPOSITIONS: dict[str, Composition] = {
             client_rule={"kind": "scaffold"},
             weighting={"kind": "uniform"},
             server_optimizer={"kind": "scaffold"},
+        ),
+    ),
+    "feddyn": Composition(
+        "linear and quadratic terms that align the clients' optima (Acar et al. 2021)",
+        _fedavg_but(
+            client_rule={"kind": "feddyn", "alpha": 0.1},
+            weighting={"kind": "uniform"},
+            server_optimizer={"kind": "feddyn", "alpha": 0.1},
+        ),
+    ),
+    "fedpaq": Composition(
+        "FedAvg with quantized uploads of 8 bits (Reisizadeh et al. 2020)",
+        _fedavg_but(upload=[{"kind": "qsgd", "levels": 127}], weighting={"kind": "uniform"}),
+    ),
+    "signsgd": Composition(
+        "one bit per number and a majority vote (Bernstein et al. 2019)",
+        _fedavg_but(
+            upload=[{"kind": "sign"}],
+            weighting={"kind": "uniform"},
+            merge={"kind": "majority"},
+            server_optimizer={"kind": "sgd", "learning_rate": 0.001},
         ),
     ),
     "fedbuff": Composition(

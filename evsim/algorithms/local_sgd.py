@@ -18,17 +18,20 @@ from typing_extensions import override
 from evsim.algorithms import tree
 from evsim.algorithms.base import (
     Apply,
+    Batch,
     Carry,
     ClientRule,
+    Criterion,
     LossValue,
     PartialWork,
     Schedule,
     State,
     Update,
     Wires,
-    cross_entropy,
+    supervised,
 )
 from evsim.algorithms.decay import Decay
+from evsim.algorithms.epochs import Epochs
 from evsim.base.errors import require
 from evsim.cost.work import Work
 
@@ -47,7 +50,9 @@ class LocalSgd(ClientRule, PartialWork):
     Attributes:
         learning_rate: step size.
         batch_size: samples per step; the last batch of a pass may be smaller.
-        epochs: passes over the client's samples, each in a fresh order; 1 if neither is given.
+        epochs: passes over the client's samples, each in a fresh order; 1 if neither is given. A fraction (0.25) takes
+            that share of the batches of a pass, rounded up; a table draws for each task: {kind = "uniform", from = 1,
+            to = 5}.
         steps: number of steps instead of passes.
         drop_last: leave out the last batch of a pass if it is not full, as BatchNorm may need; a client with less than
             one batch trains on one batch of all it has.
@@ -59,7 +64,7 @@ class LocalSgd(ClientRule, PartialWork):
 
     learning_rate: float
     batch_size: int = 20
-    epochs: int | None = None
+    epochs: int | float | Epochs | None = None
     steps: int | None = None
     drop_last: bool = False
     momentum: float = 0.0
@@ -125,8 +130,8 @@ class LocalSgd(ClientRule, PartialWork):
         return carry
 
     @override
-    def loss(self, apply: Apply, carry: Carry, buffers: Tree, x: torch.Tensor, y: torch.Tensor) -> LossValue:
-        return cross_entropy(apply, carry, buffers, x, y)
+    def loss(self, apply: Apply, carry: Carry, buffers: Tree, batch: Batch, criterion: Criterion) -> LossValue:
+        return supervised(apply, carry, buffers, batch, criterion)
 
     @override
     def step(self, carry: Carry, grads: Tree, received: Payload, state: State) -> Carry:

@@ -3,32 +3,51 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
+from math import isfinite
 from typing import final
 
 import numpy as np
 
+from evsim.algorithms.epochs import Epochs
+from evsim.base import rng
 from evsim.base.errors import require
 from evsim.base.vocabulary import BoolArray, IntArray
 
 #: So that samples times epochs fit into 64 bits.
 _MOST = {"batch_size": 10**12, "epochs": 10**6, "steps": 10**12}
+_DENOMINATOR = 10**6
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TaskNames:
+    """What names the draws of tasks: the run's seed, and for each task its client and how many that had before."""
+
+    seed: int
+    clients: IntArray
+    nth: IntArray
 
 
 @final
 @dataclass(frozen=True)
 class Schedule:
-    """Mini-batches of one task: whole passes in a fresh random order each, or a number of steps.
+    """Mini-batches of one task: passes in a fresh random order each, or a number of steps.
+
+    Passes need not be whole: with b batches in a pass, e epochs are ceil(e b) steps, at least one, and the last pass
+    breaks off there. For e = 0.1 is meant 1/10, not the number of 64 bits next to it: the nearest fraction with a
+    denominator of at most a million.
 
     Attributes:
         batch_size: samples per step.
-        epochs: passes over the samples.
+        epochs: passes over the samples, or how they are drawn for each task.
         steps: steps instead of passes; they go on through as many passes as they need.
         drop_last: leave out the last batch of a pass if it is not full, as ``DataLoader(drop_last=True)`` does; a
             client with less than one batch still trains, on one batch of all it has.
     """
 
     batch_size: int
-    epochs: int | None = None
+    epochs: int | float | Epochs | None = None
     steps: int | None = None
     drop_last: bool = False
 
@@ -40,11 +59,16 @@ class Schedule:
             epochs=self.epochs,
             steps=self.steps,
         )
-        require(self.epochs is None or self.epochs >= 1, "epochs must be >= 1", epochs=self.epochs)
+        fixed = None if isinstance(self.epochs, Epochs) else self.epochs
+        require(fixed is None or (isfinite(fixed) and fixed > 0), "epochs must be > 0", epochs=fixed)
         require(self.steps is None or self.steps >= 1, "steps must be >= 1", steps=self.steps)
-        for name, most in _MOST.items():
-            value = getattr(self, name)
-            require(value is None or value <= most, f"{name} must be <= {most}", **{name: value})
+        for name, value in (("batch_size", self.batch_size), ("epochs", fixed), ("steps", self.steps)):
+            require(value is None or value <= _MOST[name], f"{name} must be <= {_MOST[name]}", **{name: value})
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether tasks of one client differ in their steps."""
+        return isinstance(self.epochs, Epochs)
 
     def per_pass(self, n_samples: IntArray) -> tuple[IntArray, IntArray]:
         """Steps of one pass over a client's samples, and the samples that go through them."""
@@ -54,11 +78,21 @@ class Schedule:
         steps = np.maximum(full, np.minimum(n_samples, 1))
         return steps, np.where(full > 0, full * self.batch_size, n_samples)
 
-    def n_steps(self, n_samples: IntArray) -> IntArray:
-        """Steps per client."""
-        if self.epochs is not None:
-            return np.asarray(self.per_pass(n_samples)[0] * self.epochs)
-        return np.where(n_samples > 0, np.int64(self.steps or 0), 0)
+    def n_steps(self, n_samples: IntArray, names: TaskNames | None = None) -> IntArray:
+        """Steps per client; where they are drawn, those of the named tasks, or without names the most."""
+        if self.epochs is None:
+            return np.where(n_samples > 0, np.int64(self.steps or 0), 0)
+        batches = self.per_pass(n_samples)[0]
+        if isinstance(self.epochs, Epochs):
+            return np.asarray(batches * self._drawn(self.epochs, names))
+        if isinstance(self.epochs, int):
+            return np.asarray(batches * self.epochs)
+        whole, rest = divmod(Fraction(self.epochs).limit_denominator(_DENOMINATOR), 1)
+        steps = batches * int(whole) - (-batches * rest.numerator // rest.denominator)
+        return np.asarray(np.maximum(steps, batches > 0))
+
+    def _drawn(self, epochs: Epochs, names: TaskNames | None) -> IntArray | int:
+        return epochs.most if names is None else epochs.draw(rng.key(names.seed, "epochs"), names.clients, names.nth)
 
     def n_processed(self, n_samples: IntArray) -> IntArray:
         """Samples that go through a step, with repetition, per client."""

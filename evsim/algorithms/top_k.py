@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from evsim.algorithms import tree
 from evsim.algorithms.base import ReportMeta, State, Upload, Wires
+from evsim.algorithms.wires import shared_out
 from evsim.base.counts import ceil_count
 from evsim.base.errors import require
 
@@ -77,15 +78,7 @@ class TopK(Upload):
         return min(size, ceil_count(self.share, size))
 
     def _sparse(self, leaves: dict[str, Wire]) -> dict[str, Wire]:
-        """Which leaf the entries come from is not known before: they are shared out by size, the total is exact."""
-        total, before, done = sum(wire.sent for wire in leaves.values()), 0, 0
-        found = {}
-        for name, wire in leaves.items():
-            before += wire.sent
-            upto = self._count(total) * before // total
-            found[name] = wire.but(sent=upto - done, index_bits=_INDEX_BITS)
-            done = upto
-        return found
+        return shared_out(leaves, self._count(sum(wire.sent for wire in leaves.values())), _INDEX_BITS)
 
 
 _DENSE = ("model", "control")

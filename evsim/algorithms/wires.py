@@ -37,3 +37,19 @@ Wires = dict[str, dict[str, Wire]]  # payload -> leaf -> how it travels
 def total_bytes(wires: Wires) -> int:
     """Bytes of a whole message."""
     return sum(wire.n_bytes for leaves in wires.values() for wire in leaves.values())
+
+
+def shared_out(leaves: dict[str, Wire], count: int, index_bits: int = 0) -> dict[str, Wire]:
+    """The wires where only `count` of all values are sent, and which is not known before: shared out by size.
+
+    >>> {name: wire.sent for name, wire in shared_out({"a": Wire(6, 6), "b": Wire(3, 3)}, 3).items()}
+    {'a': 2, 'b': 1}
+    """
+    total, before, done = sum(wire.sent for wire in leaves.values()), 0, 0
+    found = {}
+    for name, wire in leaves.items():
+        before += wire.sent
+        upto = count * before // total if total else 0
+        found[name] = wire.but(sent=upto - done, index_bits=index_bits or wire.index_bits)
+        done = upto
+    return found

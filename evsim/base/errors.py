@@ -25,6 +25,10 @@ class PolicyError(EvsimError, ValueError):
     """An impossible value for a policy's field."""
 
 
+class MisuseError(PolicyError):
+    """Something that an aggregator asks of its server, and that no server could do."""
+
+
 class ScenarioError(EvsimError):
     """A scenario file that cannot be used; lists every problem at once."""
 
@@ -43,6 +47,10 @@ class ModelError(EvsimError):
 
 class RunFolderError(EvsimError):
     """A run folder that cannot be written or read."""
+
+
+class ResumeError(RunFolderError):
+    """A run that cannot be gone on with: something it depends on has changed, or what it needs is damaged."""
 
 
 class TrainingError(EvsimError):

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+#: Libraries whose names serve as kinds, ``"torchvision:resnet18"``: by slot, a function from a name to what it makes.
+LIBRARIES: dict[str, dict[str, str]] = {
+    "model": {
+        library: f"evsim.training.models.libraries:{library}" for library in ("torchvision", "timm", "transformers")
+    }
+}
+
 BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "aggregation": {
         "synchronous": (
@@ -31,6 +38,13 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "evsim.selection.power_of_choice:PowerOfChoiceStale",
             "as power_of_choice, but by the last known loss: no query (rpow-d)",
         ),
+        "manager": ("evsim.selection.plain:PlainManager", "a plain class of yours, as FedScale's client manager"),
+    },
+    "predictor": {
+        "none": ("evsim.selection.forecast:NoForecast", "no forecasts"),
+        "daily": ("evsim.selection.daily:Daily", "from each client's own history, by time of day"),
+        "constant": ("evsim.selection.forecast:Constant", "the same chance for everybody: the null forecast"),
+        "oracle": ("evsim.selection.forecast:Oracle", "reads the trace: knows the future, as no server does"),
     },
     "broadcast": {
         "full": ("evsim.algorithms.broadcast:FullModel", "the whole model to every client"),
@@ -42,14 +56,28 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "fedprox": ("evsim.algorithms.fedprox:FedProx", "local SGD pulled to the received model (Li et al. 2020)"),
         "fednova": ("evsim.algorithms.fednova:NovaSgd", "local SGD, update divided by its work (Wang et al. 2020)"),
         "qfedavg": ("evsim.algorithms.qfedavg:FairSgd", "local SGD, update scaled by the loss (Li et al. 2020)"),
+        "feddyn": (
+            "evsim.algorithms.feddyn:FedDynSgd",
+            "local SGD with a linear and a quadratic term (Acar et al. 2021)",
+        ),
         "scaffold": (
             "evsim.algorithms.scaffold:ScaffoldSgd",
             "local SGD with control variates (Karimireddy et al. 2020)",
         ),
     },
+    "epochs": {
+        "uniform": ("evsim.algorithms.epochs:UniformEpochs", "whole passes from a range, drawn for each task"),
+    },
     "upload": {
         "top_k": ("evsim.algorithms.top_k:TopK", "the largest entries only, with error feedback (Stich et al. 2018)"),
         "int8": ("evsim.algorithms.int8:Int8", "8 bits per number, one scale per leaf: 1/4x"),
+        "qsgd": ("evsim.algorithms.qsgd:Qsgd", "random rounding to s levels, unbiased (Alistarh et al. 2017)"),
+        "rand_k": ("evsim.algorithms.rand_k:RandK", "random entries, scaled up, unbiased (Stich et al. 2018)"),
+        "sign": ("evsim.algorithms.signs:Sign", "one bit per number, for merge majority (Bernstein et al. 2019)"),
+        "ef_sign": (
+            "evsim.algorithms.signs:EfSign",
+            "one bit per number, scaled, with error feedback (Karimireddy et al. 2019)",
+        ),
         "clip": ("evsim.algorithms.clip:Clip", "an update no longer than a bound"),
         "local_dp_noise": ("evsim.algorithms.local_dp:LocalDpNoise", "clip and add noise on the client"),
         "sign_flip": ("evsim.algorithms.attacks:SignFlip", "an attack: malicious clients send minus their update"),
@@ -79,6 +107,15 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "krum": ("evsim.algorithms.robust:Krum", "the update nearest to its neighbors (Blanchard et al. 2017)"),
         "multi_krum": ("evsim.algorithms.robust:MultiKrum", "the mean of the updates of lowest Krum scores"),
+        "bulyan": (
+            "evsim.algorithms.bulyan:Bulyan",
+            "Krum again and again, then the middle of each number (El Mhamdi et al. 2018)",
+        ),
+        "geometric_median": (
+            "evsim.algorithms.geometric_median:GeometricMedian",
+            "the point with the smallest sum of distances: RFA (Pillutla et al. 2022)",
+        ),
+        "majority": ("evsim.algorithms.signs:Majority", "the sign that most updates have (Bernstein et al. 2019)"),
         "norm_clip": ("evsim.algorithms.norm_clip:NormClip", "the weighted mean of updates clipped by the server"),
         "dp": ("evsim.algorithms.dp:DpMean", "DP-FedAvg: clip, sum, noise, fixed divisor (McMahan et al. 2018)"),
         "buffer_mean": (
@@ -98,6 +135,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "fedadam": ("evsim.algorithms.adaptive:FedAdam", "adaptive server steps (Reddi et al. 2021)"),
         "fedyogi": ("evsim.algorithms.adaptive:FedYogi", "adaptive server steps (Reddi et al. 2021)"),
         "fednova": ("evsim.algorithms.fednova:FedNova", "restores the scale of normalized updates (Wang et al. 2020)"),
+        "feddyn": ("evsim.algorithms.feddyn:FedDyn", "corrects the mean by the clients' terms (Acar et al. 2021)"),
         "qfedavg": ("evsim.algorithms.qfedavg:QFedAvg", "divides by the sum of h (Li et al. 2020)"),
         "scaffold": ("evsim.algorithms.scaffold:Scaffold", "moves the model and the control (Karimireddy et al. 2020)"),
     },
@@ -108,6 +146,15 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "tasks and rounds as bars over time, for ui.perfetto.dev",
         ),
         "progress": ("evsim.run.listeners.progress:Progress", "a line now and then, for logs of batch jobs"),
+    },
+    "network": {
+        "independent": ("evsim.cost.network:IndependentLinks", "a link for each device, at its own constant rate"),
+        "hourly": ("evsim.cost.networks.hourly:Hourly", "rates times a factor of the time of day"),
+        "trace": ("evsim.cost.networks.traced:Traced", "measured series of (time, kbit/s), one for each client"),
+    },
+    "rate_format": {
+        "csv": ("evsim.cost.rate_formats.csv", "columns time (s) and kbps, and series if there are several"),
+        "lumos": ("evsim.cost.rate_formats.lumos", "Lumos: sessions of phones over WiFi and 4G, a tar or a folder"),
     },
     "executor": {
         "auto": (
@@ -129,6 +176,49 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "two convolutions with pooling, one hidden layer, any image size",
         ),
         "gru": ("evsim.training.models.small:Gru", "embedding, GRU and a linear layer: the next character of a text"),
+        "lenet": ("evsim.training.models.images:LeNet", "LeNet-5 as it is written today (LeCun et al. 1998)"),
+        "femnist_cnn": ("evsim.training.models.images:FemnistCnn", "LEAF's model of FEMNIST (Caldas et al. 2018)"),
+        "resnet": ("evsim.training.models.resnet:ResNet", "residual networks of depth 8 to 56 (He et al. 2016)"),
+        "mobilenet_v2": (
+            "evsim.training.models.mobilenet:MobileNetV2",
+            "inverted residuals with depthwise convolutions (Sandler et al. 2018)",
+        ),
+        "char_lstm": ("evsim.training.models.text:CharLstm", "LEAF's model of Shakespeare (Caldas et al. 2018)"),
+        "transformer": (
+            "evsim.training.models.transformer:Transformer",
+            "a small causal transformer, GPT-2's form: what follows each token",
+        ),
+    },
+    "objective": {
+        "classification": (
+            "evsim.training.objectives.classification:Classification",
+            "one of several classes per sample, by cross-entropy",
+        ),
+        "next_token": (
+            "evsim.training.objectives.next_token:NextToken",
+            "a class per time step, such as the next token of a text",
+        ),
+        "multi_label": ("evsim.training.objectives.multi_label:MultiLabel", "several flags per sample, 0 or 1 each"),
+        "regression": ("evsim.training.objectives.regression:Regression", "numbers, by squared errors or Huber's loss"),
+        "binary": ("evsim.training.objectives.binary:Binary", "one of two classes, by a single logit"),
+    },
+    "metric": {
+        "accuracy": ("evsim.training.objectives.metrics.counting:Accuracy", "share of decisions that are right"),
+        "top_k": ("evsim.training.objectives.metrics.counting:TopK", "share of labels among the k largest outputs"),
+        "macro_f1": ("evsim.training.objectives.metrics.counting:MacroF1", "F1, averaged over classes or flags"),
+        "balanced_accuracy": (
+            "evsim.training.objectives.metrics.counting:BalancedAccuracy",
+            "share of samples found, averaged over classes",
+        ),
+        "f1": ("evsim.training.objectives.metrics.counting:F1", "F1 of the ones, over all flags together"),
+        "precision": ("evsim.training.objectives.metrics.counting:Precision", "how many guessed ones are right"),
+        "recall": ("evsim.training.objectives.metrics.counting:Recall", "how many ones are found"),
+        "auc": ("evsim.training.objectives.metrics.ranking:Auc", "area under the ROC curve, exact"),
+        "perplexity": ("evsim.training.objectives.metrics.text:Perplexity", "exp of the mean cross-entropy per token"),
+        "rmse": ("evsim.training.objectives.metrics.errors:Rmse", "root of the mean of squared errors"),
+        "mse": ("evsim.training.objectives.metrics.errors:Mse", "mean of squared errors"),
+        "mae": ("evsim.training.objectives.metrics.errors:Mae", "mean of absolute errors"),
+        "r2": ("evsim.training.objectives.metrics.errors:R2", "share of the labels' variance that is explained"),
     },
     "dataset": {
         "digits": ("evsim.training.data.digits:Digits", "1,797 handwritten 8x8 digits, 14 writer blocks, embedded"),

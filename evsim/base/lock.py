@@ -86,6 +86,16 @@ def locked(folder: Path) -> Iterator[Path]:
         os.close(number)
 
 
+@contextmanager
+def waiting_for(path: Path) -> Iterator[None]:
+    """One process at a time inside, by the lock of a file; the others wait. Nobody waits where there are no locks."""
+    with path.open("wb") as file:
+        if sys.platform != "win32":
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def beat(path: Path) -> None:
     """Say that the holder still lives."""
     with suppress(OSError):
@@ -132,5 +142,7 @@ def _lives(pid: int) -> bool:
 
 def _refused(folder: Path, other: Holder | None) -> RunFolderError:
     who = "another process" if other is None else str(other)
-    hint = f"wait for it, choose another --out, or end it; if it is gone, remove {LOCK_FILE}"
-    return RunFolderError(report([Problem(str(folder), f"{who} works in it", "a folder of one sweep at a time", hint)]))
+    hint = f"wait for it, choose another --out, or end it; if it is gone, remove {folder / LOCK_FILE}"
+    return RunFolderError(
+        report([Problem(str(folder), f"{who} works in it", "a folder of one process at a time", hint)])
+    )

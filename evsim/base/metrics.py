@@ -5,6 +5,7 @@ A metric that is not in `METRICS` has no direction here, so whoever asks for a t
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import inf, isfinite
 from typing import final
@@ -15,6 +16,7 @@ from typing_extensions import override
 from evsim.base.errors import require
 from evsim.base.vocabulary import BoolArray, FloatArray
 
+_TOP = re.compile(r"top[1-9]\d*_accuracy")
 _OVER_CLIENTS = ("_mean", "_p10", "_p90")  # a metric's spread over clients; of `_std` neither way is better
 
 
@@ -39,7 +41,7 @@ _ERROR = Metric(larger_is_better=False, low=0.0)
 #: By name, as the column `metric` of the table `evaluations` has it.
 METRICS: dict[str, Metric] = {
     **dict.fromkeys(("accuracy", "top5_accuracy", "balanced_accuracy"), _SHARE),
-    **dict.fromkeys(("f1", "precision", "recall", "auc", "average_precision", "iou"), _SHARE),
+    **dict.fromkeys(("f1", "macro_f1", "precision", "recall", "auc", "average_precision", "iou"), _SHARE),
     "r2": Metric(larger_is_better=True, high=1.0),
     "error_rate": Metric(larger_is_better=False, low=0.0, high=1.0),
     "loss": _ERROR,  # cross-entropy is never negative
@@ -55,7 +57,17 @@ def metric_of(name: str) -> Metric | None:
     False
     """
     plain = next((name.removesuffix(end) for end in _OVER_CLIENTS if name.endswith(end)), name)
-    return METRICS.get(plain)
+    return METRICS.get("top5_accuracy" if _TOP.fullmatch(plain) else plain)
+
+
+def as_text(name: str, value: float) -> str:
+    """A value as people read it: shares with three decimals, others with four digits.
+
+    >>> as_text("accuracy", 0.5), as_text("perplexity", 11.2468)
+    ('0.500', '11.25')
+    """
+    known = metric_of(name)
+    return f"{value:.3f}" if known is not None and (known.low, known.high) == (0.0, 1.0) else f"{value:.4g}"
 
 
 @final

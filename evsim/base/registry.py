@@ -10,15 +10,17 @@ import importlib
 import importlib.util
 import sys
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoints, entry_points
+from inspect import Parameter, signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from evsim.base.errors import ScenarioError, suggest
-from evsim.base.kinds import BUILT_IN
+from evsim.base.kinds import BUILT_IN, LIBRARIES
 from evsim.base.user_code import own_frames
 
 #: What the names of modules begin with that were loaded from a file beside a scenario.
@@ -35,8 +37,11 @@ class Entry:
     summary: str
 
 
-#: Slots that any class or function serves which makes the thing: a torch module, a listener.
-MADE = frozenset({"model", "listener"})
+#: Slots that any class or function serves which makes the thing: a torch module, a listener, a number.
+MADE = frozenset({"model", "listener", "metric"})
+
+#: Packages that a kind may name, and the extra that brings them.
+_EXTRAS: dict[str, str] = {"torchmetrics": "metrics"}
 
 _registered: dict[tuple[str, str], Entry] = {}
 _loaded: dict[Any, str] = {}  # what is not evsim's own, by class, function or module: its slot
@@ -79,6 +84,12 @@ def _plug_ins(group: str) -> EntryPoints:
     return entry_points(group=group)  # reads the metadata of every installed package: 5 ms
 
 
+def library_of(slot: str, kind: str) -> str:
+    """The function behind a kind of a library, such as "torchvision:resnet18"; "" if it is no such kind."""
+    library, _, name = kind.partition(":")
+    return LIBRARIES.get(slot, {}).get(library, "") if name else ""
+
+
 def load(slot: str, kind: str, folder: Path | None = None) -> Any:
     """The class behind a kind; `folder` is where ``"file.py:Class"`` is looked for.
 
@@ -86,6 +97,8 @@ def load(slot: str, kind: str, folder: Path | None = None) -> Any:
         ScenarioError: if the kind is unknown or cannot be imported.
     """
     known = entries(slot)
+    if kind not in known and library_of(slot, kind):
+        return _resolve(library_of(slot, kind), None)(kind.partition(":")[2])
     if kind not in known and ":" not in kind and not kind.endswith(".py"):
         raise ScenarioError(f"unknown kind {kind!r}; {suggest(kind, known)}")
     found = _resolve(known[kind].target if kind in known else kind, folder)
@@ -93,6 +106,14 @@ def load(slot: str, kind: str, folder: Path | None = None) -> Any:
     if not home.startswith("evsim.") and (callable(found) or isinstance(found, ModuleType)):
         _loaded[found] = slot
     return found
+
+
+def parameters_of(make: Callable[..., Any]) -> tuple[Parameter, ...]:
+    """The parameters of a class or function; of one that does not tell, any by name."""
+    try:
+        return tuple(signature(make).parameters.values())
+    except (ValueError, TypeError):  # written in C
+        return (Parameter("options", Parameter.VAR_KEYWORD),)
 
 
 def _resolve(target: str, folder: Path | None) -> Any:
@@ -110,7 +131,15 @@ def _resolve(target: str, folder: Path | None) -> Any:
     except BaseException as error:  # importing runs a user's code, which may raise anything
         kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
         lines = "".join(f"\n  {line}" for line in own_frames(error))
-        raise ScenarioError(f"cannot load {target!r}: {kind}{error}{_file_hint(where, name, folder)}{lines}") from error
+        hint = _extra_hint(error) or _file_hint(where, name, folder)
+        raise ScenarioError(f"cannot load {target!r}: {kind}{error}{hint}{lines}") from error
+
+
+def _extra_hint(error: BaseException) -> str:
+    """The line that installs a package which is not there, if it is one of the optional ones."""
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    absent = name in _EXTRAS and importlib.util.find_spec(name) is None
+    return f"; install it with: pip install 'evsim[{_EXTRAS[name]}]'" if absent else ""
 
 
 def _file_hint(where: str, name: str, folder: Path | None) -> str:

@@ -85,6 +85,11 @@ def hashes(base: int, start: int, stop: int) -> NDArray[np.uint64]:
     return _mix(_numbers(-(-stop // _KEPT) * _KEPT)[start:stop] ^ np.uint64(base))
 
 
+def hash_rows(bases: NDArray[np.uint64], stop: int) -> NDArray[np.uint64]:
+    """`hash64` of the numbers up to stop under each of the keys: a row for each key."""
+    return _mix(_numbers(-(-stop // _KEPT) * _KEPT)[:stop] ^ bases[:, None])
+
+
 _KEPT = 4096
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
 
 BAD_INPUT = 2
 FAULT = 1  # of evsim itself
-_SIGNALLED = 128  # and the signal's number, as shells report it
-INTERRUPTED = _SIGNALLED + 2
-TERMINATED = _SIGNALLED + 15
+INTERRUPTED = 128 + 2  # and the signal's number, as shells report it
+TERMINATED = 128 + 15
 _LEAVING = ("click", "typer")  # packages whose exceptions are ways to leave
 _WIDE = 200  # columns when the output is no terminal: nothing is cut that a program may read
 
@@ -40,8 +40,8 @@ Overrides = Annotated[
 class _Group(TyperGroup):
     """Every error ends with a sentence: exit code 2 if a user or the system caused it, 1 if it is a fault of evsim.
 
-    SIGINT ends with 130, SIGTERM with 143. A traceback is never shown; that of a fault of evsim goes to a file. So do
-    errors of a plug-in that nobody caught where it was called.
+    SIGINT ends with 130, SIGTERM and SIGHUP with 143. A traceback is never shown; that of a fault of evsim goes to a
+    file. So do errors of a plug-in that nobody caught where it was called.
     """
 
     @override
@@ -56,12 +56,17 @@ class _Group(TyperGroup):
             raise typer.Exit(BAD_INPUT) from error
         except KeyboardInterrupt as stop:
             complain("interrupted")
-            raise typer.Exit(_SIGNALLED + (stop.number if isinstance(stop, Stopped) else 2)) from stop
+            raise typer.Exit(_code_of(stop)) from stop
         except BaseException as error:  # a plug-in may raise anything
             if type(error).__module__.partition(".")[0] in _LEAVING:
                 raise
             raise typer.Exit(_tell(error)) from error
         return found
+
+
+def _code_of(stop: KeyboardInterrupt) -> int:
+    """One code for being terminated, however: a terminal that is closed asks for nothing else than a scheduler."""
+    return TERMINATED if isinstance(stop, Stopped) and stop.number != signal.SIGINT else INTERRUPTED
 
 
 def _tell(error: BaseException) -> int:

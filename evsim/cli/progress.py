@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from evsim.base.metrics import as_text
 from evsim.base.units import MS_PER_SECOND, format_clock
 from evsim.cli.base import console
 
@@ -46,7 +47,7 @@ def share_done(snapshot: Snapshot) -> float:
 
 
 def line(snapshot: Snapshot, start_ms: int) -> str:
-    """Virtual clock, server step, last accuracy, devices online, tasks in flight, speed.
+    """Virtual clock, server step, last metric, devices online, tasks in flight, speed.
 
     Speed is virtual seconds per wall-clock second.
     """
@@ -55,7 +56,7 @@ def line(snapshot: Snapshot, start_ms: int) -> str:
     parts = [
         format_clock(snapshot.now_ms, start_ms),
         f"step {snapshot.server_step}{limit}",
-        "" if snapshot.accuracy is None else f"accuracy {snapshot.accuracy:.3f}",
+        *(f"{name} {as_text(name, value)}" for name, value in list(snapshot.metrics.items())[:1]),
         f"{snapshot.online:,} online",
         f"{snapshot.in_flight:,} in flight",
         f"{speed:,.0f}x",

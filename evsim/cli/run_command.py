@@ -23,6 +23,15 @@ def run(  # noqa: PLR0913, PLR0917  the options of a command
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out DIR if it was interrupted or killed.")
     ] = False,
+    extend: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--extend",
+            metavar="KEY=VALUE",
+            help="Go on with a run that is over to a later end, such as "
+            "stop.virtual_time=14d; its folder is --out DIR, or SCENARIO.",
+        ),
+    ] = None,
     profiled: Annotated[bool, typer.Option("--profile", help="Say where the wall-clock time went.")] = False,
 ) -> None:
     """Run a scenario and write its run folder, with a plot."""
@@ -30,16 +39,24 @@ def run(  # noqa: PLR0913, PLR0917  the options of a command
     from evsim.cli.cautions import cautioned
     from evsim.cli.folders import claimed
     from evsim.cli.progress import progress
+    from evsim.run.resuming import longer
     from evsim.run.simulation import Simulation
     from evsim.scenario import Scenario
 
+    if resume and extend:
+        raise typer.BadParameter("--extend goes on with a run that is over, --resume with one that is not: give one")
     if resume and out is None:
         raise typer.BadParameter("--resume needs --out DIR, the folder of the run to go on with")
     seeds = [] if seed is None else [f"seed={seed}"]
-    chosen = Scenario.load(scenario, [*(override or ()), *seeds])
+    changes = [*(override or ()), *seeds, *(extend or ())]
+    if extend and out is None:
+        out = Path(scenario)
+        chosen = longer(out, changes)
+    else:
+        chosen = Scenario.load(scenario, changes)
     watch = profile() if profiled else nullcontext()
     with cautioned(), claimed(out, chosen.name) as folder, progress(chosen.start) as show, watch as told:
-        Simulation(chosen, device=device).run(folder, show, resume=resume)
+        Simulation(chosen, device=device).run(folder, show, resume=resume, extend=bool(extend))
     if told is not None:
         say("\n".join(told.lines()))
     raise typer.Exit(_CODES.get(conclude(folder), 0))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _CSV, _PNG, _HTML = "comparison.csv", "comparison.png", "report.html"
 
 Value = Annotated[float | None, typer.Option(help="Value to reach; default: the study's, or the runs'.")]
-Metric = Annotated[str | None, typer.Option(help="Of the test set; default: the study's, else accuracy.")]
+Metric = Annotated[str | None, typer.Option(help="Of the test set; default: the study's, else the runs' first.")]
 AtLeast = Annotated[float | None, typer.Option(help="A target of a metric whose direction is not known.")]
 AtMost = Annotated[float | None, typer.Option(help="Likewise, reached from above.")]
 Baseline = Annotated[str | None, typer.Option(help="The arm speed-ups refer to; default: the first.")]

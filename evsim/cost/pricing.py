@@ -6,6 +6,7 @@ many (`sample_scale`). NumPy only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import final
 
@@ -18,7 +19,7 @@ from evsim.base.units import LONGEST_PHASE
 from evsim.base.vocabulary import FloatArray, IntArray
 from evsim.cost import bounds
 from evsim.cost.model import CostModel
-from evsim.cost.network import IndependentLinks, Network
+from evsim.cost.network import IndependentLinks, Network, Way, alone_ms
 from evsim.cost.work import Work
 from evsim.traces.speed import DeviceSpeed
 
@@ -44,13 +45,14 @@ class Price:
 class Pricing:
     """A cost model joined with the devices, the network and the seed: prices whole cohorts.
 
-    `speed` has one row per client.
+    `speed` has one row per client; `start_ms` is the time of day at which virtual time 0 falls.
     """
 
     cost: CostModel
     speed: DeviceSpeed
     seed: int
     network: Network = field(default_factory=IndependentLinks)
+    start_ms: int = 0
 
     def price(
         self, clients: IntArray, tasks: IntArray, work: Work, sizes: tuple[IntArray, IntArray], now: int
@@ -69,15 +71,45 @@ class Pricing:
         refuse = _Refusal(self, clients, work, sizes, jitter, link)
         latency = speed.latency_ms[clients]
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
-            begin = np.full(n, now, np.int64)
-            down = self.network.transfer_ms(sizes[0], speed.download_kbps[clients], begin) * link + latency
+            begin = np.full(n, now + self.start_ms, np.int64)
+            alone = alone_ms(sizes[0], speed.download_kbps[clients]) * link
+            down = self.network.lasts_ms("download", clients, begin, alone) + latency
             ahead = np.concatenate([down, self._computing(clients, work) * jitter])
             first = whole(ahead, refuse, most=LONGEST_PHASE)
             download_ms, compute_ms = first[:n], first[n:]
-            up = self.network.transfer_ms(sizes[1], speed.upload_kbps[clients], begin + download_ms + compute_ms)
-            upload_ms = whole(up * link + latency, refuse.upload, most=LONGEST_PHASE)
+            begin = begin + download_ms + compute_ms
+            alone = alone_ms(sizes[1], speed.upload_kbps[clients]) * link
+            up = self.network.lasts_ms("upload", clients, begin, alone) + latency
+            upload_ms = whole(up, refuse.upload, most=LONGEST_PHASE)
         nothing = download_ms + compute_ms + upload_ms == 0  # a task lasts at least 1 ms
         return Price(download_ms, compute_ms + nothing, upload_ms, self.charged(work))
+
+    def alone(self, way: Way, clients: IntArray, nth: IntArray, sizes: IntArray) -> FloatArray:
+        """Duration of transfers of so many bytes at the devices' own rates, jitter included, latency not, ms."""
+        return alone_ms(sizes, self._kbps(way)[clients]) * self._jitter("network", clients, nth)
+
+    def own_kbps(self, way: Way, clients: IntArray, nth: IntArray) -> FloatArray:
+        """The rates of the devices' own links, jitter included, kbit/s."""
+        return np.asarray(self._kbps(way)[clients] / self._jitter("network", clients, nth))
+
+    def moved(self, size: str, rows: Mapping[str, IntArray], begin: IntArray, spent: IntArray) -> IntArray:
+        """Bytes of transfers that were cut short after `spent` ms.
+
+        Args:
+            size: column of the bytes that were to be moved: "bytes_down" or "bytes_up".
+            rows: of the tasks: "client", "nth" and the bytes.
+            begin: instants at which the transfers began, ms.
+            spent: how long they lasted, ms.
+        """
+        clients, sizes = rows["client"], rows[size]
+        way: Way = "download" if size == "bytes_down" else "upload"
+        alone = self.alone(way, clients, rows["nth"], sizes)
+        done = self.network.done_ms(way, clients, begin + self.start_ms, spent.astype(np.float64))
+        share = np.clip(done / np.maximum(alone, np.finfo(np.float64).tiny), 0, 1)
+        return np.asarray(np.floor(sizes * share), np.int64)
+
+    def _kbps(self, way: Way) -> FloatArray:
+        return self.speed.download_kbps if way == "download" else self.speed.upload_kbps
 
     def samples_within(self, price: Price, work: Work, budget_ms: IntArray) -> IntArray:
         """Training samples that fit in a budget of compute time, given what the full work costs."""
@@ -101,11 +133,10 @@ class Pricing:
     def bare_ms(self, work: Work, sizes: tuple[int, int]) -> tuple[FloatArray, FloatArray, FloatArray]:
         """`promised_ms` without the latency: what jitter multiplies."""
         speed = self.speed
-        everyone, begin = np.arange(speed.n_devices), np.zeros(speed.n_devices, np.int64)
-        down, up = (np.full_like(begin, size) for size in sizes)
+        everyone = np.arange(speed.n_devices)
+        down, up = (np.full(speed.n_devices, size, np.int64) for size in sizes)
         with np.errstate(over="ignore", invalid="ignore"):
-            download = self.network.transfer_ms(down, speed.download_kbps, begin)
-            upload = self.network.transfer_ms(up, speed.upload_kbps, begin)
+            download, upload = alone_ms(down, speed.download_kbps), alone_ms(up, speed.upload_kbps)
             return download, self._computing(everyone, work), upload
 
     def check(self, work: Work, sizes: tuple[int, int]) -> None:
@@ -207,6 +238,19 @@ class SinglePrices:
         self._compute_base, self._network_base = (rng.hash64(key, everyone).data for key in keys)
         self._sigmas = np.array([pricing.speed.compute_jitter, pricing.speed.network_jitter])
         self._ndtri = ndtri
+        self._bare = download, compute, upload
+        self._expected: dict[tuple[int, int], tuple[int, int, int]] = {}
+
+    def expect(self, clients: IntArray, nth: IntArray) -> None:
+        """These tasks are likely to be asked for next: they are priced together."""
+        compute, link = self._pricing.factors(clients, nth)
+        latency = self._pricing.speed.latency_ms[clients]
+        down, computing, up = (bare[clients] for bare in self._bare)
+        phases = np.stack([down * link + latency, computing * compute, up * link + latency])
+        short = phases.sum(axis=0) <= LONGEST_PHASE  # an error is for those that are asked for
+        columns = np.rint(phases[:, short]).astype(np.int64).tolist()
+        names = zip(clients[short].tolist(), nth[short].tolist(), strict=True)
+        self._expected = dict(zip(names, zip(*columns, strict=True), strict=True))
 
     def of(self, client: int, nth: int) -> tuple[int, int, int, int]:
         """Download, compute, upload in ms, and charged samples of a client's nth task.
@@ -214,6 +258,10 @@ class SinglePrices:
         Raises:
             TraceError: if jitter makes a phase too long.
         """
+        expected = self._expected.get((client, nth))
+        if expected is not None:
+            download, compute, upload = expected
+            return download, compute or int(download + upload == 0), upload, self._charged[client]
         draws = rng.uniform_one(self._compute_base[client], nth), rng.uniform_one(self._network_base[client], nth)
         jitter, link = np.exp(self._sigmas * self._ndtri(draws)).tolist()  # of NumPy as in bulk: the last bit counts
         latency = self._latency[client]

@@ -6,6 +6,7 @@ Columns ending in ``_at`` (and ``at``) are instants in ms since virtual time 0, 
 
 from __future__ import annotations
 
+from evsim.results.groups import by_group
 from evsim.results.run import Run, load_run, load_runs, stack
 
-__all__ = ["Run", "load_run", "load_runs", "stack"]
+__all__ = ["Run", "by_group", "load_run", "load_runs", "stack"]

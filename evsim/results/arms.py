@@ -108,7 +108,7 @@ def load_arms(
         target: a number goes in the metric's own direction; default: the study's, or the one that all runs name.
         baseline: an arm; default: the first.
         running_mean: how many evaluations the crossing averages.
-        metric: of the test split, unless `target` says it; default: the study's, else accuracy.
+        metric: of the test split, unless `target` says it; default: the study's, else the runs' headline.
 
     Raises:
         RunFolderError: if the runs cannot be compared, with every reason.
@@ -117,7 +117,7 @@ def load_arms(
     require(running_mean >= 1, "running_mean must be >= 1", running_mean=running_mean)
     found = _study(Path(paths[0])) if _is_study(paths) else _grouped([load_run(path) for path in paths])
     reasons = problems(found.runs, running_mean)
-    goal = target if isinstance(target, Target) else _goal(found.goal, metric, target)
+    goal = target if isinstance(target, Target) else _goal(found, metric, target)
     if goal is None:
         given = f"the runs name none for {metric}" if metric else "the runs name none, or several"
         reasons.append(Problem("target", given, "one value to reach", "give one with --target"))
@@ -137,12 +137,18 @@ def load_arms(
     )
 
 
-def _goal(known: Target | None, metric: str | None, target: float | None) -> Target | None:
+def _goal(found: _Found, metric: str | None, target: float | None) -> Target | None:
     """What is asked for: a number given goes before the study's target, which serves its own metric only."""
-    name = metric if metric is not None else "accuracy" if known is None else known.metric
+    known = found.goal
+    name = metric if metric is not None else _headline(found.runs) if known is None else known.metric
     if target is not None:
         return Target.of(name, target)
     return known if known is not None and known.metric == name else None
+
+
+def _headline(runs: Mapping[str, Sequence[Run]]) -> str:
+    """The metric that the first run tells first."""
+    return next((each for group in runs.values() for run in group if (each := run.headline)), "accuracy")
 
 
 def _is_study(paths: Sequence[str | Path]) -> bool:
@@ -212,12 +218,11 @@ def _grouped(runs: Sequence[Run]) -> _Found:
 
 
 def _common_goal(runs: Sequence[Run]) -> Target | None:
-    targets = {run.manifest.get("target_accuracy") for run in runs}
-    target = targets.pop() if len(targets) == 1 else None
     try:
-        return None if target is None else Target.of("accuracy", target)
-    except PolicyError:  # a manifest that somebody wrote by hand
+        goals = {run.goal for run in runs}
+    except (PolicyError, TypeError):  # a manifest that somebody wrote by hand
         return None
+    return goals.pop() if len(goals) == 1 else None
 
 
 def _label(told: Mapping[str, Any], keys: Sequence[str], run: Run) -> str:

@@ -125,5 +125,5 @@ def _stopped_at_target(runs: Runs, running_mean: int) -> list[Problem]:
         Problem(str(run.folder), "the run stopped when it first reached its target", "a run that goes on", hint)
         for group in runs.values()
         for run in group
-        if run.manifest["end"]["reason"] == "target_accuracy"
+        if run.manifest["end"]["reason"] in ("target_accuracy", "target")
     ]

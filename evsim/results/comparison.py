@@ -25,13 +25,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evsim.base.units import format_duration
+from evsim.base.metrics import as_text
+from evsim.base.units import format_bytes, format_duration
 from evsim.base.vocabulary import FloatArray
 from evsim.results.arms import Arms
 from evsim.results.comparable import seed_of
 from evsim.results.curves import Crossing
 from evsim.results.intervals import log_interval, t_interval
-from evsim.results.metrics import device_time_shares
+from evsim.results.metrics import device_time_shares, final_value, spent_until
 from evsim.results.run import Run
 
 IDENTICAL, EQUAL_ON_GRID = "identical runs", "equal on the grid"
@@ -47,7 +48,10 @@ def compare(arms: Arms) -> pd.DataFrame:
     (restricted geometric mean and its 95 % interval), `pairs` (seeds in common with the baseline), `speedup`,
     `speedup_low`, `speedup_high`, `bound` ("", "at least", "at most", "unknown"), `same` ("", "identical runs", "equal
     on the grid"), `saved_h`, `saved_low_h`, `saved_high_h` (paired difference of restricted times), `wasted` (share of
-    device time).
+    device time), `final` (the metric: mean over runs of their last evaluations, as many as the running mean has),
+    `final_difference`, `final_difference_low`, `final_difference_high` (to the baseline in pairs of one seed, 95 %),
+    `uploads` and `traffic_bytes` (until the target, means over runs: updates that arrived, and bytes down and up of all
+    tasks that ended; counted up to the horizon where a run never arrived, which `spent_bound` "at least" says).
     """
     times, horizon = arms.times(), arms.horizon_ms()
     rows = {}
@@ -62,6 +66,8 @@ def compare(arms: Arms) -> pd.DataFrame:
             "mean_high_h": high,
             **_against(arms, arm, horizon),
             "wasted": float(np.mean([device_time_shares(run)["wasted"] for run in runs])),
+            **_final(arms, arm),
+            **_spent(arms, arm, horizon),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
 
@@ -70,7 +76,8 @@ def in_words(arms: Arms, table: pd.DataFrame) -> list[tuple[str, ...]]:
     """The table as people read it: headers first, then a row per arm."""
     mean = f"geometric mean up to {format_duration(arms.horizon_ms())} [95 %]"
     unit = _unit(table["mean_h"].max())
-    head = ("arm", "reached", "median", mean, f"times sooner than {arms.baseline}", "wasted")
+    sooner, final = f"times sooner than {arms.baseline}", f"final {arms.metric} (difference)"
+    head = ("arm", "reached", "median", mean, sooner, "wasted", final, "uploads", "bytes")
     rows = [
         (
             str(arm),
@@ -79,6 +86,9 @@ def in_words(arms: Arms, table: pd.DataFrame) -> list[tuple[str, ...]]:
             _mean_words(row, unit),
             "baseline" if arm == arms.baseline else _speedup_words(row),
             f"{row.wasted:.0%}",
+            _final_words(row, arms, str(arm)),
+            f"{_bound(row)}{row.uploads:,.0f}",
+            f"{_bound(row)}{format_bytes(row.traffic_bytes)}",
         )
         for arm, row in _rows(table)
     ]
@@ -212,6 +222,43 @@ def _mean_words(row: Any, unit: tuple[float, str]) -> str:
 
 def _restricted(times: Mapping[int, float | None], horizon: float) -> FloatArray:
     return np.array([horizon if time is None else min(time, horizon) for time in times.values()], np.float64)
+
+
+def _final(arms: Arms, arm: str) -> dict[str, float]:
+    """The metric at the end, and its difference to the baseline's in pairs of one seed."""
+    base, own = (
+        {seed_of(run): final_value(run, arms.metric, arms.running_mean) for run in arms.runs[name]}
+        for name in (arms.baseline, arm)
+    )
+    pairs = np.array([own[seed] - base[seed] for seed in base if seed in own])
+    names = ("final_difference", "final_difference_low", "final_difference_high")
+    found = t_interval(pairs) if len(pairs) else (math.nan, math.nan, math.nan)
+    return {"final": float(np.mean(list(own.values()))), **dict(zip(names, found, strict=True))}
+
+
+def _spent(arms: Arms, arm: str, horizon: float) -> dict[str, Any]:
+    """Uploads and bytes until the target, or until the horizon where a run never arrived."""
+    found = {seed: _at(each) for seed, each in arms.crossings[arm].items()}
+    until = {seed: horizon if at is None else at for seed, at in found.items()}
+    counts = [spent_until(run, until[seed_of(run)]) for run in arms.runs[arm]]
+    uploads, traffic = np.mean(counts, axis=0).tolist()
+    never = any(each is None for each in found.values())
+    return {"uploads": uploads, "traffic_bytes": traffic, "spent_bound": "at least" if never else ""}
+
+
+def _bound(row: Any) -> str:
+    return f"{row.spent_bound} " if row.spent_bound else ""
+
+
+def _final_words(row: Any, arms: Arms, arm: str) -> str:
+    words = as_text(arms.metric, row.final)
+    if arm == arms.baseline or not math.isfinite(row.final_difference):
+        return words
+    if row.same == IDENTICAL:
+        return f"{words} (0)"
+    low, high = row.final_difference_low, row.final_difference_high
+    between = f" [{low:+.3g}, {high:+.3g}]" if math.isfinite(low) else ""
+    return f"{words} ({row.final_difference:+.3g}{between})"
 
 
 def _median(times: Mapping[int, float | None]) -> float:

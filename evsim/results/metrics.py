@@ -15,6 +15,7 @@ from evsim.base.errors import Problem, RunFolderError, report, require
 from evsim.base.metrics import Target
 from evsim.base.vocabulary import FloatArray, IntArray
 from evsim.results.curves import Crossing, crossing, version_at_crossing
+from evsim.results.groups import by_group as by_group  # noqa: PLC0414  metrics.by_group is its public place
 from evsim.results.run import Run
 
 #: The headline crosses with the mean of so many evaluations: single ones and their spacing shift it.
@@ -192,6 +193,18 @@ def mean_concurrency(run: Run) -> float:
     steps = concurrency(run)
     widths = np.diff(np.append(steps["at"].to_numpy(), run.end_ms))
     return float((widths * steps["running"].to_numpy()).sum() / run.end_ms) if run.end_ms else 0.0
+
+
+def final_value(run: Run, metric: str, k: int = RUNNING_MEAN) -> float:
+    """Mean of the last k evaluations of the test set on their grid; of all if there are fewer."""
+    return float(run.curve(metric).value[-k:].mean())
+
+
+def spent_until(run: Run, at_ms: float) -> tuple[int, int]:
+    """Updates that arrived at the server by an instant, and bytes down and up of all tasks that ended by then."""
+    tasks = run.tasks[run.tasks["ended_at"].fillna(np.iinfo(np.int64).max) <= at_ms]
+    arrived = (tasks["kind"] == "train") & ~tasks["outcome"].isin(["dropped", "aborted"]) & (tasks["bytes_up"] > 0)
+    return int(arrived.sum()), int(tasks["bytes_down"].sum() + tasks["bytes_up"].sum())
 
 
 def client_spread(run: Run, metric: str = "accuracy") -> pd.DataFrame:

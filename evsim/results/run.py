@@ -98,6 +98,24 @@ class Run:
         """The format of the folder; 1 where it says none, as the first ones do."""
         return int(self.manifest.get("format", 1))
 
+    @property
+    def goal(self) -> Target | None:
+        """The target of its scenario; None without one."""
+        told = self.manifest.get("target")
+        if told is not None:
+            return Target(**told)
+        accuracy = self.manifest.get("target_accuracy")  # as older runs tell it
+        return None if accuracy is None else Target.of("accuracy", accuracy)
+
+    @property
+    def headline(self) -> str | None:
+        """The metric to look at first: the target's, else the objective's; None if nothing is learnt."""
+        told = self.evaluations.loc[self.evaluations["split"] == "test", "metric"].astype(str).unique().tolist()
+        goal = self.goal
+        wanted = [None if goal is None else goal.metric, self.manifest.get("headline"), "accuracy"]
+        others = sorted(told, key="loss".__eq__)  # the loss last
+        return next((name for name in [*wanted, *others] if name in told), None)
+
     @cached_property
     def missing(self) -> dict[str, tuple[str, ...]]:
         """Columns of today's tables that this folder lacks, by table; asking for one raises `RunFolderError`."""
@@ -146,6 +164,11 @@ class Run:
         return self._table("evaluations")
 
     @cached_property
+    def client_evaluations(self) -> pd.DataFrame:
+        """One row per metric, model version and client, if the scenario asked for them (long form)."""
+        return self._table("client_evaluations")
+
+    @cached_property
     def clients(self) -> pd.DataFrame:
         """One row per client."""
         return self._table("clients")
@@ -160,6 +183,11 @@ class Run:
         """Every check-in and check-out, if the scenario asked for them."""
         return self._table("sessions")
 
+    @cached_property
+    def selections(self) -> pd.DataFrame:
+        """What the selector said of its choices, if the scenario asked for it (long form)."""
+        return self._table("selections")
+
     def _table(self, name: str) -> pd.DataFrame:
         return read_table(self.folder, name, partial=self.partial)
 
@@ -172,18 +200,18 @@ class Run:
 
     # -- the learning curve -----------------------------------------------------------------------------------------
 
-    def curve(self, metric: str = "accuracy", *, split: str = "test", final: bool = False) -> Curve:
+    def curve(self, metric: str | None = None, *, split: str = "test", final: bool = False) -> Curve:
         """A metric over virtual time.
 
         Args:
-            metric: such as "accuracy" or "loss".
+            metric: such as "accuracy" or "loss"; default: the headline.
             split: "test", or "clients" for the spread over clients.
             final: keep the evaluation at the run's end, which is off the grid.
 
         Raises:
             RunFolderError: if the run has no such metric.
         """
-        rows = self.evaluations
+        rows, metric = self.evaluations, metric or self.headline or "accuracy"
         chosen = rows[(rows["metric"] == metric) & (rows["split"] == split)]
         if chosen.empty:
             raise self._no_metric(metric, split)

@@ -1,4 +1,4 @@
-"""The picture of one run: accuracy over virtual time above what the devices did."""
+"""The picture of one run: its metric over virtual time above what the devices did."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evsim.base.metrics import Target, metric_of
 from evsim.base.units import MS_PER_DAY, MS_PER_MINUTE, MS_PER_SECOND, format_duration
 from evsim.base.vocabulary import IntArray
 from evsim.results.canvas import BLUE, GRAY, GREEN, LIGHT, ORANGE, VERMILION, new_figure, shade_nights, tidy, time_axis
@@ -30,12 +31,12 @@ _ENDS = (  # how rounds end: goal reached or buffer full, at the deadline, with 
 
 
 def run_figure(run: Run) -> Figure:
-    """Accuracy, round ends, devices online and tasks in flight, and tasks lost, over one axis of virtual time."""
-    learns = bool((run.evaluations["metric"] == "accuracy").any())
+    """The headline metric, round ends, devices online, tasks in flight and lost, over one axis of virtual time."""
+    learns = run.headline is not None
     figure = new_figure(10, 7.6 if learns else 5.2)
     heights = ([4.2] if learns else []) + [0.9, 2.4, 1.2]
     panels = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0])
-    draws = ([_accuracy] if learns else []) + [_round_ends, _devices, _lost]
+    draws = ([_metric] if learns else []) + [_round_ends, _devices, _lost]
     end = max(run.end_ms, 1)
     for axes, draw in zip(panels, draws, strict=True):
         tidy(axes)
@@ -53,23 +54,24 @@ def _title(run: Run) -> str:
     return f"{run.name}{seed}: {format_duration(run.end_ms)} of virtual time, ended by {reason}"
 
 
-def _accuracy(axes: Axes, run: Run) -> None:
-    curve = run.curve(final=True)
+def _metric(axes: Axes, run: Run) -> None:
+    curve, known = run.curve(final=True), metric_of(str(run.headline))
     dense = len(curve.at) > _MOST_MARKED
     axes.plot(curve.at, curve.value, color=BLUE, linewidth=2, marker="" if dense else "o", markersize=3, clip_on=False)
-    axes.set_ylabel("test accuracy")
-    axes.set_ylim(0, 1)
-    target = run.manifest.get("target_accuracy")
-    if target is not None:
-        _target(axes, run, float(target))
+    axes.set_ylabel(f"test {run.headline}")
+    if known is not None and (known.low, known.high) == (0.0, 1.0):
+        axes.set_ylim(0, 1)
+    if run.goal is not None:
+        _target(axes, run, run.goal)
 
 
-def _target(axes: Axes, run: Run, target: float) -> None:
+def _target(axes: Axes, run: Run, goal: Target) -> None:
+    target = goal.value
     axes.axhline(target, color=GREEN, linewidth=1.2, linestyle="--")
     axes.annotate(
         f"target {target:g}", (0, target), (6, 3), textcoords="offset points", color=GREEN, va="bottom", fontsize=9
     )
-    found = run.time_to_accuracy(target)
+    found = run.time_to(goal.metric, at_least=goal.at_least, at_most=goal.at_most)
     if found is None:
         return
     at = found.total_seconds() * 1000

@@ -104,7 +104,7 @@ def _state(place: Path, *, alive: bool) -> tuple[State, str]:
         return State.RUNNING, ""
     if failure_of(place).is_file():
         return State.FAILED, _why(failure_of(place))
-    return State.TO_DO, ""
+    return State.TO_DO, "begun: the next sweep goes on with it" if part_of(place).is_dir() else ""
 
 
 def _why(path: Path) -> str:

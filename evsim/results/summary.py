@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
+from evsim.base.metrics import Target, as_text, metric_of
 from evsim.base.units import format_bytes, format_clock, format_duration
 from evsim.base.vocabulary import Outcome
 from evsim.results.run import Run
@@ -32,20 +35,23 @@ def _head(run: Run) -> list[tuple[str, str]]:
 
 
 def _learning(run: Run) -> list[tuple[str, str]]:
-    if not (run.evaluations["metric"] == "accuracy").any():
+    name = run.headline
+    if name is None:
         return []
-    accuracy = run.curve(final=True).value
-    best = np.max(accuracy[np.isfinite(accuracy)], initial=0.0)
-    rows = [("accuracy", f"{accuracy[-1]:.3f} at the end, {best:.3f} at best")]
-    target = run.manifest.get("target_accuracy")
-    return rows if target is None else [*rows, ("time to accuracy", _time_to(run, float(target)))]
+    values = run.curve(final=True).value
+    known, direction = values[np.isfinite(values)], metric_of(name)
+    words = f"{as_text(name, values[-1])} at the end"
+    if direction is not None and len(known):
+        best = known.max() if direction.larger_is_better else known.min()
+        words += f", {as_text(name, best)} at best"
+    return [(name, words), *([] if run.goal is None else [(f"time to {name}", _time_to(run, run.goal))])]
 
 
-def _time_to(run: Run, target: float) -> str:
-    first = run.time_to_accuracy(target)
-    mean = run.time_to_accuracy(target, running_mean=_SMOOTH)
+def _time_to(run: Run, goal: Target) -> str:
+    asked, target = partial(run.time_to, goal.metric, at_least=goal.at_least, at_most=goal.at_most), goal.value
+    first, mean = asked(), asked(running_mean=_SMOOTH)
     text = f"{target:g}: not reached"
-    if first is None and run.curve(final=True).value[-1] >= target:
+    if first is None and goal.reached(run.curve(goal.metric, final=True).value[-1]):
         text = f"{target:g}: only at the run's end, between two evaluations"
     if first is not None:
         text = f"{target:g} first after {format_duration(first.total_seconds() * 1000)}"

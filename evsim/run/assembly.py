@@ -16,13 +16,16 @@ from evsim.base.culprit import explain
 from evsim.base.errors import EvsimError, Problem, ScenarioError, joined, report
 from evsim.base.profiling import part
 from evsim.base.vocabulary import IntArray
+from evsim.cost.network import Site
 from evsim.cost.pricing import Pricing
 from evsim.run.doubts import doubts
 from evsim.scenario import Scenario
 from evsim.scenario.caveats import caveats
+from evsim.scenario.dumping import kind_of
 from evsim.traces.population import Population, populate
 from evsim.traces.sources import load_availability, load_speed
 from evsim.training.data.base import FederatedData, federate
+from evsim.training.data.labels import IN_WORDS
 from evsim.training.data.skew import skewed
 from evsim.training.data.transforms.base import check_transforms
 from evsim.training.learning.learning import Learning, Method, Setting
@@ -48,6 +51,8 @@ class Opened:
         model: a freshly initialised module; None in a dry run.
         wires: how the dense model travels.
         wire_bytes: what a message down and up is charged.
+        pricing: what tasks cost on the clock.
+        task_ms: how long a first task of each client with data takes if nothing goes wrong, ms, in order of clients.
     """
 
     device: str
@@ -57,6 +62,8 @@ class Opened:
     model: Module | None
     wires: Wires
     wire_bytes: tuple[int, int]
+    pricing: Pricing
+    task_ms: IntArray
 
 
 @final
@@ -71,6 +78,7 @@ class Parts:
         learning: the learning side; None in a dry run.
         true_model_bytes: size of the dense model that is really trained.
         wire_bytes: what a message down and up is charged.
+        pricing: what tasks cost on the clock.
         caveats: what runs, but cannot mean what it seems to.
         data_digest: of the clients' samples and the test set; "" without `[data]`.
     """
@@ -81,6 +89,7 @@ class Parts:
     learning: Learning | None
     true_model_bytes: int
     wire_bytes: tuple[int, int]
+    pricing: Pricing
     caveats: tuple[Caveat, ...] = ()
     data_digest: str = ""
 
@@ -98,7 +107,17 @@ def assemble(scenario: Scenario, device: str) -> Parts:
     learning = None if opened.model is None else learning_of(scenario, opened, scenario.executor)
     size = total_bytes(opened.wires)
     digest = "" if opened.data is None else opened.data.digest()
-    return Parts(opened.device, opened.samples, opened.population, learning, size, opened.wire_bytes, said, digest)
+    return Parts(
+        device=opened.device,
+        samples=opened.samples,
+        population=opened.population,
+        learning=learning,
+        true_model_bytes=size,
+        wire_bytes=opened.wire_bytes,
+        pricing=opened.pricing,
+        caveats=said,
+        data_digest=digest,
+    )
 
 
 def open_all(scenario: Scenario, device: str) -> Opened:
@@ -115,12 +134,18 @@ def open_all(scenario: Scenario, device: str) -> Opened:
     availability, speed = attempt(_availability, scenario, count), attempt(_speed, scenario, count)
     if samples is not None:
         attempt(_check_population, scenario, samples)
-    wanted = scenario.training == "real" and data is not None
-    model = attempt(_open_model, scenario, data) if wanted else None
+    fits = scenario.training == "real" and data is not None and attempt(_labels_fit, scenario, data)
+    model = attempt(_open_model, scenario, data) if fits else None
     attempt.conclude()
     population = _population(scenario, samples, availability, speed)
     wires = _model_wires(model, scenario)
-    return Opened(device, data, samples, population, model, wires, _charged(scenario, wires))
+    wire_bytes = attempt(_charged, scenario, wires)
+    attempt.conclude()
+    pricing = attempt(pricing_of, scenario, population)
+    attempt.conclude()
+    task_ms = attempt(_task_ms, scenario, samples, pricing, wire_bytes)
+    attempt.conclude()
+    return Opened(device, data, samples, population, model, wires, wire_bytes, pricing, task_ms)
 
 
 def learning_of(scenario: Scenario, opened: Opened, executor: Executor) -> Learning:
@@ -136,7 +161,13 @@ def learning_of(scenario: Scenario, opened: Opened, executor: Executor) -> Learn
         server_optimizer=scenario.server_optimizer,
     )
     goal = scenario.aggregation.reports_per_step
-    setting = Setting(seed=scenario.seed, precision=scenario.precision, device=opened.device, cohort_goal=goal)
+    setting = Setting(
+        seed=scenario.seed,
+        precision=scenario.precision,
+        device=opened.device,
+        cohort_goal=goal,
+        objective=scenario.objective,
+    )
     return Learning(method, opened.model, opened.data, executor, setting)
 
 
@@ -153,7 +184,16 @@ def population_of(scenario: Scenario) -> Population:
 
 def pricing_of(scenario: Scenario, population: Population) -> Pricing:
     """What prices the tasks of a run."""
-    return Pricing(scenario.cost, population.speed, scenario.seed)
+    site = Site(population.speed, scenario.seed, scenario.folder)
+    return Pricing(scenario.cost, population.speed, scenario.seed, scenario.network.open(site), scenario.start)
+
+
+def _task_ms(scenario: Scenario, samples: IntArray, pricing: Pricing, wire_bytes: tuple[int, int]) -> IntArray:
+    """Prices everybody's first task, so that what cannot be priced is told before anything runs."""
+    clients = np.flatnonzero(samples > 0)
+    down, up = (np.full(len(clients), size, np.int64) for size in wire_bytes)
+    work = scenario.client_rule.work(samples[clients])
+    return pricing.price(clients, np.zeros_like(clients), work, (down, up), 0).total_ms
 
 
 @final
@@ -250,10 +290,11 @@ def _speed(scenario: Scenario, n_devices: int) -> DeviceSpeed:
 def _population(
     scenario: Scenario, samples: IntArray, availability: AvailabilityTrace, speed: DeviceSpeed
 ) -> Population:
+    latency = scenario.network.latency
     return populate(
         n_clients=len(samples),
         availability=availability,
-        speed=speed,
+        speed=replace(speed, latency_ms=speed.latency_ms + latency) if latency else speed,
         join=scenario.population.join,
         sizes=samples,
         seed=scenario.seed,
@@ -274,13 +315,24 @@ def _check_population(scenario: Scenario, samples: IntArray) -> None:
         raise ScenarioError(report([problem]))
 
 
+def _labels_fit(scenario: Scenario, data: FederatedData) -> bool:
+    """True, or an error: what the objective learns is not what the data's labels are."""
+    objective, where = scenario.objective, f"objective.kind: {kind_of('objective', type(scenario.objective))}"
+    if data.labels != objective.labels:
+        raise ScenarioError(
+            f"{where}: the labels of {data.name!r} are {IN_WORDS[data.labels]}; expected {IN_WORDS[objective.labels]}"
+        )
+    if objective.form == "binary" and data.n_classes != 2:  # noqa: PLR2004
+        raise ScenarioError(f"{where}: the labels of {data.name!r} are 0 to {data.n_classes - 1}; expected 0 and 1")
+    return True
+
+
 def _open_model(scenario: Scenario, data: FederatedData) -> Module | None:
     if scenario.model is None:
         return None
-    model = scenario.model.build(
-        shape=data.x.shape[1:], n_classes=data.n_classes, n_tokens=data.n_tokens, seed=scenario.seed
-    )
-    check_model(model, data)
+    width = scenario.objective.output_shape(data.y.shape[1:], data.n_classes)[-1]
+    model = scenario.model.prepare(data, scenario.seed, scenario.folder, width=width)
+    check_model(model, data, scenario.objective)
     return model
 
 

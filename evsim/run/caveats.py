@@ -30,6 +30,7 @@ TASK_COLUMNS = ("kind", "client", "round", "dispatched_at", "ended_at", "known_a
 NOTABLE = 0.1  # a tenth of the rounds, the time or the tasks is worth a word
 FEW_EVALUATIONS = 10  # the headline averages five
 _LITTLE_SPARE = 1.1  # over-commitment below which a round has next to nobody to lose
+_FEW = 0.01  # of the tasks: each time those of the same clients
 _FAR = 2.0  # charged and true cost apart by this factor
 
 
@@ -216,6 +217,19 @@ def _lost_slots(seen: _Seen) -> Iterator[Caveat]:
         )
 
 
+def _timed_out(seen: _Seen) -> Iterator[Caveat]:
+    """A buffer's server stops tasks for one reason only: they outlast `task_timeout`."""
+    stopped, trains = seen.outcome("aborted") & seen.trains(), seen.trains()
+    share = float(stopped.sum() / max(trains.sum(), 1))
+    if seen.buffered() and share > _FEW:
+        yield Caveat(
+            "timed_out",
+            "tasks outlast task_timeout and are stopped: the model learns from fast devices",
+            f"{share:.0%} of tasks",
+            "a longer aggregation.task_timeout, or less work for a task",
+        )
+
+
 def _no_choice(seen: _Seen) -> Iterator[Caveat]:
     share = _rounds_without_choice(seen) if seen.rounds() else _time_without_choice(seen) if seen.buffered() else None
     if share is not None and share > NOTABLE:
@@ -245,8 +259,8 @@ def _wanted(seen: _Seen) -> int | None:
 
 def _time_without_choice(seen: _Seen) -> float | None:
     """Share of time with a slot free: it would be taken if anybody were idle."""
-    slots = seen.aggregation.get("concurrency")
-    if not slots or not seen.end or not seen.trains().any():
+    slots, kind = seen.aggregation.get("concurrency"), seen.scenario.get("selection", {}).get("kind")
+    if not slots or not seen.end or not seen.trains().any() or kind == "manager":  # it may leave slots free
         return None
     trains = seen.trains()
     begin, known = seen.column("tasks", "dispatched_at")[trains], seen.column("tasks", "known_at")[trains]
@@ -368,6 +382,7 @@ _CHECKS: tuple[Callable[[_Seen], Iterator[Caveat]], ...] = (
     _no_steps,
     _nobody_online,
     _lost_slots,
+    _timed_out,
     _no_choice,
     _slowest_client,
     _short_cohorts,

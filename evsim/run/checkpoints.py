@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from evsim.base.errors import RunFolderError
+from evsim.base.errors import ResumeError
 from evsim.base.profiling import part
 from evsim.base.units import MS_PER_SECOND
+from evsim.base.user_code import said
 from evsim.run.feedback import Answer, read_answers, write_answers
 from evsim.run.recorder import atomically
 from evsim.training.learning.client_state import Version, flatten, unflatten
@@ -29,6 +30,7 @@ from evsim.training.learning.packing import pack, unpack
 if TYPE_CHECKING:
     import torch
 
+    from evsim.scenario.tables import RecordTable
     from evsim.training.learning.learning import Learning
 
 _KEPT = 2
@@ -48,7 +50,7 @@ class Saved:
         """All answers before it.
 
         Raises:
-            RunFolderError: if they cannot be read.
+            ResumeError: if they cannot be read.
         """
         for name in self.told["answers"]:
             yield from read_answers(self.folder / name)
@@ -78,6 +80,18 @@ def whole(folder: Path) -> list[Saved]:
     return sorted(found, key=lambda each: each.told["position"], reverse=True)
 
 
+class Timeline(Protocol):
+    """Where a run's timeline stands."""
+
+    @property
+    def timeline_hash(self) -> str:
+        """Digest of all that happened so far."""
+
+    @property
+    def now(self) -> int:
+        """The instant, ms."""
+
+
 @final
 class Checkpoints:
     """Hears every answer of the learning side, and saves when it is time.
@@ -85,13 +99,14 @@ class Checkpoints:
     Args:
         folder: where; must exist.
         learning: what is saved.
-        every_ms: of wall clock between two checkpoints; 0: never.
-        timeline_hash: of the timeline so far.
+        record: how often.
+        timeline: gives where the timeline stands, once it is there.
     """
 
-    def __init__(self, folder: Path, learning: Learning, every_ms: int, timeline_hash: Callable[[], str]) -> None:
-        self._folder, self._learning, self._timeline_hash = folder, learning, timeline_hash
-        self._every, self._last, self._cost = every_ms / MS_PER_SECOND, time.perf_counter(), 0.0
+    def __init__(self, folder: Path, learning: Learning, record: RecordTable, timeline: Callable[[], Timeline]) -> None:
+        self._folder, self._learning, self._timeline = folder, learning, timeline
+        self._every, self._last, self._cost = record.checkpoint_every / MS_PER_SECOND, time.perf_counter(), 0.0
+        self._every_virtual, self._last_virtual = record.checkpoint_every_virtual_time, 0
         self._waiting: list[Answer] = []
         self._position, self._saved, self._hash = 0, 0, ""
         self._answers: list[str] = []  # files
@@ -103,27 +118,40 @@ class Checkpoints:
             return
         self._waiting.append(answer)
         self._position += 1
-        self._hash = self._timeline_hash()
-        if answer.kind == "apply" and time.perf_counter() - self._last >= max(self._every, _WORTH * self._cost):
+        self._hash = self._timeline().timeline_hash
+        if answer.kind == "apply" and self._is_due():
             self.save()
+
+    def _is_due(self) -> bool:
+        wall, virtual = time.perf_counter() - self._last, self._timeline().now - self._last_virtual
+        asked = wall >= self._every or (self._every_virtual is not None and virtual >= self._every_virtual)
+        return asked and wall >= _WORTH * self._cost
 
     def go_on(self, saved: Saved) -> None:
         """The timeline was simulated up to this checkpoint: load it, and count on from it.
 
         Raises:
-            RunFolderError: if the timeline is another one.
+            ResumeError: if the timeline is another one, or the checkpoint is damaged.
         """
         told = saved.told
-        if self._timeline_hash() != told["timeline_hash"]:
-            raise RunFolderError(
+        if self._timeline().timeline_hash != told["timeline_hash"]:
+            raise ResumeError(
                 f"{saved.folder}: the timeline up to the checkpoint is not the one that was interrupted; something "
                 "that the run depends on has changed; run it again into another folder"
             )
-        saved.restore(self._learning)
+        try:
+            saved.restore(self._learning)
+        except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+            raise ResumeError(f"{saved.folder}: the checkpoint is damaged ({said(error)})") from error
         self._position = self._saved = told["position"]
         self._answers = list(told["answers"])
         self._where = {(client, generation): name for client, generation, name in told["clients"]["where"]}
-        self._last = time.perf_counter()
+        self._last, self._last_virtual = time.perf_counter(), self._timeline().now
+
+    def save_last(self) -> None:
+        """Write the one from which a run that is over can be extended; without, it is over all the same."""
+        with suppress(OSError):  # a full disk, for instance: if nothing else fits, writing the tables will say so
+            self.save()
 
     @part("recording")
     def save(self) -> None:
@@ -152,7 +180,7 @@ class Checkpoints:
         atomically(self._folder / f"checkpoint-{number}.json", lambda path: path.write_text(text, encoding="utf-8"))
         self._waiting, self._saved = [], number
         tidy(self._folder)
-        self._last = time.perf_counter()
+        self._last, self._last_virtual = time.perf_counter(), self._timeline().now
         self._cost = self._last - began
 
     def _save_clients(self, number: int) -> dict[str, Any]:
@@ -183,9 +211,9 @@ class Checkpoints:
         }
 
 
-def tidy(folder: Path) -> None:
+def tidy(folder: Path, keep: int = _KEPT) -> None:
     """Keep the newest checkpoints and their files; nothing else is needed any more."""
-    needed: set[str] = set().union(*(saved.names for saved in whole(folder)[:_KEPT]))
+    needed: set[str] = set().union(*(saved.names for saved in whole(folder)[:keep]))
     for pattern in ("checkpoint-*", "answers-*", "learning-*", "clients-*", "*.tmp"):
         for path in folder.glob(pattern):
             if path.name not in needed:

@@ -10,10 +10,10 @@ import numpy as np
 
 from evsim.aggregation.buffered import Buffered
 from evsim.aggregation.synchronous import Synchronous
-from evsim.algorithms.base import total_bytes
+from evsim.algorithms.base import PartialWork, total_bytes
 from evsim.base import registry
 from evsim.base.caveat import Caveat
-from evsim.base.units import MS_PER_DAY, MS_PER_HOUR, format_bytes
+from evsim.base.units import MS_PER_DAY, MS_PER_HOUR, format_bytes, format_duration
 from evsim.scenario.listening import Listening
 from evsim.timeline.audience import FACTS
 from evsim.traces.caveats import availability_caveats, period_caveats
@@ -26,7 +26,8 @@ _FAR = 10  # times: a charged model is another one than the trained
 _LOOKS = 200  # instants at which the clients online are counted
 _ENOUGH_CLIENTS = 10_000  # of whom it is counted who is online; of more clients some are looked at
 _EVER = 10 * 365 * MS_PER_DAY  # how far ahead is looked where a run has no horizon
-_MOST = 0.5  # of the time
+_MOST = 0.5  # of the time, or of the clients
+_FEW = 0.01  # of the clients
 _ALIKE = 0.85  # names: "dispatchd" and "dispatched", not "start" and "started"
 
 
@@ -64,6 +65,29 @@ def _few_online(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
             "selector has no choice, and a round waits for min(cohort_goal, invited) of them",
             f"{online.mean():.0f} clients online on average, {wanted} wanted, {share:.0%} of the time fewer",
             f"more clients, or a smaller {key}",
+        )
+
+
+def _too_long(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
+    """Tasks that the server never waits for: every try of such a client is in vain."""
+    aggregation, rule = scenario.aggregation, scenario.client_rule
+    limit, key, most = None, "", _FEW
+    if isinstance(aggregation, Buffered):
+        limit, key = aggregation.task_timeout, "task_timeout"
+    elif isinstance(aggregation, Synchronous):
+        limit, key, most = aggregation.reporting_deadline, "reporting_deadline", _MOST
+    if limit is None or (isinstance(rule, PartialWork) and rule.partial_work):
+        return
+    share = float((opened.task_ms > limit).mean()) if len(opened.task_ms) else 0.0
+    if share > most:
+        likely = int(np.quantile(opened.task_ms, 0.99))
+        yield Caveat(
+            "too_long",
+            f"tasks last longer than aggregation.{key}: the work of such a client is always lost, and the model never "
+            "learns from it",
+            f"first tasks of {share:.0%} of the clients last longer than {format_duration(limit)}, the slowest 1% "
+            f"at least {format_duration(likely)}",
+            f"a longer aggregation.{key}, less work (client_rule.epochs, cost.sample_scale), or a smaller model",
         )
 
 
@@ -158,6 +182,7 @@ _CHECKS: tuple[Callable[[Scenario, Opened], Iterator[Caveat]], ...] = (
     _unheard,
     _devices,
     _few_online,
+    _too_long,
     _shared_samples,
     _held_out,
     _charged_size,

@@ -1,6 +1,6 @@
 """What flows from learning to the timeline, in order: kept while a model is trained, to be replayed without.
 
-All that the timeline ever learns of the learning side are answers to five questions (`_Kind`). Those since the last
+All that the timeline ever learns of the learning side are answers to six questions (`_Kind`). Those since the last
 checkpoint wait in memory; a checkpoint brings them to the disk as one Arrow file.
 """
 
@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, final
 import numpy as np
 import pyarrow as pa
 
-from evsim.base.errors import RunFolderError
+from evsim.base.errors import ResumeError
 from evsim.base.vocabulary import Feedback, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-_Kind = Literal["train", "apply", "losses", "metrics", "diverged"]
+_Kind = Literal["train", "apply", "losses", "metrics", "client_metrics", "diverged"]
 _NOBODY = np.empty(0, np.int64)
 _LAYOUT = pa.schema(
     [
@@ -43,8 +43,8 @@ class Answer:
 
     Attributes:
         kind: what was asked for.
-        asked: the tasks of "train" and "apply", the clients of "losses".
-        values: utilities, losses, metrics; 1.0 if diverged.
+        asked: the tasks of "train" and "apply", the clients of "losses" and "client_metrics".
+        values: utilities, losses, metrics (of clients one metric after the other); 1.0 if diverged.
         names: of metrics.
         valid, weight: of "train" and "apply"; no weight where the merge tells none.
     """
@@ -159,6 +159,18 @@ class Telling:
         answer = self._answer("metrics", _NOBODY, asked)
         return dict(zip(answer.names, answer.values.tolist(), strict=True))
 
+    def client_metrics(
+        self, clients: IntArray, measure: Callable[[], Mapping[str, FloatArray]]
+    ) -> dict[str, FloatArray]:
+        """Metrics of the current model on the samples of each of some clients, (clients,)."""
+
+        def asked() -> Answer:
+            found = measure()
+            return Answer("client_metrics", clients, np.concatenate(list(found.values())), list(found))
+
+        answer = self._answer("client_metrics", clients, asked)
+        return dict(zip(answer.names, answer.values.reshape(len(answer.names), len(clients)), strict=True))
+
     def _is_diverged(self) -> Answer:
         return Answer("diverged", _NOBODY, np.array([float(self._learning.diverged)]))
 
@@ -166,7 +178,7 @@ class Telling:
         if self._known:
             answer = self._known.popleft()
             if answer.kind != kind or not np.array_equal(answer.asked, asked):
-                raise RunFolderError(
+                raise ResumeError(
                     f"the journal answers {answer.kind} of {answer.asked.tolist()[:5]}, but the run asks {kind} of "
                     f"{asked.tolist()[:5]}: it is not the run that was interrupted; run it again into another folder"
                 )
@@ -202,7 +214,7 @@ def read_answers(path: Path) -> Iterator[Answer]:
     """What `write_answers` wrote.
 
     Raises:
-        RunFolderError: if it cannot be read.
+        ResumeError: if it cannot be read.
     """
     with _readable(path), pa.ipc.open_file(str(path)) as reader:
         table = reader.read_all()
@@ -222,4 +234,4 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        raise RunFolderError(f"{path}: cannot be read ({error}); the run cannot go on from there") from error
+        raise ResumeError(f"{path}: cannot be read ({error}); the run cannot go on from there") from error

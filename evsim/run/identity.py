@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import tomli_w
 
-from evsim.base.errors import Problem, RunFolderError, report
+from evsim.base.errors import Problem, ResumeError, report
 from evsim.run.manifest import trace_hash, versions
 from evsim.run.recorder import atomically
 
@@ -47,14 +48,14 @@ def kept_identity(folder: Path) -> dict[str, Any]:
     """What was written.
 
     Raises:
-        RunFolderError: if it cannot be read.
+        ResumeError: if it cannot be read.
     """
     try:
         found = json.loads((folder / _FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunFolderError(f"{folder / _FILE}: cannot be read ({error}); the run cannot be resumed") from error
+        raise ResumeError(f"{folder / _FILE}: cannot be read ({error}); the run cannot be resumed") from error
     if not isinstance(found, dict) or not {"scenario", "paths_from"} <= set(found):
-        raise RunFolderError(f"{folder / _FILE}: keys are missing; the run cannot be resumed")
+        raise ResumeError(f"{folder / _FILE}: keys are missing; the run cannot be resumed")
     return found
 
 
@@ -63,15 +64,20 @@ def has_identity(folder: Path) -> bool:
     return (folder / _FILE).is_file()
 
 
+def without_stop(scenario_toml: str) -> str:
+    """A scenario without its `[stop]` table: what a run that is extended has in common with the longer one."""
+    return tomli_w.dumps({key: table for key, table in tomllib.loads(scenario_toml).items() if key != "stop"})
+
+
 def check_same(where: Path, kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse to go on with another run.
 
     Raises:
-        RunFolderError: with the first difference.
+        ResumeError: with the first difference.
     """
     for name, value in now.items():
         if kept.get(name) != value:
-            raise RunFolderError(report([_difference(str(where), name, kept.get(name), value)]))
+            raise ResumeError(report([_difference(str(where), name, kept.get(name), value)]))
 
 
 def _difference(where: str, name: str, before: Any, now: Any) -> Problem:

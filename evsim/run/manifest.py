@@ -19,6 +19,7 @@ from evsim.scenario.caveats import sampling
 from evsim.timeline.world import ANSWER_BYTES
 
 if TYPE_CHECKING:
+    from evsim.base.metrics import Target
     from evsim.base.vocabulary import IntArray
     from evsim.run.assembly import Parts
     from evsim.run.recorder import Recorder
@@ -42,6 +43,8 @@ def manifest(scenario: Scenario, parts: Parts, server: LiveServer, reason: str, 
         "end": {"at": server.now, "reason": reason},
         "horizon_ms": scenario.stop.virtual_time,
         "target_accuracy": scenario.stop.target_accuracy,
+        "target": _told(scenario.stop.goal),
+        "headline": scenario.objective.headline,
         "server_steps": server.version,
         "rounds": server.rounds,
         "timeline_hash": server.timeline_hash,
@@ -62,6 +65,11 @@ def with_measured(told: dict[str, Any], recorder: Recorder, scenario_toml: str) 
     known = {caveat["key"] for caveat in told["caveats"]}
     found = measured(frames, told, tomllib.loads(scenario_toml))
     return {**told, "caveats": [*told["caveats"], *(each.to_json() for each in found if each.key not in known)]}
+
+
+def _told(goal: Target | None) -> dict[str, Any] | None:
+    """A target as study files write it."""
+    return None if goal is None else {key: each for key, each in asdict(goal).items() if each is not None}
 
 
 def _population(parts: Parts) -> dict[str, Any]:

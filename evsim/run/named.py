@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
+from evsim.algorithms.schedule import TaskNames
+
 if TYPE_CHECKING:
     from evsim.algorithms.base import Schedule
     from evsim.cost.pricing import Pricing
@@ -32,7 +34,8 @@ class Named:
 
     def _more(self, tasks: Mapping[str, Any]) -> dict[str, Any]:
         compute, link = self._pricing.factors(tasks["client"], tasks["nth"])
-        steps, most = self._schedule.n_steps(tasks["samples"]), tasks["max_steps"]
+        names = TaskNames(self._pricing.seed, tasks["client"], tasks["nth"])
+        steps, most = self._schedule.n_steps(tasks["samples"], names), tasks["max_steps"]
         steps = np.where(most > 0, np.minimum(steps, most), steps)
         return {
             "steps": np.where(tasks["kind"] == "train", steps, 0),

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
 from evsim.base.errors import RunFolderError
+from evsim.base.lock import beat
 from evsim.base.profiling import part
 from evsim.base.vocabulary import Outcome
 from evsim.run.schema import TABLES
@@ -61,13 +62,22 @@ class Recorder:
     Args:
         folder: created; must not exist or be empty, unless it is gone on with.
         again: the folder holds a run that goes on: it stays as it is until `replace`.
+        before_replacing: called by `replace` before anything in the folder changes.
+        lock: the file of a lock that is to be kept fresh.
 
     Raises:
         RunFolderError: if the folder holds something already or cannot be written.
     """
 
-    def __init__(self, folder: Path, *, again: bool = False) -> None:
-        self._folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        again: bool = False,
+        before_replacing: Callable[[], None] = lambda: None,
+        lock: Path | None = None,
+    ) -> None:
+        self._folder, self._before_replacing, self._held = folder, before_replacing, lock
         self._journal = folder / (_NEW_JOURNAL if again else _JOURNAL)
         self.owns_folder = not again  # whether what lies in the folder is of this run
         self._buffers: dict[str, list[Mapping[str, Any]]] = {name: [] for name in TABLES}
@@ -98,6 +108,7 @@ class Recorder:
         if self.owns_folder:
             return
         with self._lock:
+            self._before_replacing()
             for path in (self._folder / "manifest.json", *self._folder.glob("*.parquet"), *self._folder.glob("model*")):
                 path.unlink(missing_ok=True)
             shutil.rmtree(self._folder / _JOURNAL, ignore_errors=True)
@@ -110,10 +121,6 @@ class Recorder:
         for writer in self._writers.values():
             writer.close()
         shutil.rmtree(self._journal, ignore_errors=True)
-
-    def keep_scenario(self, text: str) -> None:
-        """Write the resolved scenario, before anything happens: a killed run then says what it was."""
-        atomically(self._folder / _SCENARIO, lambda path: path.write_text(text, encoding="utf-8"))
 
     @part("recording")
     def append(self, table: str, columns: Mapping[str, Any]) -> None:
@@ -158,6 +165,8 @@ class Recorder:
     def _flush_always(self) -> None:
         """In a thread of its own: a step may train for minutes, and rows from before it wait."""
         while not self._over.wait(_FLUSH_EVERY_S):
+            if self._held is not None:
+                beat(self._held)
             try:
                 self._flush()
             except Exception as error:  # told where the run can hear it
@@ -196,10 +205,15 @@ class Recorder:
         if tensors is not None:
             whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}  # keeps scalars as they are
             atomically(self._folder / f"{model}.safetensors", lambda path: save_file(whole, str(path)))
-        self.keep_scenario(scenario_toml)
+        keep_scenario(self._folder, scenario_toml)
         text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
         atomically(self._folder / "manifest.json", lambda path: path.write_text(text, encoding="utf-8"))
         shutil.rmtree(self._journal)  # last: a folder with a journal was not finished
+
+
+def keep_scenario(folder: Path, text: str) -> None:
+    """Write the resolved scenario, before anything happens: a killed run then says what it was."""
+    atomically(folder / _SCENARIO, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def read_journal(folder: Path, table: str) -> pa.Table:

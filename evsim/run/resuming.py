@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
-from evsim.base.errors import Problem, RunFolderError, report
+from evsim.base.errors import Problem, ResumeError, RunFolderError, report
+from evsim.base.lock import LOCK_FILE, locked
 from evsim.run.checkpoints import Saved, tidy, whole
-from evsim.run.identity import check_same, has_identity, identity, keep_identity, kept_identity
-from evsim.run.recorder import Recorder, is_unfinished, read_journal
+from evsim.run.identity import check_same, has_identity, identity, keep_identity, kept_identity, without_stop
+from evsim.run.recorder import Recorder, is_unfinished, keep_scenario, read_journal
 from evsim.run.schema import TABLES
 from evsim.scenario import Scenario
 
 if TYPE_CHECKING:
     from evsim.run.assembly import Parts
-
-with suppress(ImportError):  # there is none on Windows: nobody is kept out there
-    import fcntl
 
 _FOLDER = "resume"
 _AT_START = {"journal", "scenario.toml", "scenario.toml.tmp", ".writable", _FOLDER}
@@ -61,15 +61,33 @@ def scenario_of(run: Path) -> Scenario:
         RunFolderError: if no run that can be resumed lies there.
     """
     require_resumable(run)
+    return _kept_scenario(run)
+
+
+def longer(run: Path, overrides: Sequence[str]) -> Scenario:
+    """The scenario of a run that is over, with another end.
+
+    Args:
+        run: its folder.
+        overrides: of `[stop]`.
+
+    Raises:
+        EvsimError: if no run lies there, or an override is wrong.
+    """
+    _require_extendable(run)
+    return _kept_scenario(run, overrides)
+
+
+def _kept_scenario(run: Path, overrides: Sequence[str] = ()) -> Scenario:
     kept = kept_identity(resume_folder(run))
-    return Scenario.from_dict(tomllib.loads(kept["scenario"]), folder=kept["paths_from"])
+    return Scenario.from_dict(tomllib.loads(kept["scenario"]), overrides, folder=kept["paths_from"])
 
 
 def require_resumable(run: Path) -> None:
     """Refuse a folder without a run that was started by this version or a later one.
 
     Raises:
-        RunFolderError: if there is none.
+        ResumeError: if there is none.
     """
     if has_identity(resume_folder(run)):
         return
@@ -77,7 +95,15 @@ def require_resumable(run: Path) -> None:
         "a run that is over" if is_over(run) else "a folder without resume/run.json" if run.is_dir() else "no folder"
     )
     hint = "evsim run SCENARIO --out DIR starts a run that can be resumed"
-    raise RunFolderError(report([Problem(str(run), given, "a run that was interrupted or killed", hint)]))
+    raise ResumeError(report([Problem(str(run), given, "a run that was interrupted or killed", hint)]))
+
+
+def _require_extendable(run: Path) -> None:
+    if has_identity(resume_folder(run)):
+        return
+    given = "a folder without resume/run.json" if run.is_dir() else "no folder"
+    hint = "run it anew into another folder; with record.keep_checkpoint = true it can be extended"
+    raise RunFolderError(report([Problem(str(run), given, "a run that is over and kept its last checkpoint", hint)]))
 
 
 def leave_over(run: Path, scenario: Scenario | None = None) -> None:
@@ -86,11 +112,12 @@ def leave_over(run: Path, scenario: Scenario | None = None) -> None:
     Raises:
         RunFolderError: with the first difference, if it was not a run of the scenario.
     """
+    text = (run / "scenario.toml").read_text(encoding="utf-8")
     if scenario is not None:
-        text = (run / "scenario.toml").read_text(encoding="utf-8")
         check_same(run, {"scenario": text}, {"scenario": scenario.to_toml()})
     if resume_folder(run).is_dir():
-        Claim(run).release(over=True)
+        with locked(resume_folder(run)):
+            _end(run, keep=bool(tomllib.loads(text).get("record", {}).get("keep_checkpoint", False)))
 
 
 @final
@@ -101,6 +128,7 @@ class Place:
         run: the folder.
         scenario: what runs.
         resume: whether a run that was interrupted goes on.
+        extend: whether a run that is over goes on to a later end.
 
     Attributes:
         saved: the checkpoint to go on from; None: from the beginning.
@@ -110,26 +138,31 @@ class Place:
         RunFolderError: if the folder holds something else.
     """
 
-    def __init__(self, run: Path, scenario: Scenario, *, resume: bool) -> None:
-        self._run, self._scenario, self._resume = run, scenario, resume
-        self._again = resume and not is_new(run)
-        self._claim: Claim | None = None
+    def __init__(self, run: Path, scenario: Scenario, *, resume: bool, extend: bool = False) -> None:
+        self._run, self._scenario, self._resume, self._extend = run, scenario, resume, extend
+        self._again = extend or (resume and not is_new(run))
+        self._lock = ExitStack()
         self.saved: Saved | None = None
         self.is_over = False
 
     def __enter__(self) -> Place:
         if self._again:
-            require_resumable(self._run)
+            (_require_extendable if self._extend else require_resumable)(self._run)
             folder = resume_folder(self._run)
-            check_same(self._run, kept_identity(folder), {"scenario": self._scenario.to_toml()})
-            self._claim = Claim(self._run)
-            tidy(folder)
-            self.saved = next(iter(whole(folder)), None)
+            self._check_scenario(kept_identity(folder))
+            with ExitStack() as held:
+                held.enter_context(locked(folder))
+                tidy(folder)
+                self.saved = next(iter(whole(folder)), None)
+                if self._extend and self.saved is None and self._scenario.training == "real":
+                    raise _no_checkpoint(self._run)
+                self._lock = held.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._claim is not None:
-            self._claim.release(over=self.is_over)
+        with self._lock:
+            if self.is_over:
+                _end(self._run, keep=self._scenario.record.keep_checkpoint)
 
     @property
     def pinned(self) -> Scenario:
@@ -149,45 +182,47 @@ class Place:
         folder, now = resume_folder(self._run), identity(self._scenario, parts)
         if self._again:
             kept = kept_identity(folder)
-            check_same(self._run, kept, {k: v for k, v in now.items() if k != "executor" or not self._is_pinned})
-            return Recorder(self._run, again=True)
+            self._check_scenario(kept)
+            others = {k: v for k, v in now.items() if k != "scenario" and (k != "executor" or not self._is_pinned)}
+            check_same(self._run, kept, others)
+            keep = partial(self._keep, now) if kept["scenario"] != now["scenario"] else lambda: None
+            return Recorder(self._run, again=True, before_replacing=keep, lock=folder / LOCK_FILE)
         if self._resume:
             _clear(self._run)
-        recorder = Recorder(self._run)
-        self._claim = Claim(self._run)
-        recorder.keep_scenario(self._scenario.to_toml())
-        keep_identity(folder, self._scenario, now)
+        recorder = Recorder(self._run, lock=folder / LOCK_FILE)
+        folder.mkdir()
+        self._lock.enter_context(locked(folder))
+        self._keep(now)
         return recorder
+
+    def _keep(self, now: Mapping[str, Any]) -> None:
+        """Write down what the run is."""
+        keep_identity(resume_folder(self._run), self._scenario, now)
+        keep_scenario(self._run, self._scenario.to_toml())
+
+    def _check_scenario(self, kept: Mapping[str, Any]) -> None:
+        """Refuse another scenario; a run that is over may get another end."""
+        before, now = kept["scenario"], self._scenario.to_toml()
+        if self._extend and is_over(self._run):
+            before, now = without_stop(before), without_stop(now)
+        check_same(self._run, {"scenario": before}, {"scenario": now})
 
     @property
     def _is_pinned(self) -> bool:
         return self.saved is not None and "pin" in self.saved.told["executor"]
 
 
-@final
-class Claim:
-    """One process works in a run folder; the operating system ends the claim when the process dies.
+def _end(run: Path, *, keep: bool) -> None:
+    """The run is over: nothing is left but, to `keep`, its last checkpoint."""
+    if keep:
+        tidy(resume_folder(run), keep=1)
+    else:
+        shutil.rmtree(resume_folder(run), ignore_errors=True)
 
-    Raises:
-        RunFolderError: if another process does.
-    """
 
-    def __init__(self, run: Path) -> None:
-        self._folder = resume_folder(run)
-        self._folder.mkdir(exist_ok=True)
-        self._lock: IO[str] = (self._folder / "lock").open("w", encoding="utf-8")
-        with suppress(NameError):
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                self._lock.close()
-                raise RunFolderError(f"{run}: another process runs in it; wait until it is over") from error
-
-    def release(self, *, over: bool) -> None:
-        """Let others; once the run is over, nothing is left that could go on."""
-        if over:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        self._lock.close()
+def _no_checkpoint(run: Path) -> RunFolderError:
+    hint = "run it anew into another folder; with record.keep_checkpoint = true it can be extended"
+    return RunFolderError(report([Problem(str(run), "no checkpoint", "that of its end, to go on from", hint)]))
 
 
 def _reason(run: Path) -> str | None:

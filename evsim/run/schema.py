@@ -81,6 +81,19 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientEvaluation:
+    """One metric of one version on one client's samples: a row of ``client_evaluations.parquet`` (long form)."""
+
+    at: int
+    version: int
+    client: int
+    split: str
+    metric: str
+    value: float
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
 class Client:
     """Who a client is: a row of ``clients.parquet``."""
 
@@ -113,13 +126,27 @@ class Session:
     check_out_at: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A number that the selector said of a selection, or of a client it chose: a row of ``selections.parquet``."""
+
+    round: int
+    by: str
+    at: int
+    client: int | None
+    name: str
+    value: float
+
+
 TABLES: dict[str, type] = {
     "tasks": Task,
     "server_steps": ServerStep,
     "evaluations": Evaluation,
+    "client_evaluations": ClientEvaluation,
     "clients": Client,
     "availability": Availability,
     "sessions": Session,
+    "selections": Selection,
 }
 
 

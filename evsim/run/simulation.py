@@ -12,16 +12,17 @@ from typing import Any, final
 
 import numpy as np
 
-from evsim.algorithms.base import ClientRule, PartialWork
-from evsim.base.errors import EvsimError
+from evsim.algorithms.base import ClientRule, PartialWork, WorkBySteps
+from evsim.algorithms.schedule import TaskNames
+from evsim.base.errors import EvsimError, Problem, RunFolderError, report
 from evsim.base.outside import Stopped
 from evsim.base.profiling import part
 from evsim.base.units import FOREVER
-from evsim.base.vocabulary import Rank
-from evsim.cost.pricing import Pricing
+from evsim.base.vocabulary import IntArray, Rank
+from evsim.cost.work import Work
 from evsim.run.assembly import Parts, assemble
 from evsim.run.checkpoints import Checkpoints, Saved
-from evsim.run.evaluations import Evaluations, metrics_of
+from evsim.run.evaluations import Evaluations, Judged, measures_of
 from evsim.run.feedback import Telling
 from evsim.run.manifest import manifest, with_measured
 from evsim.run.named import Named
@@ -29,7 +30,7 @@ from evsim.run.online import OnlineCounts
 from evsim.run.pace import Every, Pace
 from evsim.run.reachable import sessions_of
 from evsim.run.recorder import Recorder
-from evsim.run.resuming import Place, is_over, leave_over, resume_folder, scenario_of
+from evsim.run.resuming import Place, is_over, leave_over, longer, resume_folder, scenario_of
 from evsim.run.signals import REASONS, Signals
 from evsim.run.stops import Stops
 from evsim.scenario import Scenario
@@ -49,14 +50,26 @@ _WRITE_EVERY_S = 2.0  # with as much in the recorder, a killed run loses less th
 @final
 @dataclass(frozen=True)
 class Snapshot:
-    """Where a run stands, for progress displays."""
+    """Where a run stands, for progress displays.
+
+    Attributes:
+        now_ms: the virtual clock.
+        horizon_ms: where it ends, if it does.
+        server_step: the model's version.
+        max_steps: the last one, if there is one.
+        round: attempts so far.
+        metrics: of the newest evaluation: first the one that a target or the objective asks for.
+        online: clients that can be reached.
+        in_flight: tasks at work.
+        wall_s: real seconds since the start.
+    """
 
     now_ms: int
     horizon_ms: int | None
     server_step: int
     max_steps: int | None
     round: int
-    accuracy: float | None
+    metrics: Mapping[str, float]
     online: int
     in_flight: int
     wall_s: float
@@ -95,14 +108,49 @@ class Simulation:
         scenario = scenario_of(Path(folder))
         return cls(scenario, device=device, listeners=listeners).run(folder, resume=True)
 
+    @classmethod
+    def extend(
+        cls, folder: str | Path, overrides: Sequence[str], *, device: str = "auto", listeners: Sequence[object] = ()
+    ) -> Path:
+        """Go on with a run that is over, with a later end, and return its folder: `run` with `extend`.
+
+        What it then writes is, bit for bit, what it would have written had it had that end from the start.
+
+        >>> from evsim import Scenario, Simulation, load_run
+        >>> scenario = Scenario.load("replay", overrides=['stop.virtual_time = "2h"'])
+        >>> folder = Simulation(scenario).run(getfixture("tmp_path") / "longer")
+        >>> load_run(Simulation.extend(folder, ['stop.virtual_time = "3h"'])).manifest["end"]["at"]
+        10800000
+
+        Args:
+            folder: of a run that ended by itself.
+            overrides: of the `[stop]` table, such as ``stop.virtual_time="14d"``.
+            device: "cpu", "cuda", or "auto".
+            listeners: as of a new simulation.
+
+        Raises:
+            EvsimError: if no run that can be extended lies there, something else than the end has changed, or the end
+                is not a later one.
+        """
+        scenario = longer(Path(folder), overrides)
+        return cls(scenario, device=device, listeners=listeners).run(folder, extend=True)
+
     def run(
-        self, out: str | Path, on_progress: Callable[[Snapshot], None] | None = None, *, resume: bool = False
+        self,
+        out: str | Path,
+        on_progress: Callable[[Snapshot], None] | None = None,
+        *,
+        resume: bool = False,
+        extend: bool = False,
     ) -> Path:
         """Run to the end and write the run folder `out`; returns its path.
 
         With `resume` a run in the folder that was interrupted or killed goes on: its timeline is simulated again up to
         the newest checkpoint, without training, and what it writes is, bit for bit, what it would have written. With
         nothing in the folder it is started; a run that is over stays as it is.
+
+        With `extend` the run in the folder, which is over, goes on to the later end that this scenario has, from just
+        before its old one. Only `[stop]` may differ.
 
         SIGINT, SIGTERM and SIGHUP end a run cleanly, and so does an error: what happened so far is a valid run folder.
 
@@ -114,7 +162,7 @@ class Simulation:
         if resume and is_over(folder):
             leave_over(folder, self.scenario)
             return folder
-        with Place(folder, self.scenario, resume=resume) as place:
+        with Place(folder, self.scenario, resume=resume, extend=extend) as place:
             parts = assemble(place.pinned, self._device)
             listeners = [spec.make() for spec in self.scenario.listener]
             audience = Audience([*listeners, *self._listeners])
@@ -143,12 +191,14 @@ class _Live:
         self._online = OnlineCounts(len(replay.online_at_start()), scenario.record.availability_every)
         self._checkpoints: Checkpoints | None = None
         telling = self._telling = None if parts.learning is None else self._tells(parts.learning)
-        self._server = LiveServer(self._world(replay), self._on_step)
+        self._server = LiveServer(self._world(replay), self._on_step, self._on_end)
         self._stops = Stops(scenario.stop, self._server.end, lambda: telling is not None and telling.diverged)
         self._evaluations: Evaluations | None = None
+        self._judged: Judged | None = None
         if telling is not None and parts.learning is not None:
-            measure = partial(telling.metrics, partial(metrics_of, parts.learning, scenario.evaluation))
-            self._evaluations = Evaluations(scenario.evaluation, measure, self._server, recorder, self._on_evaluation)
+            self._judged = Judged.of(parts.learning, scenario.evaluation, scenario.seed)
+            measures = measures_of(parts.learning, telling, scenario.evaluation, self._judged)
+            self._evaluations = Evaluations(scenario.evaluation, measures, self._server, recorder, self._on_evaluation)
 
     def interrupt(self) -> None:
         """End at the next event, with the reason of the signal that was heard."""
@@ -161,11 +211,7 @@ class _Live:
             self._recorder.replace()
         try:
             self._start()
-            with part("timeline"):
-                self._clock.run()
-                self._end_if_asked()
-            if not self._server.end_reason:
-                self._server.end("nothing_left")
+            self._move_clock()
             self._server.settle()  # listeners hear of what happened since the last decision, and then of the end
             if self._evaluations is not None:
                 self._evaluations.at_end()
@@ -187,6 +233,17 @@ class _Live:
             else:
                 self._leave()
 
+    def _move_clock(self) -> None:
+        with part("timeline"):
+            self._clock.run()
+            self._end_if_asked()
+        if not self._server.end_reason:
+            self._server.end("nothing_left")
+        if self._telling is not None and self._telling.replays:
+            where, given = f"{self._recorder.folder}: stop", f"{self._server.end_reason} comes before"
+            hint = "choose a later end, or run it into another folder with --out"
+            raise RunFolderError(report([Problem(where, given, "no earlier end than it had", hint)]))
+
     @property
     def is_over(self) -> bool:
         """Whether it ended by itself, and all is written."""
@@ -202,8 +259,8 @@ class _Live:
         self._recorder.replace()
 
     def _tells(self, learning: Learning) -> Telling:
-        folder, every = resume_folder(self._recorder.folder), self._scenario.record.checkpoint_every
-        checkpoints = Checkpoints(folder, learning, every, lambda: self._server.timeline_hash)
+        folder = resume_folder(self._recorder.folder)
+        checkpoints = Checkpoints(folder, learning, self._scenario.record, lambda: self._server)
         self._checkpoints = checkpoints
         return Telling(learning, breakable=self.signals.training, on_answer=checkpoints.heard)
 
@@ -218,21 +275,33 @@ class _Live:
         self._server.end(self.signals.reason)
         self._clock.go_on()
 
+    def _on_end(self) -> None:
+        """The last moment at which nothing knows yet that this is the end: a longer run would have come here too."""
+        keeps = self._scenario.record.keep_checkpoint and self._telling is not None and not self._telling.replays
+        if keeps and self._checkpoints is not None:
+            self._checkpoints.save_last()
+
     def _world(self, replay: Sessions) -> World:
         scenario, parts = self._scenario, self._parts
-        pricing = Pricing(scenario.cost, parts.population.speed, scenario.seed)
         return World(
             clock=self._clock,
             availability=parts.population.availability,
             samples=parts.samples,
-            manager=ClientManager(scenario.selection, len(parts.samples), scenario.seed),
+            manager=ClientManager(
+                scenario.selection,
+                len(parts.samples),
+                scenario.seed,
+                parts.population.availability,
+                asks_why=scenario.record.selector,
+            ),
             sessions=replay,
-            pricing=pricing,
+            pricing=parts.pricing,
             work=scenario.client_rule.work,
+            drawn_work=_drawn(scenario.client_rule, scenario.seed),
             partial=_partial(scenario.client_rule),
             wire_bytes=parts.wire_bytes,
             learning=NoLearning() if self._telling is None else self._telling,
-            rows=Named(self._recorder, pricing, scenario.client_rule.schedule),
+            rows=Named(self._recorder, parts.pricing, scenario.client_rule.schedule),
             seed=scenario.seed,
             horizon=FOREVER if scenario.stop.virtual_time is None else scenario.stop.virtual_time,
             audience=self._audience,
@@ -291,12 +360,19 @@ class _Live:
                 server_step=self._server.version,
                 max_steps=stop.server_steps,
                 round=self._server.rounds,
-                accuracy=None if self._evaluations is None else self._evaluations.accuracy,
+                metrics=self._newest(),
                 online=int(trace.is_online(np.arange(trace.n_devices), now).sum()),
                 in_flight=self._server.in_flight,
                 wall_s=wall,
             )
         )
+
+    def _newest(self) -> dict[str, float]:
+        """Metrics of the newest evaluation, the headline first."""
+        latest = {} if self._evaluations is None else self._evaluations.latest
+        goal = self._scenario.stop.goal
+        head = self._scenario.objective.headline if goal is None else goal.metric
+        return {head: latest[head], **latest} if head in latest else dict(latest)
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -313,6 +389,7 @@ class _Live:
         self._recorder.close()
         told = manifest(self._scenario, parts, server, error or server.end_reason, wall)
         told |= {"engine": self._pace.told(server.agenda), "diverged_at_version": self._stops.diverged_at}
+        told |= {"client_evaluations": None if self._judged is None else self._judged.told}
         text = self._scenario.to_toml()
         self._recorder.finish(
             manifest=with_measured(told, self._recorder, text),
@@ -352,6 +429,15 @@ def _wants_events(scenario: Scenario, audience: Audience) -> str:
     if audience.wants_every:
         return "a listener is told of every event"
     return "the selector is told of every report at its instant" if scenario.selection.prompt else ""
+
+
+def _drawn(rule: ClientRule, seed: int) -> Callable[[IntArray, IntArray, IntArray], Work] | None:
+    """The work of named tasks, if it is drawn; None if all tasks of a client are alike."""
+    if not rule.schedule.is_drawn or not isinstance(rule, WorkBySteps):
+        return None
+    return lambda samples, clients, nth: rule.work_of(
+        samples, rule.schedule.n_steps(samples, TaskNames(seed, clients, nth))
+    )
 
 
 def _partial(rule: ClientRule) -> PartialWork | None:

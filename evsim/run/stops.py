@@ -49,6 +49,6 @@ class Stops:
 
     def after_evaluation(self, metrics: Mapping[str, float]) -> None:
         """The model was evaluated."""
-        target = self._stop.target_accuracy
-        if target is not None and metrics["accuracy"] >= target:
-            self._end("target_accuracy")
+        goal = self._stop.goal
+        if goal is not None and goal.reached(metrics[goal.metric]):
+            self._end("target" if self._stop.target_accuracy is None else "target_accuracy")

@@ -17,6 +17,7 @@ from evsim.base.caveat import Caveat
 from evsim.base.errors import ScenarioError, report
 from evsim.base.units import TimeOfDay
 from evsim.cost.model import CostModel
+from evsim.cost.network import IndependentLinks, Network
 from evsim.scenario import dumping, together
 from evsim.scenario.assembling import assemble
 from evsim.scenario.layers import Layer, find, override, read
@@ -26,6 +27,7 @@ from evsim.scenario.tables import DataTable, EngineTable, EvaluationTable, Popul
 from evsim.selection.base import Selector
 from evsim.training.executors.base import Executor
 from evsim.training.models.base import Model
+from evsim.training.objectives.base import Objective
 
 __all__ = ["DataTable", "EngineTable", "EvaluationTable", "PopulationTable", "RecordTable", "Scenario", "Stop"]
 
@@ -52,7 +54,9 @@ class Scenario:
         population: clients and the devices they live on.
         data: what clients learn from; not needed in a dry run.
         cost: what a task costs on the clock.
+        network: how long transfers take.
         model: what is trained; not needed in a dry run.
+        objective: what it learns, and how it is judged.
         aggregation: when the server asks, waits, closes and applies.
         selection: whom it asks.
         broadcast: what it sends.
@@ -80,7 +84,9 @@ class Scenario:
     population: PopulationTable = field(default_factory=PopulationTable)
     data: DataTable | None = None
     cost: CostModel = field(default_factory=CostModel)
+    network: Network = field(default_factory=IndependentLinks)
     model: Model | None = None
+    objective: Objective
     aggregation: Aggregator
     selection: Selector[Any]
     broadcast: Broadcast
@@ -122,13 +128,15 @@ class Scenario:
         return cls(**assemble(cls, layers, name=file.stem, folder=file.parent), folder=file.parent)
 
     @classmethod
-    def from_dict(cls, tables: Mapping[str, Any], *, folder: str | Path = ".") -> Scenario:
-        """A scenario from tables as a TOML file holds them.
+    def from_dict(
+        cls, tables: Mapping[str, Any], overrides: Sequence[str] = (), *, folder: str | Path = "."
+    ) -> Scenario:
+        """A scenario from tables as a TOML file holds them, with overrides as `load` takes them.
 
         Raises:
             ScenarioError: with every problem found.
         """
-        layers = [Layer("", dict(tables))]
+        layers = [Layer("", dict(tables)), *(override(text) for text in overrides)]
         return cls(**assemble(cls, layers, name="scenario", folder=Path(folder)), folder=Path(folder))
 
     def to_toml(self) -> str:

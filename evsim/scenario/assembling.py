@@ -21,12 +21,14 @@ from evsim.scenario.tables import PopulationTable
 
 #: What a scenario means when it says nothing.
 DEFAULTS: Tables = {
+    "network": {"kind": "independent"},
     "selection": {"kind": "uniform"},
     "broadcast": {"kind": "full"},
     "weighting": {"kind": "samples"},
     "merge": {"kind": "mean"},
     "server_optimizer": {"kind": "sgd"},
     "executor": {"kind": "auto"},
+    "objective": {"kind": "classification"},
 }
 #: A dry run needs a client rule only to price its work.
 DRY_DEFAULTS: Tables = {"client_rule": {"kind": "sgd", "learning_rate": 0.1, "batch_size": 20}}

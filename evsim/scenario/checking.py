@@ -116,6 +116,8 @@ class Checker:
         except ScenarioError as error:
             return self.add(_join(at, "kind"), str(error).rstrip("; "))
         options = {key: value for key, value in table.items() if key != "kind"}
+        if isinstance(options.get("target"), str):
+            options["target"] = self._found(options["target"])
         if slot in registry.MADE and callable(cls) and not _fits(cls, base):
             return self._factory(slot, kind, cls, options, at)
         unfit = list(_unfit(cls, base, kind))
@@ -142,15 +144,22 @@ class Checker:
 
     def _factory(self, slot: str, kind: str, make: Callable[..., Any], options: Tables, at: str) -> Any:
         """Any ``module:factory`` that returns a torch module serves as a model, any plain class as a listener."""
-        parameters = inspect.signature(make).parameters.values()
+        parameters = registry.parameters_of(make)
         names = [each.name for each in parameters if each.kind in _NAMED]
+        shared = (set(fields_of(_maker(slot))) - {"target", "options"}) & set(options)
+        own = {key: options.pop(key) for key in sorted(shared)}
+        for key in [key for key in own if key in names]:
+            given = f"a parameter of {kind}, and a key of every {slot}"
+            self.add(_join(at, key), given, "a parameter with another name", "rename it in your code")
         for key in options:
             if key not in names and not any(each.kind is each.VAR_KEYWORD for each in parameters):
                 self.add(_join(at, key), f"unknown key, given {_show(options[key])}", "", suggest(key, names))
-        target = kind
-        if kind.partition(":")[0].endswith(".py"):
-            target = str((self._folder / kind).resolve())
-        return self.table(_maker(slot), {"target": target, "options": options}, at)
+        return self.table(_maker(slot), {"target": self._found(kind), "options": options, **own}, at)
+
+    def _found(self, target: str) -> str:
+        """Code named by a file, looked up beside the scenario."""
+        is_file = target.partition(":")[0].endswith(".py")
+        return str((self._folder / target).resolve()) if is_file else target
 
     def _field(self, key: str, field: Field[Any], hint: Any, table: Mapping[str, Any], at: str) -> Any:
         if key in table:
@@ -204,8 +213,9 @@ def _maker(slot: str) -> type:
     """The policy that makes something of a slot from a class or function."""
     from evsim.scenario.listening import Listening
     from evsim.training.models.factory import Factory
+    from evsim.training.objectives.metrics.library import LibraryMetric
 
-    return {"model": Factory, "listener": Listening}[slot]
+    return {"model": Factory, "listener": Listening, "metric": LibraryMetric}[slot]
 
 
 def _above(key: str, given: object) -> str:
@@ -250,7 +260,7 @@ def _blame(message: str, known: Mapping[str, object], at: str) -> str:
 
 def _unfit(cls: Any, base: type | None, kind: str) -> Iterator[tuple[str, str]]:
     """Why a class cannot fill a slot: what was given, what was expected."""
-    if base is not None and inspect.isclass(cls) and issubclass(cls, base) and not is_dataclass(cls):
+    if base is not None and inspect.isclass(cls) and issubclass(cls, base) and not _decorated(cls):
         yield repr(kind), f"a frozen dataclass: write @dataclass(frozen=True, kw_only=True) above class {cls.__name__}"
     elif not _fits(cls, base):
         yield repr(kind), f"a frozen dataclass derived from {base and base.__name__}"
@@ -259,4 +269,9 @@ def _unfit(cls: Any, base: type | None, kind: str) -> Iterator[tuple[str, str]]:
 
 
 def _fits(cls: object, base: type | None) -> bool:
-    return inspect.isclass(cls) and is_dataclass(cls) and (base is None or issubclass(cls, base))
+    return inspect.isclass(cls) and _decorated(cls) and (base is None or issubclass(cls, base))
+
+
+def _decorated(cls: type) -> bool:
+    """Whether a class is a dataclass itself, not only by what it inherits."""
+    return is_dataclass(cls) and "__dataclass_fields__" in vars(cls)

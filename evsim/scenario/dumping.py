@@ -55,8 +55,9 @@ def write_value(hint: Any, value: Any, key: str) -> object:
 def policy_table(slot: str, policy: object) -> dict[str, Any]:
     """A policy as the table a scenario file writes."""
     fields = _fields(policy)
-    if slot in registry.MADE and set(fields) == {"target", "options"}:  # a class or factory of the user's
-        return {"kind": fields["target"], **fields["options"]}
+    if slot in registry.MADE and {"target", "options"} <= set(fields):  # a class or factory of the user's
+        target, options = fields.pop("target"), fields.pop("options")
+        return {"kind": target, **options, **fields}
     return {"kind": kind_of(slot, type(policy)), **fields}
 
 

@@ -12,7 +12,7 @@ from evsim.base.errors import Problem
 from evsim.scenario.layers import Layer, Tables
 
 _NAMES = ("path", "file", "folder", "directory", "root")
-_SOURCES = ("population.availability", "population.speed")
+_SOURCES = ("population.availability", "population.speed", "model.weights")
 
 
 def from_working_directory(layer: Layer, start: Path) -> Layer:
@@ -47,7 +47,9 @@ def _value(key: str, value: Any, at: str, start: Path) -> Any:
 def names_code(key: str, value: object) -> bool:
     """Whether a value is code that a scenario brings along: a kind such as "rule.py:Mine" or "package.module:Mine"."""
     kind = key in ("kind", "format", "target") or key in registry.slots()
-    return kind and isinstance(value, str) and (":" in value or value.endswith(".py"))
+    if not kind or not isinstance(value, str) or registry.library_of("model", value):
+        return False
+    return ":" in value or value.endswith(".py")
 
 
 def code_in(layers: Sequence[Layer]) -> list[Problem]:

@@ -9,7 +9,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -19,7 +19,17 @@ from evsim.scenario import Scenario
 from evsim.scenario.assembling import DEFAULTS
 from evsim.scenario.checking import slots_of
 from evsim.scenario.dumping import write_value
-from evsim.scenario.hints import describe, fields_of, hints_of, is_table, members, plain_class, says_none
+from evsim.scenario.hints import (
+    describe,
+    fields_of,
+    hints_of,
+    is_policy,
+    is_table,
+    item_of,
+    members,
+    plain_class,
+    says_none,
+)
 from evsim.traces.laws import LAWS
 from evsim.traces.synthetic import SyntheticAvailability, SyntheticSpeed
 
@@ -94,9 +104,18 @@ def _slots() -> Iterator[str]:
         if slot.endswith("_format"):
             continue
         yield f"## Slot `{slot}`\n"
-        for entry in registry.built_in(slot).values():
-            cls = registry.load(slot, entry.kind)
-            yield f"### `{slot}` kind `{entry.kind}`\n\n{_summary(cls)}\n\n{_options(cls)}"
+        kinds = {kind: registry.load(slot, kind) for kind in registry.built_in(slot)}
+        shared = _shared(list(kinds.values()))
+        if shared is not None:
+            yield f"Every kind takes these keys. {_summary(shared)}\n\n{_options(shared)}"
+        for kind, cls in kinds.items():
+            yield f"### `{slot}` kind `{kind}`\n\n{_summary(cls)}\n\n{_options(cls, shared)}"
+
+
+def _shared(kinds: list[type]) -> type | None:
+    """The abstract class with keys that all kinds of a slot have in common, if there is one."""
+    bases = [base for base in kinds[0].__mro__ if inspect.isabstract(base) and is_dataclass(base) and fields(base)]
+    return next((base for base in bases if all(issubclass(kind, base) for kind in kinds)), None)
 
 
 def _algorithms() -> Iterator[str]:
@@ -109,6 +128,8 @@ def _algorithms() -> Iterator[str]:
 
 
 def _inline(table: Any) -> str:
+    if isinstance(table, list):
+        return ", ".join(_inline(each) for each in table)
     if not isinstance(table, dict):
         return "`" + repr(table) + "`"
     return "`" + ", ".join(f"{key} = {_toml(value)}" for key, value in table.items()) + "`"
@@ -117,8 +138,9 @@ def _inline(table: Any) -> str:
 # -- one class -------------------------------------------------------------------------------------------------------
 
 
-def _options(cls: type) -> str:
-    rows = list(_rows(cls, "") if is_dataclass(cls) else _arguments(cls))
+def _options(cls: type, shared: type | None = None) -> str:
+    above = set() if shared is None else set(_rows(shared, ""))
+    rows = [row for row in (_rows(cls, "") if is_dataclass(cls) else _arguments(cls)) if row not in above]
     return (
         "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *rows, ""])
         if rows
@@ -153,7 +175,9 @@ def _type(cls: type, key: str, hint: Any) -> str:
     if any(is_table(member) for member in members(hint)):
         return f"table [[{key}]](#{key})" if cls is Scenario else "a table"
     slots = slots_of(key, hint)
-    return f"slot `{slots[0]}`" if slots else _escaped(describe(hint).split(": ")[0])  # the page's head says the rest
+    plain = [describe(each) for each in members(hint) if not is_policy(item_of(each) or each)]
+    words = " or ".join([*dict.fromkeys(plain), *(f"slot `{slot}`" for slot in slots)])
+    return words if slots else _escaped(describe(hint).split(": ")[0])  # the page's head says the rest
 
 
 def _default(key: str, field: Field[Any], hint: Any) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, final
 
 from evsim.base.errors import require
+from evsim.base.metrics import Target
 from evsim.base.units import MS_PER_MINUTE, MS_PER_SECOND, Duration
 from evsim.scenario.hints import Every, EveryField
 from evsim.traces.joins.base import Join
@@ -21,10 +22,11 @@ _TEN_MINUTES = Every(ms=10 * MS_PER_MINUTE)
 @final
 @dataclass(frozen=True, kw_only=True)
 class Stop:
-    """When a run ends: whichever comes first; at least one of the first four is needed.
+    """When a run ends: whichever comes first; at least one of the first five is needed.
 
     Attributes:
-        target_accuracy: accuracy on the test set, in (0, 1].
+        target_accuracy: accuracy on the test set, in (0, 1]: short for a target of that metric.
+        target: a metric of the test set that the objective tells, and how much of it is wanted, at_least or at_most.
         server_steps: applied server steps.
         rounds: attempts, failed ones included.
         virtual_time: time on the virtual clock.
@@ -33,6 +35,7 @@ class Stop:
     """
 
     target_accuracy: float | None = None
+    target: Target | None = None
     server_steps: int | None = None
     rounds: int | None = None
     virtual_time: Duration | None = None
@@ -40,16 +43,25 @@ class Stop:
     on_divergence: bool = True
 
     def __post_init__(self) -> None:
-        target = self.target_accuracy
-        require(target is None or 0 < target <= 1, "target_accuracy must lie in (0, 1]", target_accuracy=target)
+        accuracy = self.target_accuracy
+        require(accuracy is None or 0 < accuracy <= 1, "target_accuracy must lie in (0, 1]", target_accuracy=accuracy)
+        require(
+            accuracy is None or self.target is None,
+            "target is given beside target_accuracy, which is one: unset one of them",
+        )
         for name in ("server_steps", "rounds", "virtual_time", "failed_rounds"):
             value = getattr(self, name)
             require(value is None or value > 0, f"{name} must be > 0", **{name: value})
-        given = (target, self.server_steps, self.rounds, self.virtual_time)
+        given = (self.goal, self.server_steps, self.rounds, self.virtual_time)
         require(
             any(value is not None for value in given),
-            "at least one of target_accuracy, server_steps, rounds, virtual_time is needed",
+            "at least one of target_accuracy, target, server_steps, rounds, virtual_time is needed",
         )
+
+    @property
+    def goal(self) -> Target | None:
+        """What ends the run when the test set says it, however it was written; None: nothing learnt does."""
+        return self.target if self.target_accuracy is None else Target.of("accuracy", self.target_accuracy)
 
 
 @final
@@ -113,15 +125,20 @@ class EvaluationTable:
     Attributes:
         every: a grid of virtual time, or every so many server steps.
         per_client: also on each client's own samples: those that `data.client_test_fraction` holds out, else all.
+        client_sample: so many clients, drawn once, instead of all that have such samples.
         batch_size: samples per forward pass; changes memory and speed only.
     """
 
     every: EveryField = _TEN_MINUTES
     per_client: bool = False
+    client_sample: int | None = None
     batch_size: int = 1024
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "batch_size must be >= 1", batch_size=self.batch_size)
+        some = self.client_sample
+        require(some is None or some >= 1, "client_sample must be >= 1", client_sample=some)
+        require(some is None or self.per_client, "client_sample needs per_client = true", client_sample=some)
 
     @property
     def every_ms(self) -> int | None:
@@ -156,12 +173,19 @@ class RecordTable:
     Attributes:
         availability_every: spacing of the samples of how many clients are online.
         sessions: the sessions of all clients, not only of those that got tasks.
-        checkpoint_every: wall-clock time from one checkpoint to the next, at least; 0: never. Changes no result.
+        selector: what the selector says of every choice: scores, exploration, preferred duration.
+        checkpoint_every: wall-clock time between two checkpoints, at least; 0: no checkpoints. Changes no result.
+        checkpoint_every_virtual_time: also so much of virtual time after the last one.
+        keep_checkpoint: the one of its end stays when a run is over, so that it can be extended; about as large as the
+            model, what clients keep, and the messages of tasks at work.
     """
 
     availability_every: Duration = 5 * MS_PER_MINUTE
     sessions: bool = False
+    selector: bool = False
     checkpoint_every: Duration = 10 * MS_PER_MINUTE
+    checkpoint_every_virtual_time: Duration | None = None
+    keep_checkpoint: bool = True
 
     def __post_init__(self) -> None:
         every = self.availability_every
@@ -169,3 +193,10 @@ class RecordTable:
         require(every >= MS_PER_SECOND, "availability_every must be at least 1 s, a row is written for each", ms=every)
         saved = self.checkpoint_every
         require(saved >= 0, "checkpoint_every must be >= 0", checkpoint_every=saved)
+        virtual = self.checkpoint_every_virtual_time
+        require(virtual is None or virtual > 0, "checkpoint_every_virtual_time must be > 0", given=virtual)
+        require(
+            virtual is None or saved > 0,
+            "checkpoint_every_virtual_time needs checkpoints: checkpoint_every must not be 0",
+            checkpoint_every=saved,
+        )

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from evsim.base.errors import Problem
+from evsim.base import registry
+from evsim.base.errors import Problem, suggest
 from evsim.base.policy import policies
 from evsim.base.units import MS_PER_DAY, MS_PER_SECOND
 from evsim.scenario.checking import FAILED
+from evsim.scenario.dumping import kind_of
 
 _NAME = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,99}")
 _MAX_SEED = 2**63
@@ -56,11 +58,46 @@ def _dry(values: Values) -> Iterator[Problem]:
         )
     if stop is not None and stop.server_steps is None and stop.rounds is None and stop.virtual_time is None:
         expected = "server_steps, rounds or virtual_time"
-        yield Problem("stop", "only target_accuracy", expected, "a dry run has no accuracy and would never end")
+        key = "target_accuracy" if stop.target is None else "target"
+        yield Problem("stop", f"only {key}", expected, "a dry run learns nothing and would never end")
     selection = values.get("selection")
     if selection is not None and selection.needs_training:
         given, hint = f"{type(selection).__name__} learns from losses", 'or set training = "real"'
         yield Problem("selection", given, "a selector that does not, such as uniform, in a dry run", hint)
+
+
+def _objective(values: Values) -> Iterator[Problem]:
+    """Metrics that the objective's decisions have, and a target that is one of them, the right way."""
+    objective, stop = values.get("objective"), values.get("stop")
+    if objective is None:
+        return
+    kind = kind_of("objective", type(objective))
+    for metric in objective.metrics:
+        if objective.form not in metric.forms:
+            known = [each for each in registry.entries("metric") if _serves(each, objective.form)]
+            yield Problem("objective.metrics", f"{metric.name} is no metric of {kind}", "", suggest(metric.name, known))
+    names = list(objective.names)
+    for name in sorted({each for each in names if names.count(each) > 1}):
+        yield Problem("objective.metrics", f"{name} is told more than once", "each metric once")
+    if stop is not None and stop.goal is not None:
+        yield from _target(stop, objective, kind)
+
+
+def _target(stop: Any, objective: Any, kind: str) -> Iterator[Problem]:
+    goal, key = stop.goal, "stop.target_accuracy" if stop.target is None else "stop.target.metric"
+    if goal.metric not in objective.names:
+        hint = "name it in objective.metrics if it is one" if stop.target is not None else "say stop.target instead"
+        given = f"objective {kind} does not tell {goal.metric}"
+        yield Problem(key, given, "", f"{suggest(goal.metric, objective.names)}; {hint}")
+        return
+    told = {each.name: each.direction for each in objective.metrics}.get(goal.metric)
+    if told is not None and told.larger_is_better != goal.rising:
+        better, right = ("larger", "at_least") if told.larger_is_better else ("smaller", "at_most")
+        yield Problem("stop.target", str(goal), f"{right}: of {goal.metric} {better} is better")
+
+
+def _serves(kind: str, form: str) -> bool:
+    return form in getattr(registry.load("metric", kind), "forms", ())
 
 
 def _data(values: Values) -> Iterator[Problem]:
@@ -96,6 +133,7 @@ _CHECKS: tuple[Callable[[Values], Iterator[Problem]], ...] = (
     _simple,
     _training,
     _dry,
+    _objective,
     _data,
     _cohort,
     _method,

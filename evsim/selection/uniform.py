@@ -9,7 +9,7 @@ import numpy as np
 from typing_extensions import override
 
 from evsim.base import rng
-from evsim.selection.base import ClientView, Outcomes, Selector
+from evsim.selection.base import ClientView, Outcomes, Selector, Singles
 from evsim.selection.sampling import smallest_keys
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 32  # draws beyond the expected number, so that one block nearly always suffices
 _LIKELY = 24  # draws one by one that cost about as much as one block
+_MOST_DRAWS = 128  # prepared for one selection
 _ONE_BY_ONE = 64  # one by one at most: where `_LIKELY` are expected to suffice, one in fifteen needs more than these
 
 
@@ -48,6 +49,10 @@ class Uniform(Selector[None]):
     @override
     def feedback(self, state: None, reports: Outcomes) -> None:
         return None
+
+    @override
+    def singles(self, view: ClientView, keys: list[int]) -> Singles:
+        return _Singles(view, keys)
 
 
 def _one_idle(view: ClientView, key: int) -> IntArray:
@@ -92,3 +97,26 @@ def _first_idle(view: ClientView, n: int, key: int) -> IntArray:
         chosen = candidates[np.sort(first)]
         start += block
     return chosen[:n]
+
+
+@final
+class _Singles:
+    """`select` for n = 1 under many keys: the first draws of each are hashed together."""
+
+    def __init__(self, view: ClientView, keys: list[int]) -> None:
+        self._view, self._keys = view, keys
+        self._length = min(_MOST_DRAWS, _BLOCK // 4 + 4 * view.n_clients // max(1, view.n_idle))
+        hashes = rng.hash_rows(np.array(keys, np.uint64), self._length)
+        draws = (hashes % np.uint64(max(1, view.n_clients))).astype(np.int64)
+        self.likely: IntArray = draws[np.arange(len(keys)), view.is_idle(draws).argmax(axis=1)]
+        self._draws = draws.ravel().data
+
+    def choose(self, nth: int) -> int:
+        """The first idle one of a few draws, if there is one, and it is a case for draws at all."""
+        view, first = self._view, nth * self._length
+        if view.n_clients <= view.n_idle**2:
+            is_idle = view.is_idle_one
+            for client in self._draws[first : first + self._length]:
+                if is_idle(client):
+                    return client
+        return int(Uniform().select(None, view, 1, self._keys[nth])[0][0])

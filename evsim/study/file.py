@@ -22,7 +22,7 @@ from evsim.study.names import arm_problems, study_problems
 _MOST_RUNS = 100_000
 _KEYS = ("name", "scenario", "seeds", "target_accuracy", "target", "overrides", "arms", "grid")
 #: A run of a study never stops at its target: a first crossing would cut off the running mean.
-_NO_TARGET = "stop.target_accuracy="
+_NO_TARGET = ("stop.target_accuracy=", "stop.target=")
 
 
 @final
@@ -93,27 +93,36 @@ class Study:
         found: dict[tuple[str, int], Scenario] = {}
         for arm, own in self.arms.items():
             try:
-                texts = [*self.overrides, *own, _NO_TARGET]
+                texts = [*self.overrides, *own, *_NO_TARGET]
                 base = self._load(texts)
                 if arm in (executors or {}) and picks_itself(base):
                     base = self._load([*texts, f"executor={_inline((executors or {})[arm])}"])
             except ScenarioError as error:
                 raise ScenarioError(f"arm {arm!r}: {error}") from error
+            self._check_target(arm, base)
             found |= {(arm, seed): replace(base, seed=seed) for seed in self.seeds}
         return found
+
+    def _check_target(self, arm: str, scenario: Scenario) -> None:
+        """Refuse a target that the runs of an arm would never tell."""
+        told = scenario.objective.names
+        if self.goal is not None and scenario.training != "none" and self.goal.metric not in told:
+            given = f"the objective of arm {arm!r} does not tell {self.goal.metric!r}"
+            hint = f"{suggest(self.goal.metric, told)}; name it in objective.metrics if it is one"
+            raise ScenarioError(report([Problem("target.metric", given, "", hint)]))
 
     def _load(self, overrides: Sequence[str]) -> Scenario:
         return Scenario.load(self.scenario, overrides, paths_from=self.folder)
 
     def target(self) -> Target | None:
-        """What is asked for: the study's target, else the scenario's accuracy if anything learns."""
+        """What is asked for: the study's target, else the scenario's if anything learns."""
         if self.goal is not None:
             return self.goal
         accuracy = self.target_accuracy
         if accuracy is None:
             scenario = self._load(self.overrides)
-            accuracy = scenario.stop.target_accuracy if scenario.training != "none" else None
-        return None if accuracy is None else Target.of("accuracy", accuracy)
+            return scenario.stop.goal if scenario.training != "none" else None
+        return Target.of("accuracy", accuracy)
 
 
 def _find(path: str | Path) -> Path:

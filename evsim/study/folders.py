@@ -1,7 +1,7 @@
 """The folders of a sweep: which are evsim's own, and how a run comes into one. Nothing else is ever deleted.
 
 A run is made in ``.seed-<n>.part`` beside its place: `OWNER` in it says that evsim made the folder. Once whole, it is
-renamed. What is in the way is cleared only if every file in it is one that evsim writes.
+renamed; half made, it is gone on with. What is in the way is cleared only if every file in it is one that evsim writes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from evsim.base.documents import load_json
 from evsim.base.errors import EvsimError, Problem, RunFolderError, report
 from evsim.base.lock import is_locked_by_evsim
 from evsim.results.standing import BROKEN_ENDS, STUDY_FILE, end_of, failure_of, part_of
+from evsim.run.checkpoints import whole
+from evsim.run.resuming import resume_folder
 from evsim.run.schema import TABLES
 
 OWNER = "evsim-part.json"
@@ -31,6 +34,7 @@ _WRITTEN = frozenset(
         "run.png",
         "report.html",
         "journal",
+        "resume",
         *(f"{name}.parquet" for name in TABLES),
     }
 )
@@ -75,16 +79,19 @@ def is_done(folder: Path, text: str) -> bool:
     return False
 
 
-def begin(folder: Path) -> Path:
-    """Where the run of a folder is made: a new place, in which there is nothing from before.
+def begin(folder: Path, *, anew: bool = False) -> Path:
+    """Where the run of a folder is made; with what a dead run left there, unless it begins anew.
 
     Raises:
         RunFolderError: if something that evsim did not make is in the way.
     """
     part = part_of(folder)
-    clear_part(folder)
+    if anew or not _is_ours(part):
+        clear_part(folder)
+    elif (part / _RUN).is_dir():
+        return part / _RUN
     try:
-        part.mkdir(parents=True)
+        part.mkdir(parents=True, exist_ok=True)
         (part / OWNER).write_text(json.dumps({"evsim": "a run in the making", "pid": os.getpid()}), encoding="utf-8")
     except OSError as error:
         raise _refused(part, error.strerror or str(error), "a folder that can be made") from error
@@ -104,12 +111,58 @@ def clear_part(folder: Path) -> None:
     Raises:
         RunFolderError: if evsim did not make it.
     """
+    require_ours(folder)
+    if part_of(folder).exists():
+        shutil.rmtree(part_of(folder))
+
+
+def require_ours(folder: Path) -> None:
+    """Refuse a place for half-made runs that somebody else made.
+
+    Raises:
+        RunFolderError: if it is one.
+    """
     part = part_of(folder)
-    if not os.path.lexists(part):
-        return
-    if part.is_symlink() or not part.is_dir() or not (part / OWNER).is_file():
+    if os.path.lexists(part) and not _is_ours(part):
         raise _refused(part, f"holds no {OWNER}: evsim did not make it", "nothing, or a run half made")
-    shutil.rmtree(part)
+
+
+def clear_hopeless_part(folder: Path) -> None:
+    """Remove a half-made run without a checkpoint: nothing in it spares work, and a disk may be full.
+
+    Raises:
+        RunFolderError: if evsim did not make it.
+    """
+    if not whole(resume_folder(part_of(folder) / _RUN)):
+        clear_part(folder)
+
+
+@contextmanager
+def data(out: Path) -> Iterator[Path]:
+    """Where the processes of a sweep share data: a folder that is gone afterwards, and what a dead sweep left before.
+
+    Raises:
+        RunFolderError: if something that evsim did not make is in the way, or it cannot be made.
+    """
+    place = part_of(out / "data")
+    clear_part(out / "data")
+    try:
+        place.mkdir()
+        (place / OWNER).write_text(json.dumps({"evsim": "data of a sweep"}), encoding="utf-8")
+    except OSError as error:
+        raise _refused(place, error.strerror or str(error), "a folder that can be made") from error
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def clear_old_parts(folder: Path) -> None:
+    """Remove half-made runs as they were called earlier, ``.seed-<n>.<process>``; what else is called so stays."""
+    for path in folder.parent.glob(f".{folder.name}.*"):
+        if path.suffix[1:].isdecimal():
+            with suppress(RunFolderError):
+                _clear_run(path)
 
 
 def fail(folder: Path, reason: str, details: str = "") -> None:
@@ -124,6 +177,10 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def _is_ours(part: Path) -> bool:
+    return not part.is_symlink() and part.is_dir() and (part / OWNER).is_file()
 
 
 def _is_of(folder: Path, text: str) -> bool:

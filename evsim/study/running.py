@@ -12,21 +12,33 @@ from pathlib import Path
 from typing import Any, final
 
 from evsim.base.culprit import explain
-from evsim.base.errors import EvsimError, Problem, ScenarioError, report, require
+from evsim.base.errors import EvsimError, Problem, ResumeError, ScenarioError, report, require
 from evsim.base.lock import BEAT_S, beat, locked
 from evsim.base.outside import ending_on_signals, of_a_file, of_the_system
 from evsim.results.comparable import flat, other_answers
 from evsim.results.standing import BROKEN_ENDS, STUDY_FILE, end_of
+from evsim.run.checkpoints import whole
+from evsim.run.resuming import resume_folder
 from evsim.scenario import Scenario
 from evsim.study import folders
 from evsim.study.file import Study
 from evsim.study.names import slug
 from evsim.study.picks import Pick, by_executor, pinned
 from evsim.study.processes import in_processes, one_thread
+from evsim.training.data.shared import sharing
 
 
 class RunsFailedError(EvsimError):
     """Some runs of a study failed; all others are done."""
+
+
+@final
+@dataclass(frozen=True)
+class Over:
+    """How a run ended: why it failed, or what else is to be said."""
+
+    error: str = ""
+    note: str = ""
 
 
 @final
@@ -90,14 +102,19 @@ def _sweep(  # noqa: PLR0913, PLR0917  what `sweep` was told
     texts = {places[key]: scenario.to_toml() for key, scenario in runs.items()}
     open_runs = {folder: text for folder, text in texts.items() if not folders.is_done(folder, text)}
     for folder in texts:
-        folders.clear_part(folder)
+        folders.clear_old_parts(folder)
+        folders.require_ours(folder)
+        if folder not in open_runs:
+            folders.clear_part(folder)
     state = Progress(len(texts) - len(open_runs), len(texts) - len(open_runs), len(texts))
     on_progress(state)
     base = str(next(iter(plain.values())).folder.resolve())
-    for folder, error in _in_parallel(open_runs, base, processes, retry, lock):
-        failed = {**state.failed, str(folder): error} if error else state.failed
-        state = replace(state, done=state.done + 1, last=str(folder.relative_to(out)), failed=failed)
-        on_progress(state)
+    with folders.data(out) as data:
+        for folder, over in _in_parallel(open_runs, (base, str(data)), processes, retry, lock):
+            failed = {**state.failed, str(folder): over.error} if over.error else state.failed
+            last = f"{folder.relative_to(out)}{f' ({over.note})' if over.note else ''}"
+            state = replace(state, done=state.done + 1, last=last, failed=failed)
+            on_progress(state)
     if state.failed:
         raise RunsFailedError(report(Problem(folder, error, "") for folder, error in state.failed.items()))
     return out
@@ -126,48 +143,69 @@ def _comparable(study: Study, scenarios: Mapping[tuple[str, int], Scenario]) -> 
 
 
 def _in_parallel(
-    runs: Mapping[Path, str], base: str, processes: int, retry: int, lock: Path
-) -> Iterator[tuple[Path, str]]:
-    """Each folder when its run is over, with an error or ""; what failed is tried again after the others."""
+    runs: Mapping[Path, str], places: tuple[str, str], processes: int, retry: int, lock: Path
+) -> Iterator[tuple[Path, Over]]:
+    """Each folder when its run is over, and how; what failed is tried again after the others."""
     left = dict(runs)
     for attempts_left in range(retry, -1, -1):
-        tasks = {folder: (str(folder), text, base) for folder, text in left.items()}
+        tasks = {folder: (str(folder), text, *places) for folder, text in left.items()}
         left = {}
         for folder, answer in in_processes(tasks, run_one, processes, every_s=BEAT_S, on_beat=lambda: beat(lock)):
-            error = answer.error or answer.value
-            if error:
-                _clean_up_after(folder, error, answer.details)
-            if error and attempts_left:
+            over = Over(answer.error) if answer.error else answer.value
+            if over.error:
+                _clean_up_after(folder, over.error, answer.details)
+            if over.error and attempts_left:
                 left[folder] = runs[folder]
             else:
-                yield folder, error
+                yield folder, over
 
 
 def _clean_up_after(folder: Path, error: str, details: str) -> None:
     with suppress(OSError):  # a disk that is full
-        folders.clear_part(folder)
+        folders.clear_hopeless_part(folder)
         folders.fail(folder, error, details)
 
 
-def run_one(folder: str, text: str, base: str) -> str:
-    """One run, in a place of its own until it is whole: a second sweep can never meet half of it; "" or an error."""
-    from evsim.run.simulation import Simulation
+def run_one(folder: str, text: str, base: str, data: str) -> Over:
+    """One run, in a place of its own until it is whole: a second sweep can never meet half of it.
 
+    What a dead run left there is gone on with; where that cannot be, it begins anew.
+
+    Args:
+        folder: of the run.
+        text: its scenario.
+        base: where relative paths begin.
+        data: where data are shared with other processes.
+    """
     one_thread()
-    part = folders.begin(Path(folder))
+    part, note = folders.begin(Path(folder)), ""
     try:
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # the sweep has said them
-            Simulation(Scenario.from_dict(tomllib.loads(text), folder=base), device="cpu").run(part)
+        with warnings.catch_warnings(action="ignore", category=UserWarning), sharing(Path(data)):  # warned already
+            scenario = Scenario.from_dict(tomllib.loads(text), folder=base)
+            note = _run_in(part, scenario, Path(folder))
     except Exception as error:  # a plug-in's or the system's is told as the run's; evsim's own goes on
         said = str(error) if isinstance(error, EvsimError) else None
         said = said or of_the_system(error) or explain(error) or of_a_file(error)
         if said is None:  # a fault of evsim
             raise
-        return said
+        return Over(said)
     if (end := end_of(part)).startswith(BROKEN_ENDS):
-        return end
+        return Over(end)
     folders.finish(Path(folder))
-    return ""
+    return Over(note=note)
+
+
+def _run_in(part: Path, scenario: Scenario, folder: Path) -> str:
+    """Run, or go on; returns what is to be said about it."""
+    from evsim.run.simulation import Simulation
+
+    goes_on, simulation = bool(whole(resume_folder(part))), Simulation(scenario, device="cpu")
+    try:
+        simulation.run(part, resume=True)
+    except ResumeError as error:
+        simulation.run(folders.begin(folder, anew=True))
+        return f"begun anew: {' '.join(str(error).split())}"
+    return "went on where it was" if goes_on else ""
 
 
 def _as_json(study: Study, picks: Mapping[str, Pick]) -> dict[str, Any]:

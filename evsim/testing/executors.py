@@ -24,7 +24,8 @@ from evsim.algorithms.sgd import Sgd
 from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload
 from evsim.base import registry, rng
-from evsim.base.errors import TrainingError
+from evsim.base.errors import ModelError, TrainingError
+from evsim.testing.objectives import labels_of, model_of
 from evsim.testing.zoo import FAILING, N_CLASSES, SIDE, STOCHASTIC, TOO_MUCH, ZOO, made
 from evsim.training.data.gathered import Gathered
 from evsim.training.data.samples import Inputs, TrainingData
@@ -38,9 +39,22 @@ from evsim.training.executors.base import Executor, Job, Result, TrainTask
 from evsim.training.executors.serial import Serial
 from evsim.training.executors.sums import Block, added_up
 from evsim.training.models.leaves import averaged, trained
+from evsim.training.objectives.base import Objective
 
 #: Samples per client: none, one, less than a batch, a partial last batch, whole batches.
 SIZES = (7, 0, 1, 13, 20, 3, 8, 13)
+#: Length of the texts of a test.
+TIME = 6
+#: Options that make a model of the registry small, and one that predicts once per sample.
+SMALL: dict[str, dict[str, Any]] = {
+    "cnn": {"channels": (4, 6), "hidden": 8, "norm": "group"},
+    "mlp": {"hidden": (8,), "dropout": 0.2},
+    "gru": {"hidden": 6},
+    "resnet": {"depth": 10, "width": 4},
+    "mobilenet_v2": {"width": 0.1, "dropout": 0.2},
+    "char_lstm": {"embedding": 4, "hidden": 6},
+    "transformer": {"heads": 2, "width": 8, "dropout": 0.2, "predicts": "last"},
+}
 #: The same without a mini-batch of one, for batches of 4.
 PAIRS = (6, 0, 3, 12, 7, 4)
 
@@ -75,10 +89,27 @@ class ExecutorContract(ABC):
         sizes = tuple(2 * size for size in SIZES) if model == "batch_norm" else SIZES
         compare(self.make(), make_job(MODELS[model](), sizes=sizes), make_tasks)
 
+    @pytest.mark.parametrize("kind", sorted(registry.built_in("model")))
+    def test_every_built_in_model_trains_as_serially_and_is_batched(self, kind: str) -> None:
+        compare(self.make(), make_model_job(kind), make_tasks)
+
+    @pytest.mark.parametrize("kind", ["char_lstm", "resnet", "transformer"])
+    def test_sums_of_built_in_models_are_those_of_the_results(self, kind: str) -> None:
+        compare_sums(self.make(), make_model_job(kind), rounds=1)
+
     @pytest.mark.parametrize("model", ["gru", "gru_dropout"])
     @pytest.mark.filterwarnings("ignore:the model cannot be trained in batches")
     def test_models_that_may_not_be_batched_train_as_serially(self, model: str) -> None:
         compare(self.make(), make_job(MODELS[model]()), make_tasks)
+
+    @pytest.mark.parametrize("rule", ["fedprox", "adam", "qfedavg"])
+    @pytest.mark.parametrize("kind", sorted(registry.entries("objective")))
+    def test_every_objective_trains_as_serially_with_what_rules_add(self, kind: str, rule: str) -> None:
+        compare(self.make(), objective_job(registry.load("objective", kind)(), make_rule(rule)), make_tasks)
+
+    @pytest.mark.parametrize("kind", sorted(registry.entries("objective")))
+    def test_sums_of_every_objective_are_those_of_the_results(self, kind: str) -> None:
+        compare_sums(self.make(), objective_job(registry.load("objective", kind)()))
 
     def test_single_precision_agrees_to_the_stated_tolerance(self) -> None:
         compare(self.make(), make_job(mlp(), dtype=torch.float32), make_tasks)
@@ -212,9 +243,9 @@ class ZooContract(ABC):
         assert f"model {type(job.model).__name__} (client 3, task 103, model version 0): " in said[0]
 
 
-def compare_sums(executor: Executor, job: Job) -> None:
+def compare_sums(executor: Executor, job: Job, rounds: int = 3) -> None:
     """An executor's sums are those of the results of `Serial`."""
-    tasks = [task for nth in range(3) for task in make_tasks(job, versions=2, nth=nth)]
+    tasks = [task for nth in range(rounds) for task in make_tasks(job, versions=2, nth=nth)]
     draws = rng.uniform(rng.key(0, "weights"), np.arange(len(tasks)))
     weights = {"": draws, "control": np.ones(len(tasks))}
     with opened(Serial(), job) as run:
@@ -318,6 +349,27 @@ def make_job(
     data = TrainingData(x, y, index, np.concatenate([[0], np.cumsum(sizes)]))
     rule = rule or Sgd(learning_rate=0.1, batch_size=4, epochs=2)
     return Job(model.to(dtype), rule, data, dtype, autocast, torch.device("cpu"), seed=7)
+
+
+def objective_job(objective: Objective, rule: ClientRule | None = None) -> Job:
+    """The same with labels as an objective wants them, and a model whose outputs fit it."""
+    job = make_job(model_of(objective, SIDE * SIDE), rule)
+    return replace(job, data=replace(job.data, y=labels_of(objective, len(job.data.x))), objective=objective)
+
+
+def make_model_job(kind: str) -> Job:
+    """A job of a small model of the registry, on images or, if that is what it wants, on texts."""
+    sizes, tokens = (5, 0, 3), 11
+    model = registry.load("model", kind)(**SMALL.get(kind, {}))
+    total, rule = sum(sizes), Sgd(learning_rate=0.1, batch_size=4, momentum=0.5, weight_decay=0.1)
+    try:
+        module = model.build(shape=(1, SIDE, SIDE), n_classes=N_CLASSES, n_tokens=None, seed=0)
+    except ModelError:  # it reads texts
+        module = model.build(shape=(TIME,), n_classes=N_CLASSES, n_tokens=tokens, seed=0)
+        job = make_job(module, rule, sizes=sizes)
+        draws = rng.hash64(rng.key(0, "texts"), np.arange(total * TIME)) % np.uint64(tokens)
+        return replace(job, data=replace(job.data, x=torch.from_numpy(draws.astype(np.int64).reshape(total, TIME))))
+    return make_job(module, rule, sizes=sizes)
 
 
 def make_tasks(job: Job, *, versions: int = 1, nth: int = 0) -> list[TrainTask]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -15,6 +16,7 @@ from evsim.algorithms.base import Schedule
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import IntArray, Outcome, Rank
 from evsim.cost.model import CostModel
+from evsim.cost.network import IndependentLinks, Network, Site
 from evsim.cost.pricing import Pricing
 from evsim.cost.work import Work
 from evsim.run.schema import columns
@@ -73,6 +75,7 @@ class TinyWorld:
         speed: one row per client; default: 1 ms per sample, instant transfers of 1 ms.
         samples: data sizes; default 10 each.
         selector: default uniform.
+        network: default independent links.
         every_instant: settle at every single edge and ending instead of in bulk; the log must be the same.
         by_events: each thing that happens by itself is an event of its own; the log must be the same.
         writes_at_once: finished rows are written at every server step; the log must be the same.
@@ -85,6 +88,7 @@ class TinyWorld:
     samples: Sequence[int] | IntArray | None = None
     selector: Selector[Any] = field(default_factory=Uniform)
     cost: CostModel = field(default_factory=CostModel)
+    network: Network = field(default_factory=IndependentLinks)
     wire_bytes: tuple[int, int] = (1000, 1000)
     seed: int = 0
     learning: LearningPort = field(default_factory=NoLearning)
@@ -125,9 +129,9 @@ class TinyWorld:
             clock=clock,
             availability=self.trace,
             samples=samples,
-            manager=ClientManager(self.selector, n, self.seed),
+            manager=ClientManager(self.selector, n, self.seed, self.trace),
             sessions=Sessions(self.trace),
-            pricing=Pricing(self.cost, speed, self.seed),
+            pricing=Pricing(self.cost, speed, self.seed, self.network.open(Site(speed, self.seed, Path()))),
             work=lambda sizes: Work(schedule.n_processed(sizes), np.zeros_like(sizes)),
             wire_bytes=self.wire_bytes,
             learning=self.learning,

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     Question = Callable[[], int]
 
 
+_ALWAYS = 2  # sources of every run: sessions and endings
+
+
 class Source(Protocol):
     """Things that happen by themselves, in order of instant and rank."""
 
@@ -130,6 +133,11 @@ class Agenda:
     def somebody_wakes(self) -> bool:
         """Whether a sleeper will wake."""
         return any(sleeper.at < FOREVER for sleeper in self._sleepers)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether nobody sleeps, nothing is an event of its own, and there are but the two sources of every run."""
+        return not self._sleepers and not self.by_events and len(self._heard) == _ALWAYS
 
     @property
     def is_over(self) -> bool:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, final
 import simpy
 import simpy.core
 
-from evsim.base.errors import PolicyError
+from evsim.base.errors import MisuseError
+from evsim.base.units import FOREVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -37,7 +38,7 @@ class Clock:
     (['report', 'server'], 20)
     >>> clock.at(5, Rank.SERVER)
     Traceback (most recent call last):
-    evsim.base.errors.PolicyError: asked for instant 5 ms, but the clock stands at 20 ms: nothing happens in the past
+    evsim.base.errors.MisuseError: asked for instant 5 ms, but the clock stands at 20 ms: nothing happens in the past
     """
 
     def __init__(self) -> None:
@@ -53,7 +54,7 @@ class Clock:
         """An event to wait for; it happens at the instant, in the order of its rank.
 
         Raises:
-            PolicyError: if the instant is in the past.
+            MisuseError: if the instant is in the past.
         """
         event = simpy.Event(self._env)
         event._ok = True  # noqa: SLF001  as SimPy's own Timeout does: succeeded before it is scheduled
@@ -97,6 +98,12 @@ class Clock:
         """Events that are going to happen."""
         return len(self._env._queue)  # noqa: SLF001  SimPy does not tell how many
 
+    @property
+    def next_at(self) -> int:
+        """The instant of the next event; FOREVER if there is none."""
+        queue = self._env._queue  # noqa: SLF001  its `peek` gives a float where there is none
+        return queue[0][0] if queue else FOREVER  # type: ignore[return-value]
+
     def stop(self) -> None:
         """End `run` for good after the current event."""
         self._stopped, self._goes = True, False
@@ -112,6 +119,17 @@ class Clock:
             while self._goes:
                 step()
 
+    def run_a_while(self, events: int) -> bool:
+        """Move by so many events at most; whether nothing is left to do, or it was stopped."""
+        step = self._env.step
+        with suppress(simpy.core.EmptySchedule):
+            for _ in range(events):
+                if not self._goes:
+                    return True
+                step()
+            return not self._goes
+        return True
+
     def go_on(self) -> None:
         """`run` again after a pause; nothing if the clock was stopped."""
         self._goes = not self._stopped
@@ -125,7 +143,7 @@ class Clock:
     def _schedule(self, event: simpy.Event, instant: int, rank: int) -> None:
         delay = int(instant) - self.now
         if delay < 0:
-            raise PolicyError(
+            raise MisuseError(
                 f"asked for instant {instant} ms, but the clock stands at {self.now} ms: nothing happens in the past"
             )
         self._env.schedule(event, rank, delay)  # type: ignore[arg-type]  # a rank is a priority

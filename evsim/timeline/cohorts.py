@@ -80,17 +80,32 @@ class Cohorts:
             self._tell(tasks, clients)
         self._manager.release(clients)
         if len(tasks) == 1:
-            self._one(tasks)
+            self.hear_one(int(tasks[0]))
         else:
             self._many(tasks)
 
-    def gave(self, cohort: Cohort, tasks: IntArray) -> None:
-        """A cohort's new tasks."""
+    def hear_one(self, task: int) -> None:
+        """What `hear` enters, for one task, without array overhead."""
+        cell = self._ledger.cell
+        fate = cell("fate", task)
+        if cell("kind", task) == QUERY:
+            self._ledger.set("outcome", np.array([task]), _OF_QUERY[fate])
+            return
+        cohort = self.open[cell("round", task)]
+        inbox = self._forget(cohort, 1)
+        if fate == ARRIVES:
+            self._account(cohort, inbox, [task], 0)
+        else:
+            self._account(cohort, inbox, [], 1)
+            self.resolve(np.array([task]), _DROPPED if fate == LOST else _ABORTED)
+
+    def gave(self, cohort: Cohort, count: int) -> None:
+        """A cohort has so many new tasks."""
         if cohort.round not in self.open:
             self.open[cohort.round] = cohort
-        cohort.invited += len(tasks)
-        cohort.unknown += len(tasks)
-        self.inboxes[cohort.by].in_flight += len(tasks)
+        cohort.invited += count
+        cohort.unknown += count
+        self.inboxes[cohort.by].in_flight += count
 
     def stopped(self, tasks: IntArray, running: BoolArray) -> None:
         """The server stopped tasks whose end it did not know; those not running any more had been lost before."""
@@ -115,21 +130,6 @@ class Cohorts:
             self._feedback.decided(tasks, outcome, at=at)
 
     # -- inside -----------------------------------------------------------------------------------------------------
-
-    def _one(self, tasks: IntArray) -> None:
-        """`_many` for one task, without array overhead."""
-        task, cell = int(tasks[0]), self._ledger.cell
-        fate = cell("fate", task)
-        if cell("kind", task) == QUERY:
-            self._ledger.set("outcome", tasks, _OF_QUERY[fate])
-            return
-        cohort = self.open[cell("round", task)]
-        inbox = self._forget(cohort, 1)
-        if fate == ARRIVES:
-            self._account(cohort, inbox, [task], 0)
-        else:
-            self._account(cohort, inbox, [], 1)
-            self.resolve(tasks, _DROPPED if fate == LOST else _ABORTED)
 
     def _many(self, tasks: IntArray) -> None:
         fate = self._ledger.column("fate", tasks)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 
 from evsim.aggregation.base import Cohort, Process, Server
-from evsim.base.errors import PolicyError
+from evsim.base.errors import MisuseError
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import BoolArray, FloatArray, IntArray, Outcome, Rank
 from evsim.selection.base import Answers, ClientView, Query
@@ -16,6 +16,7 @@ from evsim.timeline.closing import Close, close_of
 from evsim.timeline.cohorts import Inbox
 from evsim.timeline.dispatch import QUERY
 from evsim.timeline.fates import ARRIVES
+from evsim.timeline.refills import Refills
 from evsim.timeline.world import ANSWER_BYTES, Errand, forward_only
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Desk:
         self._tells_selected, self._tells_dispatched = (self._audience.hears(f) for f in ("selected", "dispatched"))
         self._mine = None if among is None else self._flags(among)
         self._inbox = server.cohorts.inboxes[name] = Inbox()
+        self._refills = Refills(server)
         self._endless = server.world.horizon >= FOREVER
         self._reserved: int | None = None  # number of a round for which candidates were asked
         self._idle = -1  # clients when the last selection was made
@@ -79,11 +81,11 @@ class Desk:
         """Start another process.
 
         Raises:
-            PolicyError: if a process of that name has begun tasks already.
+            MisuseError: if a process of that name has begun tasks already.
         """
         taken = self._cohorts.inboxes.get(name)
         if taken is not None and (taken is not self._inbox or taken.n_heard or taken.in_flight):
-            raise PolicyError(f"a process named {name!r} runs already; give each process a name of its own")
+            raise MisuseError(f"a process named {name!r} runs already; give each process a name of its own")
         self._server.start_process(run, name, among)
 
     def select_clients(self, n: int, minimum: int, among: IntArray | None = None) -> Process[IntArray]:
@@ -105,6 +107,8 @@ class Desk:
                 idle = manager.n_idle_among(mine)
         self._idle = idle
         clients = manager.select_clients(n, self.now, number, who=self._name, among=mine)
+        if manager.told:
+            self._server.record_choice(number, self._name, clients)
         if self._tells_selected and len(clients):
             self._audience.done("selected", self.now, clients)
         return clients
@@ -172,6 +176,12 @@ class Desk:
             if or_check_in and self._manager.n_idle_among(self._mine):
                 return
 
+    def refill(self, buffer: Cohort, reports: int, timeout: int | None, until: int) -> None:
+        """Ahead of the clock, as long as nothing else happens."""
+        if self._mine is None:
+            idle = self._refills.run(buffer, reports, timeout, until)
+            self._idle = self._idle if idle < 0 else idle
+
     def staleness(self, task: int) -> int:
         """Server steps applied since the task was dispatched."""
         return self.version - self._ledger.cell("version", task)
@@ -206,7 +216,7 @@ class Desk:
         tasks = self._give(cohort.round, clients, self._dispatcher.training, cohort.deadline, stop_at)
         if self._inbox.buffer is None:
             cohort.tasks = tasks if len(cohort.tasks) == 0 else np.concatenate([cohort.tasks, tasks])
-        self._cohorts.gave(cohort, tasks)
+        self._cohorts.gave(cohort, len(tasks))
         self._server.changed(tasks)
         return tasks
 

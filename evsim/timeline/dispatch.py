@@ -6,9 +6,11 @@ from typing import final
 
 import numpy as np
 
+from evsim.base.errors import MisuseError
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import IntArray, Outcome
 from evsim.cost.pricing import Price, SinglePrices
+from evsim.cost.work import Work
 from evsim.timeline.digest import TimelineHash
 from evsim.timeline.endings import Endings
 from evsim.timeline.fates import ARRIVES, LOST, STOPPED, fates, fates_at_completion, loss_known
@@ -16,7 +18,7 @@ from evsim.timeline.ledger import KINDS, NO_WEIGHT, Ledger
 from evsim.timeline.world import Errand, World, cut
 
 TRAIN, QUERY = KINDS.index("train"), KINDS.index("query")
-_NO_LIMIT = np.zeros(1, np.int64)
+_FEW = 8  # so many tasks are given one by one sooner than as arrays
 _IN_FLIGHT = int(Outcome.IN_FLIGHT)
 
 
@@ -32,7 +34,7 @@ class Dispatcher:
         self._world, self._clock, self._manager = world, world.clock, world.manager
         self._ledger, self._endings, self._digest, self._learning = ledger, endings, digest, world.learning
         self._n_tasks = np.zeros(len(world.samples), np.int64)
-        self.training = Errand(TRAIN, world.work, world.wire_bytes, partial=world.partial)
+        self.training = Errand(TRAIN, world.work, world.wire_bytes, partial=world.partial, drawn=world.drawn_work)
         self._prices = _single_prices(world)
         self._throughout = world.pricing.cost.availability_check == "throughout"
         # The same storage as Python integers, for tasks that are given one at a time.
@@ -57,12 +59,15 @@ class Dispatcher:
             loss_by: a loss is known by then at the latest, ms.
             stop_at: what lasts longer is stopped, ms.
         """
-        if len(clients) == 1 and self._prices is not None and errand is self.training:
-            tasks, nth, max_steps = self._one(number, version, clients, loss_by, stop_at)
+        self._assign(clients, counted=errand.kind == TRAIN)
+        if len(clients) <= _FEW and self._prices is not None and errand is self.training:
+            now = self._clock.now
+            rows = [self.give_one(number, version, client, loss_by, stop_at, now) for client in clients.tolist()]
+            tasks, nth = (np.array(column) for column in zip(*rows, strict=True))
+            max_steps = np.zeros_like(tasks)
         else:
             tasks, nth, max_steps = self._many(number, version, clients, errand, loss_by, stop_at)
-        self._manager.assign(clients, counted=errand.kind == TRAIN)
-        self._endings.enter(tasks)
+            self._endings.enter(tasks)
         if errand.kind == TRAIN:
             self._learning.dispatched(tasks, clients, nth, max_steps)
         return tasks
@@ -79,6 +84,17 @@ class Dispatcher:
             self._ledger.set(name, tasks, values)
         self._endings.move(tasks)
 
+    def _assign(self, clients: IntArray, *, counted: bool) -> None:
+        """A client never has two tasks; an aggregator written by others may try."""
+        idle = self._manager.n_idle_among(None)
+        least = clients[0] if len(clients) == 1 else clients.min()
+        self._manager.assign(clients, counted=counted)
+        if idle - self._manager.n_idle_among(None) != len(clients) or least < 0:
+            raise MisuseError(
+                "a client was given a task that is not idle, or two tasks at once; expected clients that "
+                "select_clients chose, each once"
+            )
+
     def _many(
         self, number: int, version: int, clients: IntArray, errand: Errand, loss_by: int, stop_at: int
     ) -> tuple[IntArray, IntArray, IntArray]:
@@ -89,11 +105,12 @@ class Dispatcher:
         if errand.max_samples is not None:
             samples = np.minimum(samples, errand.max_samples)
         down, up = (np.full(len(clients), size, np.int64) for size in errand.wire_bytes)
-        price = world.pricing.price(clients, nth, errand.work(samples), (down, up), now)
+        work = errand.work_of(samples, clients, nth)
+        price = world.pricing.price(clients, nth, work, (down, up), now)
         max_steps = np.zeros(len(clients), np.int64)
         if errand.partial is not None and min(loss_by, stop_at) < FOREVER:
-            max_steps = self._whole_steps(errand, samples, price, min(loss_by, stop_at) - now)
-            work = cut(errand.partial, errand.work(samples), samples, max_steps)
+            max_steps = self._whole_steps(errand, samples, work, price, min(loss_by, stop_at) - now)
+            work = cut(errand.partial, work, samples, max_steps)
             price = world.pricing.price(clients, nth, work, (down, up), now)
         leaves_at = world.sessions.online_until[clients]
         ended, fate, known = self._fate(clients, now + price.total_ms, leaves_at, loss_by, stop_at)
@@ -129,18 +146,28 @@ class Dispatcher:
         self._digest.add(tasks, clients, ended, fate, known, np.full(len(tasks), now))
         return tasks, nth, max_steps
 
-    def _one(
-        self, number: int, version: int, clients: IntArray, loss_by: int, stop_at: int
-    ) -> tuple[IntArray, IntArray, IntArray]:
-        """`_many` for one task of training, without array overhead: asynchronous servers refill slot by slot."""
+    def expect(self, clients: IntArray) -> None:
+        """These clients are likely to get the next tasks, one each."""
+        if self._prices is not None:
+            self._prices.expect(clients, self._n_tasks[clients])
+
+    @property
+    def gives_one(self) -> bool:
+        """Whether there is `give_one`: where a task's price and fate depend on no more than its client."""
+        return self._prices is not None
+
+    def give_one(self, number: int, version: int, client: int, loss_by: int, stop_at: int, now: int) -> tuple[int, int]:
+        """`_many` and its entry in the calendar, for one task of training; its id, and which of its client's it is.
+
+        Without array overhead: asynchronous servers refill slot by slot, maybe ahead of the clock, for `now`.
+        """
         assert self._prices is not None  # noqa: S101  for the type checker
-        world, now, client = self._world, self._clock.now, int(clients[0])
         nth = self._one_nth[client]
         self._one_nth[client] = nth + 1
         download, compute, upload, charged = self._prices.of(client, nth)
         leaves_at = self._one_until[client]
         ended, fate, known = self._fate_of_one(client, now + download + compute + upload, leaves_at, loss_by, stop_at)
-        down, up = world.wire_bytes
+        down, up = self._world.wire_bytes
         task = self._ledger.add_row(  # a value for each of the ledger's columns, in their order
             client,
             number,
@@ -169,14 +196,15 @@ class Dispatcher:
             upload,
         )
         self._digest.add_one(task, client, ended, fate, known, now)
-        return np.array([task]), np.array([nth]), _NO_LIMIT
+        self._endings.enter_one(task, known)
+        return task, nth
 
-    def _whole_steps(self, errand: Errand, samples: IntArray, price: Price, left_ms: int) -> IntArray:
+    def _whole_steps(self, errand: Errand, samples: IntArray, work: Work, price: Price, left_ms: int) -> IntArray:
         """Steps that fit for clients that would be too late; 0, no limit, for the others and where not one fits."""
         if errand.partial is None:
             return np.zeros_like(samples)
         budget = np.maximum(left_ms - price.download_ms - price.upload_ms - 1, 0)  # 1 ms for rounding
-        fits = self._world.pricing.samples_within(price, errand.work(samples), budget)
+        fits = self._world.pricing.samples_within(price, work, budget)
         return np.where(price.total_ms > left_ms, errand.partial.n_steps_within(samples, fits), 0)
 
     def _fate(
@@ -213,6 +241,7 @@ class Dispatcher:
 def _single_prices(world: World) -> SinglePrices | None:
     """Prices for tasks given one at a time; None where a task's price or fate depends on more than its client."""
     pricing = world.pricing
-    if not pricing.network.is_constant or pricing.cost.availability_check != "throughout" or world.partial is not None:
+    varies = world.partial is not None or world.drawn_work is not None
+    if varies or not pricing.network.is_constant or pricing.cost.availability_check != "throughout":
         return None
     return SinglePrices(pricing, world.work(world.samples), world.wire_bytes)

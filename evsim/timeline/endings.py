@@ -112,6 +112,35 @@ class Endings:
         self.in_flight -= 1
         return np.array([self._due.popleft()])
 
+    def enter_one(self, task: int, known_at: int) -> None:
+        """`enter` of one task."""
+        self.in_flight += 1
+        heapq.heappush(self._heads, (known_at, ~task))
+
+    def alone_before(self, end: int) -> int:
+        """The instant of the next ending, if it comes before `end`, is the only one of its instant and true; or -1."""
+        heads = self._heads
+        if self._moved or self._due or not heads:
+            return -1
+        at, run = heads[0]
+        if at >= end or any(head[0] == at for head in heads[1:3]):
+            return -1
+        if run >= 0:
+            known = self._runs[run][0]
+            if len(known) > 1 and known[1] == at:
+                return -1
+        return at
+
+    def take_alone(self) -> int:
+        """The task of `alone_before`."""
+        self.in_flight -= 1
+        _, run = heapq.heappop(self._heads)
+        if run < 0:
+            return ~run
+        known, ids = self._runs.pop(run)
+        self._keep(run, known[1:], ids[1:])
+        return int(ids[0])
+
     # -- looking ahead ----------------------------------------------------------------------------------------------
 
     def coming(self, count: int) -> list[int]:

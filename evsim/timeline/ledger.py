@@ -6,6 +6,7 @@ Finished rows are released, oldest first, to be written.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from operator import itemgetter
 from typing import TYPE_CHECKING, final
@@ -18,7 +19,7 @@ from evsim.base.vocabulary import Outcome, Rank
 from evsim.timeline.fates import ARRIVES, LOST, STOPPED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -55,6 +56,8 @@ KINDS = ("train", "query")
 #: Of the float64 NaN, as the column `weight` wants it.
 NO_WEIGHT = int(np.array(np.nan).view(np.int64))
 _PHASES = (("download_ms", "bytes_down"), ("compute_ms", "charged_samples"), ("upload_ms", "bytes_up"))
+#: Bytes that transfers had moved when they were cut: their column, the rows, when they began, the ms they lasted.
+Moved = Callable[[str, "Mapping[str, IntArray]", "IntArray", "IntArray"], "IntArray"]
 _ROW = struct.Struct(f"={len(_COLUMNS)}q")
 _in_order = itemgetter(*_COLUMNS)
 _REPORT, _CHECK_IN, _DEADLINE = int(Rank.REPORT), int(Rank.CHECK_IN), int(Rank.DEADLINE)
@@ -176,10 +179,13 @@ class Ledger:
         """Ids of the tasks in memory whose outcome is not decided."""
         return self.first + np.flatnonzero(self._rows["outcome"][: self._size] == Outcome.IN_FLIGHT)
 
-    def release(self, now: int, *, everything: bool = False) -> dict[str, NDArray[np.int64]] | None:
+    def release(
+        self, now: int, *, everything: bool = False, moved: Moved | None = None
+    ) -> dict[str, NDArray[np.int64]] | None:
         """Take the finished rows at the front out of memory, as columns of the table `tasks` (nulls are -1).
 
-        `everything` also takes tasks still in flight, as they stand now.
+        `everything` also takes tasks still in flight, as they stand now; `moved` says what transfers that were cut
+        short had moved, where that is not in proportion to their time.
         """
         used = slice(0, self._size)
         unfinished = np.flatnonzero(self._rows["outcome"][used] == Outcome.IN_FLIGHT)
@@ -195,7 +201,7 @@ class Ledger:
         rest = self._size - count
         self._table[:rest] = self._table[count : self._size]
         self.first, self._size = self.first + count, rest
-        return _as_spent(rows, now)
+        return _as_spent(rows, now, moved)
 
     def _reserve(self, count: int) -> None:
         if self._size + count > len(self._table):
@@ -211,7 +217,7 @@ class Ledger:
         self._bytes = table.data.cast("B")
 
 
-def _as_spent(rows: dict[str, IntArray], now: int) -> dict[str, IntArray]:
+def _as_spent(rows: dict[str, IntArray], now: int, moved: Moved | None) -> dict[str, IntArray]:
     """Cut each phase at the task's end: a device that left has computed and sent only what it had time for.
 
     What a phase would have been stays, as `planned_*`. A phase is whole once a later one began, however short it is.
@@ -219,11 +225,16 @@ def _as_spent(rows: dict[str, IntArray], now: int) -> dict[str, IntArray]:
     running = (rows["outcome"] == Outcome.IN_FLIGHT) & (rows["ended_at"] > now)
     left = np.minimum(rows["ended_at"], now) - rows["dispatched_at"]
     done = left >= sum(rows[phase] for phase, _ in _PHASES)
-    rows["planned_samples"] = rows["charged_samples"]
+    rows["planned_samples"], begin = rows["charged_samples"], rows["dispatched_at"]
     for phase, size in _PHASES:
         planned, spent = rows[phase], np.minimum(rows[phase], left)
         whole = done | (left > planned)
-        rows[size] = np.where(whole, rows[size], rows[size] * spent // np.maximum(planned, 1))
+        part = rows[size] * spent // np.maximum(planned, 1)
+        if moved is not None and size != "charged_samples":
+            cut = np.flatnonzero(~whole & (spent > 0))
+            part[cut] = moved(size, {name: column[cut] for name, column in rows.items()}, begin[cut], spent[cut])
+        begin = begin + planned
+        rows[size] = np.where(whole, rows[size], part)
         rows[phase], rows[f"planned_{phase}"] = spent, planned
         left = left - spent
     rows["ended_at"] = np.where(running, -1, rows["ended_at"])

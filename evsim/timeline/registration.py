@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from evsim.base.vocabulary import BoolArray, FloatArray, IntArray
     from evsim.timeline.audience import Audience
-    from evsim.timeline.port import ManagerPort
+    from evsim.timeline.port import ManagerPort, OneByOne
     from evsim.timeline.sessions import SessionEdges
 
 
@@ -34,6 +34,7 @@ class Registration:
         self._has_data = samples > 0
         self._all_have_data = bool(self._has_data.all())
         self._seen = np.zeros(len(samples), np.bool_)
+        self._one_has_data, self._one_seen = self._has_data.data, self._seen.data
         self._tells = audience.hears("checked_in") or audience.hears("checked_out")
 
     def at_start(self, clients: IntArray) -> None:
@@ -60,8 +61,20 @@ class Registration:
         elif len(at):
             new = np.flatnonzero(check_in & ~self._seen[clients])
             if len(new):
+                new = new[np.unique(clients[new], return_index=True)[1]]  # each client's first
                 self._register(clients[new], at[new])
             self._manager.observe(clients, check_in, at)
+
+    def hear_one(self, at: int, client: int, check_in: bool, one: OneByOne) -> None:  # noqa: FBT001
+        """`hear` of one, where nobody listens."""
+        if not self._one_has_data[client]:
+            return
+        if not check_in:
+            one.check_out(client)
+        elif self._one_seen[client]:
+            one.check_in(client, at)
+        else:
+            self._register(np.array([client]), np.array([at]))
 
     def _register(self, clients: IntArray, at: IntArray) -> None:
         """Devices check in, and declare their data size and their class."""

@@ -7,12 +7,15 @@ aggregator process sees.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, final
 
 import numpy as np
+from simpy import Event
 
 from evsim.aggregation.base import Aggregator, Cohort, Process, Server
+from evsim.base.culprit import named
+from evsim.base.errors import MisuseError
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import Feedback, IntArray, Outcome, Rank
 from evsim.timeline.agenda import Agenda
@@ -37,10 +40,16 @@ class LiveServer:
     Args:
         world: the parts.
         on_step: called with the row of every closed round or buffer; may end the run.
+        on_end: called when the run is about to end, before anything knows of it.
     """
 
-    def __init__(self, world: World, on_step: Callable[[Mapping[str, Any]], None]) -> None:
-        self.world, self._on_step = world, on_step
+    def __init__(
+        self,
+        world: World,
+        on_step: Callable[[Mapping[str, Any]], None],
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.world, self._on_step, self._on_end = world, on_step, on_end
         self.clock, self.manager, self.audience = world.clock, world.manager, world.audience
         self.ledger = Ledger(world.seed)
         self.endings = Endings(self.ledger)
@@ -54,11 +63,12 @@ class LiveServer:
         self.version, self.rounds, self.end_reason = 0, 0, ""
         self.n_processes = 0  # that have not returned
         self._write_at = _WRITE_ROWS
+        self._moved = None if world.pricing.network.is_even else world.pricing.moved
         self._own_sources()
 
     def start(self, aggregator: Aggregator) -> None:
         """Begin: who is online at time 0 registers, then the aggregator's process and the sources' events."""
-        self._registration.at_start(self.world.sessions.online_at_start())
+        self.registration.at_start(self.world.sessions.online_at_start())
         self.agenda.has_end = self.world.horizon < FOREVER
         self.agenda.start()
         self.start_process(aggregator.run, "", None, aggregator.reports_per_step)
@@ -69,7 +79,13 @@ class LiveServer:
         """A process of an aggregator, with a server of its own."""
         from evsim.timeline.desk import Desk
 
-        self.clock.process(self._alive(run(Desk(self, name, among, full_goal))))
+        process: object = run(Desk(self, name, among, full_goal))
+        if not isinstance(process, Generator):
+            whose = getattr(run, "__qualname__", repr(run))
+            raise MisuseError(
+                f"aggregation {whose}: gave {process!r}; expected a generator, a function with yield in it"
+            )
+        self.clock.process(self._alive(process))
 
     @property
     def now(self) -> int:
@@ -89,6 +105,7 @@ class LiveServer:
     def end(self, reason: str) -> None:
         """End the run at this instant, after everything else of it; the first reason stands."""
         if not self.end_reason:
+            self._on_end()
             self.end_reason = reason
             self.clock.call(self.now, Rank.END, self.clock.stop)
 
@@ -141,6 +158,15 @@ class LiveServer:
             self.audience.tell("round_closed", self.now, {**row, "loss": loss})
         self._on_step(row)
 
+    def record_choice(self, number: int, by: str, clients: IntArray) -> None:
+        """Rows of what the selector said of the selection that it has just made."""
+        for name, value in self.manager.told.items():
+            values = np.atleast_1d(value)
+            columns: dict[str, list[Any]] = {"round": [number], "by": [by], "at": [self.now], "name": [name]}
+            rows: dict[str, Any] = {key: column * len(values) for key, column in columns.items()}
+            rows |= {"client": clients.tolist() if value.ndim else [-1], "value": values.tolist()}
+            self.world.rows.append("selections", rows)
+
     def finish(self) -> None:
         """Write the rows of all tasks; those lost without the server's knowledge are told as lost."""
         self.settle()
@@ -166,8 +192,8 @@ class LiveServer:
     def _own_sources(self) -> None:
         world = self.world
         declared = world.pricing.declared_ms(world.work(world.samples), world.wire_bytes)
-        self._registration = Registration(world.manager, world.audience, world.samples, declared)
-        self.agenda.add(world.sessions, self._registration.hear)
+        self.registration = Registration(world.manager, world.audience, world.samples, declared)
+        self.agenda.add(world.sessions, self.registration.hear)
         self.agenda.add(self.endings, self.cohorts.hear)
         if self._tells_dropouts:
             self.agenda.add(self._dropouts, self._tell_dropouts)
@@ -180,14 +206,25 @@ class LiveServer:
         self.audience.happened("dropped", column("ended_at", tasks), tasks, column("client", tasks))
 
     def _alive(self, run: Process[None]) -> Process[None]:
+        """An aggregator's process; what it cannot ask is told with its own lines."""
         self.n_processes += 1
-        yield from run
-        self.n_processes -= 1
+        try:
+            event = run.send(None)
+            while True:
+                if not isinstance(event, Event):
+                    run.throw(
+                        MisuseError(f"yielded {event!r}; expected what yield from gives with the server's methods")
+                    )
+                event = run.send((yield event))
+        except StopIteration:
+            self.n_processes -= 1
+        except MisuseError as error:
+            raise MisuseError(named(error) or str(error)) from error
 
     def _write(self, *, everything: bool = False) -> None:
         if everything or self.ledger.rows_in_memory >= self._write_at or self.world.write_now():
             self.feedback.before_writing()
-            rows = self.ledger.release(self.now, everything=everything)
+            rows = self.ledger.release(self.now, everything=everything, moved=self._moved)
             if rows is not None:
                 self.world.rows.append("tasks", self.ledger.as_table(rows))
             # A task that lasts for days holds back those after it: without new rows another look would find nothing.

@@ -14,7 +14,7 @@ from evsim.base.units import FOREVER, MS_PER_HOUR
 from evsim.base.vocabulary import Rank
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from evsim.base.vocabulary import BoolArray, IntArray
     from evsim.traces.availability import AvailabilityTrace, Edges
@@ -51,6 +51,10 @@ class Sessions:
         everyone = np.arange(trace.n_devices)
         #: For each client that is online at the cursor, the check-out that ends its session, ms.
         self.online_until = trace.online_until(everyone, 0)
+        # The same storage as Python numbers, for edges that are taken one at a time.
+        self._one_online_until = self.online_until.data
+        self._one_at, self._one_device, self._one_check_in = self._at.data, self._device.data, self._check_in.data
+        self._one_until = self._until.data
 
     def online_at_start(self) -> IntArray:
         """Ids of the clients that are online at virtual time 0."""
@@ -72,6 +76,21 @@ class Sessions:
         while self._loaded_until <= now:
             self._load()
         return self._hand_over(int(self._at.searchsorted(now, side="right")))
+
+    def each(self, now: int) -> Iterator[tuple[int, int, bool]]:
+        """`take` edge by edge, in plain numbers: instant, client, whether it is a check-in."""
+        while self._next_at <= now:
+            place = self._next
+            if place == len(self._at):
+                self._load()
+                continue
+            at, client, check_in = self._next_at, self._one_device[place], bool(self._one_check_in[place])
+            if check_in:
+                self._one_online_until[client] = self._one_until[place]
+            self.n_edges += 1
+            self._next = place + 1
+            self._next_at = self._one_at[place + 1] if place + 1 < len(self._at) else self._loaded_until
+            yield at, client, check_in
 
     def take_one(self, now: int) -> SessionEdges | None:
         """The next edge, if it is of this instant."""
@@ -135,6 +154,8 @@ class Sessions:
             self._until = until
         self._next = 0
         self._loaded_until = stop
+        self._one_at, self._one_device, self._one_check_in = self._at.data, self._device.data, self._check_in.data
+        self._one_until = self._until.data
         self._check_in_rows = np.flatnonzero(self._check_in)
         self._look_ahead()
 

@@ -91,6 +91,11 @@ class Errand:
     wire_bytes: tuple[int, int]
     max_samples: int | None = None
     partial: CanStopEarly | None = None
+    drawn: Callable[[IntArray, IntArray, IntArray], Work] | None = None
+
+    def work_of(self, samples: IntArray, clients: IntArray, nth: IntArray) -> Work:
+        """The work of these tasks: `drawn`, where tasks of one client differ."""
+        return self.work(samples) if self.drawn is None else self.drawn(samples, clients, nth)
 
 
 def cut(partial: CanStopEarly, full: Work, samples: IntArray, max_steps: IntArray) -> Work:
@@ -115,7 +120,8 @@ class World:
 
     Attributes:
         samples: data sizes; clients without data never register.
-        work: what the client rule asks of clients with so many samples.
+        work: what the client rule asks of clients with so many samples; at most, where it is drawn for each task.
+        drawn_work: what it asks, given samples, clients and how many tasks these had; None where all tasks are alike.
         wire_bytes: charged bytes of a message down and up.
         partial: lets a client that would miss the deadline do what fits; None if it then does everything, too late.
         horizon: the last instant of the run, ms; FOREVER if there is none.
@@ -140,3 +146,4 @@ class World:
     audience: Audience = field(default_factory=Audience)
     by_events: bool = False
     write_now: Callable[[], bool] = _not_yet
+    drawn_work: Callable[[IntArray, IntArray, IntArray], Work] | None = None

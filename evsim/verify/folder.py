@@ -20,10 +20,13 @@ _LABELS = {
     "tasks": lambda c, i: f"task {c['task'][i]} (client {c['client'][i]}, dispatched at {c['dispatched_at'][i]} ms)",
     "server_steps": lambda c, i: f"round {c['round'][i]} (closed at {c['closed_at'][i]} ms)",
     "evaluations": lambda c, i: f"evaluation of version {c['version'][i]} at {c['at'][i]} ms",
+    "client_evaluations": lambda c, i: f"version {c['version'][i]} on client {c['client'][i]}",
     "clients": lambda c, i: f"client {c['client'][i]}",
     "availability": lambda c, i: f"instant {c['at'][i]} ms",
+    "selections": lambda c, i: f"{c['name'][i]} of a selection for round {c['round'][i]} at {c['at'][i]} ms",
     "sessions": lambda c, i: f"session of client {c['client'][i]} from {c['check_in_at'][i]} ms",
 }
+_LATER = frozenset({"client_evaluations", "selections"})  # tables that older folders do not have
 FORMAT = 2  # of run folders; an older one lacks columns
 _REAL = (
     *("weight", "compute_factor", "link_factor", "mean_staleness", "value", "online_share"),
@@ -39,7 +42,8 @@ class Folder:
     Attributes:
         manifest: of the run.
         scenario: resolved, as TOML has it.
-        tasks, server_steps, evaluations, clients, availability, sessions: the tables.
+        tasks, server_steps, evaluations, client_evaluations, clients, availability, sessions: the tables.
+        selections: what the selector said; without columns in a folder from before there was that.
     """
 
     manifest: Mapping[str, Any]
@@ -47,9 +51,11 @@ class Folder:
     tasks: Table
     server_steps: Table
     evaluations: Table
+    client_evaluations: Table
     clients: Table
     availability: Table
     sessions: Table
+    selections: Table
 
     @property
     def end(self) -> int:
@@ -71,10 +77,10 @@ class Folder:
         return table
 
     def duration(self, *path: str) -> int | None:
-        """A duration of the scenario, ms; None if it is not set."""
+        """A duration of the scenario, ms; None if it is "none" or not set."""
         value = self.setting(*path)
         try:
-            return None if value is None else parse_duration(value)
+            return None if value in (None, "none") else parse_duration(value)
         except PolicyError as error:
             raise RunFolderError(f"scenario.toml: {'.'.join(path)}: {error}") from error
 
@@ -109,6 +115,8 @@ def read(folder: Path) -> Folder:
 
 
 def _table(path: Path, name: str) -> Table:
+    if name in _LATER and not path.is_file():
+        return Table(name, {}, _LABELS[name])  # asking for a column says that it lacks
     found = read_parquet(path)
     columns = {field.name: _column(field.name, found.column(field.name)) for field in found.schema}
     return Table(name, columns, _LABELS[name])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
+from math import ceil
 
 import numpy as np
 
+from evsim.verify import networks
+from evsim.verify.draws import passes
 from evsim.verify.folder import Folder
 from evsim.verify.table import NULL, Check, Flags, Ints, Table
 
-_PLAIN = ("sgd", "adam", "fedprox", "fednova")  # client rules that do their steps and nothing else
+_PLAIN = ("sgd", "adam", "fedprox", "fednova", "feddyn")  # client rules that do their steps and nothing else
 _KNOWN = (*_PLAIN, "qfedavg", "scaffold")
 _PHASES = ("download", "compute", "upload")
 
@@ -35,6 +39,9 @@ def steps(run: Folder) -> Iterator[Check]:
         yield Check("local steps", skipped="the client rule is not one of evsim's own")
         return
     scheduled = _scheduled(run)
+    if scheduled is None:
+        yield Check("local steps", skipped="how many passes a task makes is not drawn by one of evsim's own kinds")
+        return
     good = (most == NULL) | (train & (most > 0) & (most < scheduled))
     yield tasks.holds("partial work is less than all", good, "max_steps", scheduled)
     yield tasks.equal("local steps", "steps", np.where(most > 0, most, scheduled), train)
@@ -52,7 +59,12 @@ def prices(run: Folder) -> Iterator[Check]:
             yield tasks.holds(f"{part} factors", good, f"{part}_factor", 1.0)
     down, up = whole_bytes(run)
     for phase, sizes in (("download", down), ("upload", up)):
-        exact = sizes * 8 / run.clients[f"{phase}_kbps"][tasks["client"]] * tasks["link_factor"]
+        exact = networks.lasts(run, begins(run, phase), alone(run, phase, sizes))
+        if exact is None:
+            yield Check(
+                f"{phase} prices", skipped=f"the network is {networks.kind(run)!r}: its rates are not in the folder"
+            )
+            continue
         if "latency_ms" in run.clients.columns:  # older folders know none
             exact = exact + run.clients["latency_ms"][tasks["client"]]
         yield tasks.near(f"{phase} prices", f"planned_{phase}_ms", exact)
@@ -83,26 +95,56 @@ def _work(run: Folder, done: Ints) -> tuple[Ints, Ints]:
     """Samples trained on and samples only looked at, per task, in so many steps."""
     own, query = run.tasks["samples"], run.tasks["kind"] == "query"
     size = int(run.setting("client_rule", "batch_size", default=1))
-    whole, rest = np.divmod(done, np.maximum(-(-own // size), 1))
-    trained = whole * own + np.minimum(rest * size, own)
+    batches, used = _pass(run)
+    whole, rest = np.divmod(done, np.maximum(batches, 1))
+    trained = whole * used + np.minimum(rest * size, used)
     if run.kind("client_rule") == "scaffold" and run.setting("client_rule", "option") == 1:
         trained = trained + own  # the gradient at the received model
     forward = own if run.kind("client_rule") == "qfedavg" else np.zeros_like(own)  # the loss of the received model
     return np.where(query, 0, trained), np.where(query, own, forward)
 
 
-def _scheduled(run: Folder) -> Ints:
-    """Local steps of each task, were it not cut to fit a deadline."""
+def _pass(run: Folder) -> tuple[Ints, Ints]:
+    """Mini-batches of one pass over a client's samples, and how many of these are in them, per task."""
+    own, size = run.tasks["samples"], int(run.setting("client_rule", "batch_size", default=1))
+    if not run.setting("client_rule", "drop_last", default=False):
+        return np.asarray(-(-own // size)), own
+    full = own // size
+    return np.where(full > 0, full, np.minimum(own, 1)), np.where(full > 0, full * size, own)
+
+
+def _scheduled(run: Folder) -> Ints | None:
+    """Local steps of each task, were it not cut to fit a deadline; None where a plug-in draws them."""
     own, rule = run.tasks["samples"], run.scenario["client_rule"]
     if "steps" in rule:
         return np.where(own > 0, np.int64(rule["steps"]), 0)
-    return np.asarray(-(-own // rule["batch_size"]) * rule.get("epochs", 1))
+    batches, epochs = _pass(run)[0], rule.get("epochs", 1)
+    if isinstance(epochs, dict):
+        if epochs["kind"] != "uniform":
+            return None
+        least, most = epochs["from"], epochs["to"]
+        return batches * passes(run.scenario["seed"], run.tasks["client"], run.tasks["nth"], least, most)
+    share = Fraction(epochs).limit_denominator(1_000_000)  # 0.1 means 1/10
+    sizes, places = np.unique(batches, return_inverse=True)
+    return np.array([max(ceil(share * each), min(each, 1)) for each in sizes.tolist()], np.int64)[places]
 
 
 def whole_bytes(run: Folder) -> tuple[Ints, Ints]:
     """Bytes down and up of each task, were it not cut short."""
     cost, query = run.manifest["cost"], run.tasks["kind"] == "query"
     return np.full(len(query), cost["bytes_down"]), np.where(query, cost.get("answer_bytes", 8), cost["bytes_up"])
+
+
+def alone(run: Folder, phase: str, sizes: Ints) -> networks.Reals:
+    """What each task's transfer would take at its device's own rate, ms."""
+    rates = run.clients[f"{phase}_kbps"][run.tasks["client"]]
+    return np.asarray(sizes * 8 / rates * run.tasks["link_factor"])
+
+
+def begins(run: Folder, phase: str) -> Ints:
+    """When each task's phase began, or would have, ms."""
+    before = _PHASES[: _PHASES.index(phase)]
+    return np.asarray(run.tasks["dispatched_at"] + sum(run.tasks[f"planned_{each}_ms"] for each in before), np.int64)
 
 
 def phases(run: Folder) -> Iterator[Check]:
@@ -117,9 +159,22 @@ def phases(run: Folder) -> Iterator[Check]:
         spent = np.clip(left, 0, planned[phase])
         yield tasks.equal(f"{phase} time", f"{phase}_ms", spent)
         begun_next: Flags = done | (left > planned[phase])
-        part = size * spent // np.maximum(planned[phase], 1)
-        yield tasks.equal(column.replace("_", " "), column, np.where(begun_next, size, part))
+        yield _part(run, phase, column, np.where(begun_next, -1, spent), size)
         left = left - spent
+
+
+def _part(run: Folder, phase: str, column: str, spent: Ints, size: Ints) -> Check:
+    """What a phase that was cut after `spent` ms (-1: it was not) had done; bytes where rates change to the byte."""
+    tasks, name, whole = run.tasks, column.replace("_", " "), spent < 0
+    if phase == "compute" or networks.kind(run) == "independent":
+        part = size * spent // np.maximum(tasks[f"planned_{phase}_ms"], 1)
+        return tasks.equal(name, column, np.where(whole, size, part))
+    share = networks.done(run, begins(run, phase), alone(run, phase, size), np.maximum(spent, 0))
+    if share is None:
+        good = np.where(whole, tasks[column] == size, (tasks[column] >= 0) & (tasks[column] <= size))
+        return tasks.holds(f"{name} within bounds", good, column, size)
+    part = np.where(whole, size, np.floor(size * np.clip(share, 0, 1)))
+    return tasks.holds(name, np.abs(tasks[column] - part) <= np.where(whole, 0, 1), column, part)
 
 
 def lasted(run: Folder) -> Ints:

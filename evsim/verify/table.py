@@ -78,7 +78,7 @@ class Table:
         return self.columns[column]
 
     def __len__(self) -> int:
-        return len(next(iter(self.columns.values())))
+        return len(next(iter(self.columns.values()), ()))
 
     def at(self, column: str, rows: Ints, none: int = NULL) -> Ints:
         """A column of integers at some rows; rows below 0 are none of the table's."""

@@ -27,7 +27,7 @@ from safetensors.numpy import load_file
 from typing_extensions import override
 
 from evsim import Scenario, Simulation
-from evsim.algorithms.base import Apply, Carry, LossValue, Reports, State
+from evsim.algorithms.base import Apply, Batch, Carry, Criterion, LossValue, Reports, State
 from evsim.algorithms.local_sgd import LocalSgd
 from evsim.algorithms.tree import Payload, Tree
 from evsim.base.vocabulary import IntArray
@@ -248,7 +248,8 @@ class ToTarget(LocalSgd):
     """Gradient descent on (w - target)^2 / 2: at rate 1/2 a step goes half way."""
 
     @override
-    def loss(self, apply: Apply, carry: Carry, buffers: Tree, x: torch.Tensor, y: torch.Tensor) -> LossValue:
+    def loss(self, apply: Apply, carry: Carry, buffers: Tree, batch: Batch, criterion: Criterion) -> LossValue:
+        x, _ = batch
         logits, buffers = apply(carry["train"], buffers, x)
         return (logits[:, 0] - x[:, 0]) ** 2 / 2, buffers
 

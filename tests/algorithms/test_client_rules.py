@@ -10,6 +10,7 @@ import torch
 
 from evsim.algorithms.adam import Adam
 from evsim.algorithms.decay import Decay
+from evsim.algorithms.feddyn import FedDyn, FedDynSgd
 from evsim.algorithms.fednova import FedNova, NovaSgd
 from evsim.algorithms.fedprox import FedProx
 from evsim.algorithms.local_sgd import effective_steps
@@ -195,6 +196,44 @@ def test_qfedavg_pays_for_the_pass_that_finds_the_loss():
     work = FairSgd(learning_rate=0.1, q=1.0, epochs=2).work(sizes)
     assert work.samples.tolist() == [6, 40]
     assert work.forward_samples.tolist() == [3, 20]
+
+
+# -- FedDyn ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("alpha", "momentum"), [(0.05, 0.0), (0.7, 0.0), (0.3, 0.8)])
+def test_feddyn_equals_algorithm_one_with_partial_participation_and_unequal_steps(alpha, momentum):
+    rule = FedDynSgd(learning_rate=0.1, batch_size=4, epochs=2, momentum=momentum, alpha=alpha)
+    data = problem()
+    slots = {"client_rule": rule, "weighting": EqualWeights(), "server_optimizer": FedDyn(alpha=alpha)}
+    drive = Drive(learning(data, **slots))
+    w, nth = parameters(drive.server), dict.fromkeys(range(6), 0)
+    h, local_h = np.zeros_like(w), {k: np.zeros_like(w) for k in range(6)}
+    for cohort in ROUNDS:
+        ys = []
+        for k in cohort:
+            pull = lambda g, y, w=w, k=k: g - local_h[k] + alpha * (y - w)  # noqa: E731
+            y = local(w, client_batches(rule, data, k, nth[k]), 0.1, pull, momentum)
+            local_h[k] = local_h[k] - alpha * (y - w)
+            nth[k] += 1
+            ys.append(y)
+        h = h - alpha / 6 * sum(y - w for y in ys)
+        w = np.mean(ys, axis=0) - h / alpha
+        np.testing.assert_allclose(drive.round(cohort), w, **TOLERANCE)
+
+
+def test_feddyn_reaches_the_optimum_that_fedavg_misses():
+    data = problem((10, 10, 10), skew=2.0)
+    everyone, rate = (0, 1, 2), 0.3
+    dyn = FedDynSgd(learning_rate=rate, batch_size=100, epochs=30, alpha=0.5, weight_decay=0.1)
+    slots = {"client_rule": dyn, "weighting": EqualWeights(), "server_optimizer": FedDyn(alpha=0.5)}
+    a = Drive(learning(data, **slots))
+    b = Drive(learning(data, client_rule=Sgd(learning_rate=rate, batch_size=100, epochs=30, weight_decay=0.1)))
+    for _ in range(150):
+        found, average = a.round(everyone), b.round(everyone)
+    full = lambda w: np.mean([gradient(w, *client_rows(data, k)) for k in everyone], axis=0) + 0.1 * w  # noqa: E731
+    assert np.linalg.norm(full(found)) < 1e-5
+    assert np.linalg.norm(full(average)) > 1e-2
 
 
 # -- SCAFFOLD ----------------------------------------------------------------------------------------------------------

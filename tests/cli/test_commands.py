@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from evsim import load_run
 from evsim.base.errors import RunFolderError, TrainingError
+from evsim.base.outside import Stopped
 from evsim.base.units import MS_PER_HOUR
 from evsim.cli import app
 from evsim.cli.base import say_table
@@ -187,7 +188,11 @@ def test_an_unwritable_out_folder_is_refused(evsim, out):
 
 @pytest.mark.parametrize(
     ("number", "code", "reason"),
-    [(signal.SIGINT, INTERRUPTED, "interrupted"), (signal.SIGTERM, TERMINATED, "terminated")],
+    [
+        (signal.SIGINT, INTERRUPTED, "interrupted"),
+        (signal.SIGTERM, TERMINATED, "terminated"),
+        (signal.SIGHUP, TERMINATED, "terminated"),
+    ],
 )
 def test_a_signal_ends_a_run_cleanly(evsim, monkeypatch, number, code, reason):
     @contextmanager
@@ -219,19 +224,43 @@ def test_an_interrupted_run_is_resumed(evsim, monkeypatch):
     assert "r: scenario: seed: 3 now; expected 0, as when the run was started" in other.stderr
 
 
+def test_a_run_that_is_over_is_extended(evsim):
+    assert evsim("run", "replay", "-o", "stop.virtual_time=2h", "--out", "r").exit_code == 0
+    done = evsim("run", "r", "--extend", "stop.virtual_time=3h")
+    assert (done.exit_code, "run folder  r" in done.stdout) == (0, True)
+    assert load_run("r").manifest["end"]["at"] == 3 * MS_PER_HOUR
+    done = evsim("run", "replay", "--out", "r", "--extend", "stop.virtual_time=4h")
+    assert (done.exit_code, load_run("r").manifest["end"]["at"]) == (0, 4 * MS_PER_HOUR)
+    done = evsim("run", "r", "--extend", "seed=3")
+    assert (done.exit_code, "r: scenario: seed: 3 now; expected 0" in done.stderr) == (BAD_INPUT, True)
+    done = evsim("run", "replay", "--extend", "stop.virtual_time=4h")
+    assert (done.exit_code, "replay: no folder; expected a run that is over" in done.stderr) == (BAD_INPUT, True)
+    assert evsim("run", "r", "--extend", "stop.virtual_time=4h", "--resume").exit_code == BAD_INPUT
+
+
 def test_resuming_needs_a_run(evsim):
     assert evsim("run", "replay", "--resume").exit_code == BAD_INPUT
     done = evsim("resume", "nothing")
     assert (done.exit_code, "a run that was interrupted or killed" in done.stderr) == (BAD_INPUT, True)
 
 
-def test_sigint_while_loading_ends_with_the_same_code(evsim, monkeypatch):
+@pytest.mark.parametrize(
+    ("stop", "code"),
+    [
+        (KeyboardInterrupt(), INTERRUPTED),
+        (Stopped(signal.SIGINT), INTERRUPTED),
+        (Stopped(signal.SIGTERM), TERMINATED),
+        (Stopped(signal.SIGHUP), TERMINATED),
+    ],
+    ids=["ctrl-c", "SIGINT", "SIGTERM", "SIGHUP"],
+)
+def test_a_signal_while_loading_ends_with_the_same_code(evsim, monkeypatch, stop, code):
     def interrupted(*_arguments, **_options):
-        raise KeyboardInterrupt
+        raise stop
 
     monkeypatch.setattr(Scenario, "load", interrupted)
     done = evsim("run", "replay")
-    assert (done.exit_code, done.stderr) == (INTERRUPTED, "evsim: interrupted\n")
+    assert (done.exit_code, done.stderr) == (code, "evsim: interrupted\n")
 
 
 def test_a_folder_that_is_no_run_cannot_be_described_as_one(tmp_path):
@@ -266,7 +295,7 @@ def _snapshot(**changes):
         "server_step": 30,
         "max_steps": 300,
         "round": 31,
-        "accuracy": 0.5,
+        "metrics": {"accuracy": 0.5, "loss": 1.0},
         "online": 1234,
         "in_flight": 26,
         "wall_s": 2.0,
@@ -280,7 +309,7 @@ def test_the_progress_line_says_clock_step_accuracy_online_in_flight_and_speed()
 
 
 def test_the_progress_line_of_a_dry_run_has_no_accuracy():
-    text = line(_snapshot(accuracy=None, max_steps=None), start_ms=0)
+    text = line(_snapshot(metrics={}, max_steps=None), start_ms=0)
     assert text == "day 1 07:00  step 30  1,234 online  26 in flight  12,600x"
 
 

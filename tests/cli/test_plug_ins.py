@@ -55,6 +55,11 @@ SLOTS = {
         "",
         {"evsim.selection.uniform:Uniform": ["init", "select", "feedback", "candidates", "caveats"]},
     ),
+    "predictor": (
+        "selection.predictor",
+        "",
+        {"evsim.selection.daily:Daily": ["init", "checked_in", "stays_online", "caveats"]},
+    ),
     "broadcast": ("broadcast", "", {"evsim.algorithms.broadcast:FullModel": ["wires", "send"]}),
     "client_rule": (
         "client_rule",
@@ -63,6 +68,11 @@ SLOTS = {
             "evsim.algorithms.sgd:Sgd": ["schedule", "work", "wires", "init_client", "begin"],
             "evsim.algorithms.fedprox:FedProx": ["loss", "step", "finish", "direction"],
         },
+    ),
+    "epochs": (
+        "client_rule.epochs",
+        "from = 1, to = 2",
+        {"evsim.algorithms.epochs:UniformEpochs": ["most", "draw"]},
     ),
     "upload": ("upload", "max_norm = 1.0", {"evsim.algorithms.clip:Clip": ["wires", "init_client", "encode"]}),
     "weighting": ("weighting", "", {"evsim.algorithms.weighting:EqualWeights": ["weights", "problems"]}),
@@ -138,8 +148,8 @@ def test_a_plug_in_that_raises_is_named(evsim, slot, base, name):
 def test_a_run_of_a_study_names_a_plug_in_that_raises(evsim, tmp_path):
     _write("evsim.selection.uniform:Uniform", "select", 'raise RuntimeError("not today")')
     text = Scenario.load("s.toml", ["selection.kind=mine.py:Mine"]).to_toml()
-    said = run_of_a_study(str(tmp_path / "study/arm/seed-0"), text, str(tmp_path))
-    assert said.startswith("selection Mine: RuntimeError: not today\n  mine.py, line 9, in select")
+    said = run_of_a_study(str(tmp_path / "study/arm/seed-0"), text, str(tmp_path), str(tmp_path))
+    assert said.error.startswith("selection Mine: RuntimeError: not today\n  mine.py, line 9, in select")
 
 
 @pytest.mark.parametrize(("slot", "base", "name"), PRODUCT, ids=lambda each: str(each).rpartition(":")[2])

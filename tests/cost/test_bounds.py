@@ -14,7 +14,7 @@ from evsim.base.casts import EXACT, whole
 from evsim.base.errors import EvsimError, PolicyError, TraceError
 from evsim.base.units import LONGEST_PHASE
 from evsim.cost.model import CostModel
-from evsim.cost.network import IndependentLinks
+from evsim.cost.network import alone_ms
 from evsim.cost.pricing import Price, Pricing, SinglePrices
 from evsim.cost.work import Work
 from evsim.traces.speed import DeviceSpeed
@@ -173,7 +173,7 @@ def test_latency_is_added_to_each_transfer_and_not_jittered():
 
 
 def test_bytes_beyond_an_eighth_of_64_bits_still_take_their_time():
-    took = IndependentLinks().transfer_ms(np.array([2**62]), np.array([1e6]), np.zeros(1, np.int64))
+    took = alone_ms(np.array([2**62]), np.array([1e6]))
     assert took == pytest.approx(2**65 / 1e6, rel=1e-12)
 
 

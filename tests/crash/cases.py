@@ -33,23 +33,27 @@ CASES = {
     "momentum": ['server_optimizer={kind="fedadam"}'],
     "buffered": _BUFFERED,
     "oort": ['selection={kind="oort"}'],
-    "oort, buffered": ['selection={kind="oort"}', *_BUFFERED],
+    "oort, buffered": ['selection={kind="oort"}', "record.selector=true", *_BUFFERED],
+    "plain manager": ['selection={kind="manager", target="tests.crash.plain:Plain"}'],
     "oort, prompt": ['selection={kind="oort"}', 'engine.replay="events"'],
     "power of choice": ['selection={kind="power_of_choice",d=20}'],
     "scaffold": _SCAFFOLD,
     "top-k": _TOP_K,
     "top-k, buffered, oort": [*_TOP_K, *_BUFFERED, 'selection={kind="oort"}'],
     "target accuracy": ["stop.target_accuracy=0.12"],
+    "another target": ["stop.target_accuracy=", "stop.target={metric='loss',at_most=2.295}"],
+    "clients by themselves": ["evaluation.per_client=true", "data.client_test_fraction=0.3"],
+    "some clients": ["evaluation.per_client=true", "evaluation.client_sample=20"],
     "batched": ['executor={kind="batched",chunk=4}'],
     "workers": ['executor={kind="workers",workers=2}'],
     "scaffold, workers": [*_SCAFFOLD, 'executor={kind="workers",workers=2}'],
 }
 
 
-def scenario_of(case: str) -> Scenario:
+def scenario_of(case: str, *more: str) -> Scenario:
     """A run of a second."""
     rounds = [] if any("buffered" in each for each in CASES[case]) else _ROUNDS
-    return Scenario.load("quickstart", overrides=[*_SMALL, *rounds, *CASES[case]])
+    return Scenario.load("quickstart", overrides=[*_SMALL, *rounds, *CASES[case], *more])
 
 
 def results(folder: Path) -> dict[str, Any]:

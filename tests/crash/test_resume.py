@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,16 +16,27 @@ import pytest
 
 from evsim import Scenario, Simulation, load_run
 from evsim.base.errors import RunFolderError, TrainingError
+from evsim.base.lock import locked
 from evsim.base.vocabulary import Feedback
-from evsim.run.checkpoints import whole
+from evsim.run.checkpoints import Checkpoints, whole
 from evsim.run.feedback import Answer, Telling, read_answers, write_answers
-from evsim.run.resuming import Claim, is_over, resume_folder
+from evsim.run.resuming import is_over, resume_folder
+from evsim.run.schema import TABLES
 from evsim.run.signals import Signals
 from evsim.timeline.world import NoLearning
 from evsim.training.learning.learning import Learning
 from tests.crash.cases import CASES, EVERY_CASE, results, scenario_of
 
-_FEW = ["late reports", "oort, prompt", "power of choice", "scaffold, workers", "top-k, buffered, oort", "batched"]
+_FEW = [
+    "some clients",
+    "another target",
+    "late reports",
+    "oort, prompt",
+    "power of choice",
+    "scaffold, workers",
+    "top-k, buffered, oort",
+    "batched",
+]
 
 
 @pytest.fixture
@@ -188,11 +200,32 @@ def test_a_journal_that_answers_something_else_is_noticed(tmp_path: Path) -> Non
 
 def test_two_processes_never_work_in_one_folder(tmp_path: Path, trained: list[Any]) -> None:
     cut = interrupted(scenario_of("buffered"), tmp_path / "cut", trained, 1)
-    claim = Claim(cut)
-    with pytest.raises(RunFolderError, match="another process runs in it"):
+    with locked(resume_folder(cut)), pytest.raises(RunFolderError, match=rf"process {os.getpid()} on .* works in it"):
         Simulation.resume(cut, device="cpu")
-    claim.release(over=False)
     Simulation.resume(cut, device="cpu")
+
+
+def test_a_checkpoint_comes_with_virtual_time_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evsim.run.checkpoints._WORTH", 0)
+    plain, at = scenario_of("buffered"), []
+    closed = load_run(Simulation(plain, device="cpu").run(tmp_path / "plain")).server_steps["closed_at"]
+    every = int(closed.iloc[3])
+    record = replace(plain.record, checkpoint_every=10**9, checkpoint_every_virtual_time=every, keep_checkpoint=False)
+    saves = Checkpoints.save
+
+    def save(self: Checkpoints) -> None:
+        at.append(self._timeline().now)
+        saves(self)
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    Simulation(replace(plain, record=record), device="cpu").run(tmp_path / "often")
+    expected, last = [], 0
+    for now in closed:
+        if now - last >= every:
+            expected.append(now)
+            last = now
+    assert at == expected
+    assert len(at) >= 1
 
 
 def test_what_is_no_run_cannot_be_resumed(tmp_path: Path) -> None:
@@ -221,3 +254,113 @@ def test_a_dry_run_is_simulated_again(tmp_path: Path) -> None:
     found = load_run(cut)
     assert found.manifest["timeline_hash"] == expected.manifest["timeline_hash"]
     np.testing.assert_array_equal(found.tasks["ended_at"], expected.tasks["ended_at"])
+
+
+#: Cases with an end that comes earlier, one of each kind; {at}: the instant of the third step, to the millisecond.
+_ENDS = {
+    "synchronous": "{{virtual_time='{at}ms'}}",
+    "late reports": "{{rounds=3}}",
+    "momentum": "{{server_steps=3}}",
+    "buffered": "{{virtual_time='{at}ms'}}",
+    "oort": "{{server_steps=3}}",
+    "oort, buffered": "{{server_steps=4}}",
+    "oort, prompt": "{{virtual_time='{at}ms'}}",
+    "power of choice": "{{server_steps=3}}",
+    "scaffold": "{{server_steps=4}}",
+    "top-k": "{{rounds=3}}",
+    "top-k, buffered, oort": "{{server_steps=3,virtual_time='10d'}}",
+    "target accuracy": "{{target_accuracy={accuracy},server_steps=8}}",
+    "batched": "{{server_steps=3}}",
+    "workers": "{{server_steps=3}}",
+    "scaffold, workers": "{{server_steps=3}}",
+}
+
+
+_NO_END = [f"stop.{key}=" for key in ("target_accuracy", "server_steps", "rounds", "virtual_time")]
+_EIGHT = [*_NO_END, "stop.server_steps=8"]
+
+
+@pytest.mark.parametrize(
+    "case", _ENDS if EVERY_CASE else ["synchronous", "oort, buffered", "scaffold", "target accuracy"]
+)
+def test_extended_is_long_from_the_start(case: str, tmp_path: Path, trained: list[Any]) -> None:
+    long = Simulation(scenario_of(case, *_EIGHT), device="cpu").run(tmp_path / "long")
+    expected, steps = results(long), len(trained)
+    told = load_run(long)
+    at = told.server_steps["closed_at"].iloc[2]
+    accuracy = told.evaluations.query("metric == 'accuracy'")["value"].iloc[1]
+    trained.clear()
+    short = scenario_of(case, *_NO_END, "stop=" + _ENDS[case].format(at=at, accuracy=accuracy))
+    folder = Simulation(short, device="cpu").run(tmp_path / "short")
+    assert 0 < len(trained) < steps
+    Simulation.extend(folder, _EIGHT, device="cpu")
+    assert len(trained) == steps  # nothing was trained twice
+    assert results(folder) == expected
+
+
+def test_extended_again_and_again_and_killed_on_the_way(tmp_path: Path, trained: list[Any], often: None) -> None:
+    expected = results(Simulation(scenario_of("scaffold"), device="cpu").run(tmp_path / "whole"))
+    folder = Simulation(scenario_of("scaffold", "stop={server_steps=2}"), device="cpu").run(tmp_path / "run")
+    Simulation.extend(folder, ["stop={server_steps=4}"], device="cpu")
+    trained[:] = [("stop", 2)]
+    Simulation.extend(folder, ["stop={server_steps=8}"], device="cpu")
+    assert load_run(folder).manifest["end"]["reason"] == "interrupted"
+    trained.clear()
+    again = Simulation(scenario_of("scaffold"), device="cpu")
+    with pytest.raises(RunFolderError, match=r"stop\.server_steps: 9 now; expected 8"):  # it is not over
+        Simulation.extend(folder, ["stop={server_steps=9}"], device="cpu")
+    assert again.run(folder, extend=True) == folder  # asked for again: it goes on
+    assert len(trained) == 2
+    assert results(folder) == expected
+    before = sorted(path.name for path in (folder / "resume").iterdir())
+    assert sum(name.startswith("checkpoint") for name in before) == 1
+    assert again.run(folder, extend=True) == folder  # asked for once more: nothing is left to do
+    assert (results(folder), len(trained)) == (expected, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["stop={server_steps=2}"], "stop: server_steps comes before; expected no earlier end than it had"),
+        (["stop={server_steps=9}", "seed=1"], "scenario: seed: 1 now; expected 0, as when the run was started"),
+        (["stop={server_steps=9}", "selection={kind='oort'}"], "scenario: selection.kind: 'oort' now"),
+    ],
+)
+def test_what_cannot_be_extended_stays_as_it_is(tmp_path: Path, changes: list[str], said: str) -> None:
+    folder = Simulation(scenario_of("scaffold", "stop={server_steps=3}"), device="cpu").run(tmp_path / "run")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(RunFolderError, match=re.escape(said)):
+        Simulation.extend(folder, changes, device="cpu")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_without_its_last_checkpoint_a_run_that_trained_cannot_be_extended(tmp_path: Path) -> None:
+    short = scenario_of("scaffold", "stop={server_steps=3}", "record.keep_checkpoint=false")
+    folder = Simulation(short, device="cpu").run(tmp_path / "run")
+    assert not (folder / "resume").exists()
+    with pytest.raises(RunFolderError, match=r"without resume/run\.json; .*with record.keep_checkpoint = true it can"):
+        Simulation.extend(folder, ["stop={server_steps=8}"], device="cpu")
+    kept = Simulation(replace(short, record=replace(short.record, keep_checkpoint=True)), device="cpu")
+    folder = kept.run(tmp_path / "kept")
+    next((folder / "resume").glob("checkpoint-*.json")).unlink()
+    with pytest.raises(RunFolderError, match="no checkpoint; expected that of its end"):
+        Simulation.extend(folder, ["stop={server_steps=8}"], device="cpu")
+    with pytest.raises(RunFolderError, match="no folder; expected a run that is over"):
+        Simulation.extend(tmp_path / "nothing", ["stop={server_steps=8}"])
+
+
+def test_a_dry_run_is_extended(tmp_path: Path) -> None:
+    few = [
+        'population={clients=20,availability="phones"}',
+        "aggregation.cohort_goal=10",
+        "aggregation.minimum_cohort=8",
+        "aggregation.minimum_reports=4",
+    ]  # who often wait in vain
+    long = Scenario.load("replay", overrides=[*few, 'stop.virtual_time="3d"'])
+    expected = load_run(Simulation(long).run(tmp_path / "long"))
+    folder = Simulation(Scenario.load("replay", overrides=[*few, 'stop.virtual_time="1d"'])).run(tmp_path / "short")
+    found = load_run(Simulation.extend(folder, ['stop.virtual_time="3d"']))
+    told = {key: value for key, value in found.manifest.items() if key not in ("wall_s", "engine")}
+    assert told == {key: expected.manifest[key] for key in told}
+    for table in TABLES:
+        assert (folder / f"{table}.parquet").read_bytes() == (tmp_path / "long" / f"{table}.parquet").read_bytes()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,9 @@ from evsim.timeline.digest import TimelineHash
 from evsim.timeline.feedback import FeedbackDesk
 from evsim.timeline.ledger import _COLUMNS, Ledger
 from evsim.timeline.manager import ClientManager
+from evsim.timeline.refills import Refills
 from evsim.timeline.sessions import Sessions
+from evsim.timeline.world import NoLearning
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.speed import DeviceSpeed
 from tests.laws.test_buffered import policies
@@ -147,6 +150,26 @@ def test_a_row_has_the_same_digest_alone_and_among_others() -> None:
 
 
 @final
+class Dispatches:
+    """A dry learning side that writes down what it is told of tasks."""
+
+    def __init__(self) -> None:
+        self.dispatches: list[tuple[int, ...]] = []
+        self.discarded: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(NoLearning(), name)
+
+    def dispatched(self, *columns: IntArray) -> None:
+        self.dispatches.extend(zip(*(column.tolist() for column in columns), strict=True))
+
+    def discard(self, tasks: Iterable[int]) -> None:
+        known = {task for task, *_ in self.dispatches}
+        assert known.issuperset(tasks)
+        self.discarded.extend(tasks)
+
+
+@final
 @dataclass(frozen=True)
 class Listening(Selector[None]):
     """Chooses at random and writes down what it is told."""
@@ -194,3 +217,67 @@ def test_a_selector_hears_the_same_of_tasks_entered_one_by_one(world: TinyWorld,
         in_bulk = replace(world, selector=plain).run(policy, until=HORIZON)
     assert fast.told == plain.told
     pd.testing.assert_frame_equal(one_by_one.tasks, in_bulk.tasks)
+
+
+@st.composite
+def busy_worlds(draw: st.DrawFn) -> TinyWorld:
+    """More clients than slots, so that slots are refilled at once; some instants coincide."""
+    seed, n, day = draw(st.integers(0, 10**6)), draw(st.integers(12, 40)), 4_000
+    numbers = np.random.default_rng(seed)
+    edges = np.sort(numbers.integers(0, day, size=(n, 4)), axis=1)
+    trace = AvailabilityTrace.from_intervals(
+        np.repeat(np.arange(n), 2), edges[:, 0::2].ravel(), edges[:, 1::2].ravel(), n_devices=n, period=day
+    )
+    speed = DeviceSpeed(
+        compute_ms_per_sample=numbers.lognormal(2.0, 0.7, n),
+        download_kbps=numbers.uniform(50, 400, n),
+        upload_kbps=numbers.uniform(50, 400, n),
+        compute_jitter=draw(st.sampled_from([0.0, 0.4])),
+    )
+    samples = numbers.integers(0, 12, n) if draw(st.booleans()) else None
+    return TinyWorld(trace=trace, speed=speed, samples=samples, seed=seed)
+
+
+SLOTS = st.builds(
+    Buffered,
+    concurrency=st.integers(1, 6),
+    buffer_size=st.integers(1, 9),
+    max_staleness=st.sampled_from([None, 0, 1]),
+    task_timeout=st.sampled_from([None, 150, 400]),
+    period=st.sampled_from([None, 700]),
+)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(busy_worlds(), SLOTS)
+def test_slots_refilled_ahead_of_the_clock_are_refilled_as_at_their_instants(
+    world: TinyWorld, policy: Buffered
+) -> None:
+    heard, in_turn = Dispatches(), Dispatches()
+    fast = replace(world, learning=heard).run(policy, until=9_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Refills, "run", lambda *_: -1)
+        plain = replace(world, learning=in_turn).run(policy, until=9_000)
+    assert fast.timeline_hash == plain.timeline_hash
+    pd.testing.assert_frame_equal(fast.tasks, plain.tasks)
+    pd.testing.assert_frame_equal(fast.server_steps, plain.server_steps)
+    assert heard.dispatches == in_turn.dispatches
+    assert sorted(heard.discarded) == sorted(in_turn.discarded)
+
+
+def test_most_slots_are_refilled_ahead_of_the_clock() -> None:
+    n = 40
+    speed = DeviceSpeed.uniform(n, compute_ms_per_sample=1.0, download_kbps=80.0, upload_kbps=80.0)
+    world = TinyWorld(trace=AvailabilityTrace.always(n), speed=replace(speed, compute_jitter=1.0))
+    ahead, run = [], Refills.run
+
+    def counted(self: Refills, *given: Any) -> int:
+        before = len(self._server.ledger)
+        idle = run(self, *given)
+        ahead.append(len(self._server.ledger) - before)
+        return idle
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Refills, "run", counted)
+        log = world.run(Buffered(concurrency=10, buffer_size=20), server_steps=20)
+    assert sum(ahead) > 0.8 * len(log.tasks)

@@ -41,13 +41,14 @@ def write(
     scenario='name = "tiny"\n',
     training="real",
     trigger="grid",
+    metric="accuracy",
     **more,
 ) -> Run:
     """A run folder from tuples."""
     recorder = Recorder(folder)
     recorder.append("tasks", _tasks(rows))
     recorder.append("server_steps", _steps())
-    recorder.append("evaluations", _evaluations(curve, trigger, spread=spread))
+    recorder.append("evaluations", _evaluations(curve, trigger, spread=spread, metric=metric))
     numbers = np.arange(clients)
     ones = np.ones(clients)
     recorder.append(
@@ -136,8 +137,8 @@ def _steps():
     }
 
 
-def _evaluations(curve, trigger, *, spread):
-    rows = [(at, version, trigger, "test", "accuracy", value) for at, version, value in curve]
+def _evaluations(curve, trigger, *, spread, metric):
+    rows = [(at, version, trigger, "test", metric, value) for at, version, value in curve]
     rows += [(at, version, trigger, "test", "loss", 1 - value) for at, version, value in curve]
     if spread:
         rows += [

@@ -10,7 +10,7 @@ from evsim.base.errors import RunFolderError
 from evsim.results import load_run, load_runs, stack
 from evsim.results.plots import plot_run
 from evsim.results.summary import summary_table
-from evsim.run.recorder import Recorder
+from evsim.run.recorder import Recorder, keep_scenario
 from evsim.run.schema import TABLES, columns
 from tests.results.hand_made import write
 
@@ -78,7 +78,7 @@ def test_a_killed_run_can_be_read_in_part(tmp_path):
 
 def test_a_killed_run_says_what_it_was(tmp_path):
     recorder = Recorder(tmp_path / "run")
-    recorder.keep_scenario('name = "commuters"\nseed = 3\nstart = "18:00"\n')
+    keep_scenario(recorder.folder, 'name = "commuters"\nseed = 3\nstart = "18:00"\n')
     recorder.flush()
     run = load_run(tmp_path / "run", partial=True)
     assert (run.name, run.seed, run.start_ms) == ("commuters", 3, 18 * 3_600_000)

@@ -61,6 +61,13 @@ def test_slots_of_lost_devices_are_held_until_the_loss_is_known():
     assert "slots_held_by_lost" not in told(found)
 
 
+def test_tasks_that_a_buffer_stopped_outlast_its_timeout():
+    rows = [{}] * 90 + [{"outcome": "aborted"}] * 9 + [{"outcome": "aborted", "kind": "query"}]
+    assert told(tables(tasks=rows), BUFFER)["timed_out"] == "9% of tasks"
+    assert "timed_out" not in told(tables(tasks=[{}] * 99 + [{"outcome": "aborted"}]), BUFFER)
+    assert "timed_out" not in told(tables(tasks=rows))  # a round stops stragglers at its close
+
+
 def test_a_round_without_a_choice_is_told_by_who_was_idle_or_by_fewer_invited_than_wanted():
     steps = [{"invited": 6}, {"invited": 5}, {"invited": 6}, {"invited": 6}]
     assert told(tables(steps=steps))["no_choice"] == "in 25% of rounds"

@@ -22,10 +22,11 @@ from tests.training.data.test_importers import write_idx
 DOCS = Path(__file__).parents[2] / "docs" / "asynchronous.md"
 BLOCKS = re.findall(r"```toml\n(.*?)```", DOCS.read_text(encoding="utf-8"), flags=re.DOTALL)
 
-EQUAL = "population.speed={ compute_ms_per_sample = 1, download_kbps = 8, upload_kbps = 8 }"
+EQUAL = "population.speed={ compute_ms_per_sample = 1, download_kbps = 8000, upload_kbps = 8000 }"
 #: Clients with samples of their own on equal devices that never leave: nothing to be said of them.
 DEALT = ["data.partition.samples_per_client=", "data.partition.alpha=", "data.partition.kind=iid"]
 PLAIN = ["population.availability=always", EQUAL, "population.clients=40", *DEALT]
+BUFFER = "aggregation={ kind='buffered', concurrency=5, buffer_size=2 }"
 NET = """
 from torch import nn
 
@@ -65,6 +66,7 @@ CASES = {
         ["population.speed={compute_ms_per_sample=20, upload_kbps=900, download_kbps={kind='exponential', mean=900}}"],
         ["population.speed={compute_ms_per_sample={kind='exponential', mean=9}, upload_kbps=900, download_kbps=900}"],
     ),
+    "too_long": ([BUFFER, "aggregation.task_timeout=1min"], [BUFFER]),  # 80 s for 80 MB
     "charged_size": (["cost.sample_scale=1"], ["cost.sample_scale=80"]),
     "diverges_at_once": (["client_rule.learning_rate=1e38"], ["client_rule.learning_rate=0.1"]),
     "batch_of_one": (["model={kind='net.py:normed'}"], ["model={kind='net.py:normed'}", "client_rule.drop_last=true"]),
@@ -94,6 +96,14 @@ def test_a_doubt_is_said_and_its_remedy_removes_it(key):
     produced, mended = CASES[key]
     assert key in _keys(*produced)
     assert key not in _keys(*mended)
+
+
+def test_tasks_too_long_for_a_round_are_told_where_nobody_could_be_in_time():
+    late = "aggregation.reporting_deadline=1min"
+    assert "too_long" in _keys(late)
+    assert "too_long" not in _keys(late, "client_rule.partial_work=true")  # they report what they did
+    some = "{compute_ms_per_sample=1, upload_kbps=8000, download_kbps={kind='log_normal', median=9e3, sigma=0.5}}"
+    assert "too_long" not in _keys("aggregation.reporting_deadline=90s", f"population.speed={some}")
 
 
 def test_there_are_set_ups_without_any_doubt():

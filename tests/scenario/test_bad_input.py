@@ -306,7 +306,7 @@ def test_a_dry_run_that_waits_for_an_accuracy_would_never_end(complaint):
 
 def test_a_stop_without_any_condition_is_refused(complaint):
     (line,) = complaint(DRY.replace("rounds = 3", ""))
-    assert "at least one of target_accuracy, server_steps, rounds, virtual_time is needed" in line
+    assert "at least one of target_accuracy, target, server_steps, rounds, virtual_time is needed" in line
 
 
 def test_fewer_clients_than_a_round_needs_is_refused(complaint):

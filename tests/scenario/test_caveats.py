@@ -22,7 +22,7 @@ TIMEOUT = "task_timeout = '30min'"
 BUFFER = f"aggregation={{ kind = 'buffered', concurrency = 20, buffer_size = 5, {TIMEOUT} }}"
 PERIOD = f"aggregation={{ kind = 'buffered', concurrency = 20, buffer_size = 50, period = '5min', {TIMEOUT} }}"
 SINGLE = f"aggregation={{ kind = 'buffered', concurrency = 20, buffer_size = 1, {TIMEOUT} }}"
-NO_TIMEOUT = "aggregation.task_timeout="
+NO_TIMEOUT = "aggregation.task_timeout=none"
 KEEP = "aggregation.late_reports=keep"
 DISCOUNT = "weighting={ kind = 'hinge_staleness' }"
 IDEAL = (
@@ -49,13 +49,14 @@ def test_a_method_of_rounds_has_none_in_rounds(name):
 
 #: By key: what produces a caveat, words of it, and what its remedy leaves to be said (nothing).
 CASES = {
-    "no_task_timeout": ([BUFFER, NO_TIMEOUT], "concurrency = 20, no task_timeout", [BUFFER]),
+    "no_task_timeout": ([BUFFER, NO_TIMEOUT], 'concurrency = 20, task_timeout = "none"', [BUFFER]),
     "no_deadline": (
         ["aggregation.reporting_deadline=", "aggregation.over_commitment=1.04"],
         "over_commitment = 1.04",
         ["aggregation.reporting_deadline=", "aggregation.over_commitment=1.3"],
     ),
     "scaffold_not_in_rounds": ([BUFFER, "algorithm=scaffold"], "guarantee does not carry over", ["algorithm=scaffold"]),
+    "feddyn_not_in_rounds": ([BUFFER, "algorithm=feddyn"], "guarantee does not carry over", ["algorithm=feddyn"]),
     "no_amplification": (
         ["algorithm=dp_fedavg"],
         "(q = 1: clients are not always available, over-commitment favors fast clients",
@@ -121,6 +122,7 @@ def test_every_caveat_of_a_scenario_has_a_case():
         ([BUFFER, "algorithm=dp_fedavg"], ["no_amplification"]),
         ([*IDEAL, "aggregation.pacing={ kind = 'quantile' }"], ["no_amplification"]),
         ([BUFFER, NO_TIMEOUT, "population.availability=always"], []),
+        ([BUFFER, "aggregation.task_timeout="], []),
         (["aggregation.reporting_deadline=", "aggregation.over_commitment=", "population.availability=always"], []),
         ([PERIOD, "algorithm=fedbuff", "aggregation.buffer_size=20"], []),
         ([PERIOD, "algorithm=fedbuff", "aggregation.period="], []),

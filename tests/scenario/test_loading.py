@@ -264,7 +264,7 @@ def test_any_factory_of_a_torch_module_is_a_model(write):
 
 # -- every policy there is ---------------------------------------------------------------------------------------------
 
-PLAIN = ("listener", "trace_format", "data_format")  # classes and functions that are no policies
+PLAIN = ("listener", "trace_format", "data_format", "rate_format")  # classes and functions that are no policies
 POLICIES = [(slot, kind) for slot in registry.slots() if slot not in PLAIN for kind in registry.built_in(slot)]
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
+import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -17,8 +20,11 @@ from evsim.base.lock import LOCK_FILE, holder, locked
 from evsim.cli import app
 from evsim.results.arms import load_arms, read_study
 from evsim.results.standing import State, failure_of, part_of, standings
+from evsim.run.simulation import Simulation
+from evsim.scenario import Scenario
 from evsim.study import Study, folders, running, sweep
 from evsim.study.processes import tidy
+from evsim.training.learning.learning import Learning
 from tests.study.test_sweep import SHORT
 
 STUDY = Study(name="tiny", scenario="quickstart", arms={"a": ()}, seeds=(0, 1), target_accuracy=0.2, overrides=SHORT)
@@ -76,13 +82,71 @@ def test_links_are_never_followed(tmp_path):
     assert (tmp_path / "precious/scenario.toml").read_text() == "mine"
 
 
-def test_dead_half_runs_are_cleared(tmp_path, monkeypatch):
-    monkeypatch.setattr(running, "in_processes", lambda *_, **__: iter(()))
-    half = folders.begin(tmp_path / "out/a/seed-0")
-    a_file(half / "journal/tasks.arrows")
-    a_file(tmp_path / "out" / LOCK_FILE)
-    sweep(STUDY, tmp_path / "out", processes=1)
-    assert not part_of(tmp_path / "out/a/seed-0").exists()
+def half_made(run: Path, scenario: Scenario) -> Path:
+    """What a sweep leaves that is killed while a run goes on: the run after a few steps."""
+
+    class Ends:
+        def round_closed(self, at, row):
+            if row["version"] == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    return Simulation(scenario, device="cpu", listeners=[Ends()]).run(folders.begin(run))
+
+
+def content(run: Path) -> dict[str, Any]:
+    told = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    manifest = json.loads(told["manifest.json"])
+    return told | {"manifest.json": {key: manifest[key] for key in manifest if key not in ("wall_s", "engine")}}
+
+
+def test_half_made_runs_go_on_where_they_were(tmp_path):
+    scenario = next(iter(STUDY.scenarios().values()))
+    whole = Simulation(scenario, device="cpu").run(tmp_path / "whole")
+    run = tmp_path / "out/a/seed-0"
+    half_made(run, scenario)
+    over = running.run_one(str(run), scenario.to_toml(), str(scenario.folder.resolve()), str(tmp_path))
+    assert over == running.Over(note="went on where it was")
+    assert content(run) == content(whole)
+    assert not part_of(run).exists()
+
+
+def test_a_half_made_run_that_cannot_go_on_begins_anew_and_says_why(tmp_path):
+    scenario = next(iter(STUDY.scenarios().values()))
+    whole = Simulation(scenario, device="cpu").run(tmp_path / "whole")
+    run = tmp_path / "a/seed-0"
+    half = half_made(run, scenario) / "resume/run.json"
+    half.write_text(json.dumps(json.loads(half.read_text()) | {"data": "other"}))
+    over = running.run_one(str(run), scenario.to_toml(), str(scenario.folder.resolve()), str(tmp_path))
+    assert over.error == ""
+    assert re.fullmatch("begun anew: .*data: '[0-9a-f]+' now; expected 'other'.*", over.note)
+    assert content(run) == content(whole)
+
+
+def test_a_run_that_fails_keeps_what_it_can_go_on_from(tmp_path, monkeypatch):
+    scenario = next(iter(STUDY.scenarios().values()))
+    run, arguments = tmp_path / "a/seed-0", (scenario.to_toml(), str(scenario.folder.resolve()), str(tmp_path))
+    half_made(run, scenario)
+
+    def breaks(*_, **__):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learning, "apply", breaks)
+        failed = running.run_one(str(run), *arguments)
+    assert "out of memory" in failed.error
+    folders.clear_hopeless_part(run)
+    assert running.run_one(str(run), *arguments).note == "went on where it was"
+    folders.begin(run.with_name("seed-1"))
+    folders.clear_hopeless_part(run.with_name("seed-1"))
+    assert not part_of(run.with_name("seed-1")).exists()
+
+
+def test_half_runs_of_earlier_versions_are_cleared_and_nothing_else(tmp_path):
+    a_file(tmp_path / ".seed-0.4711/scenario.toml")
+    a_file(tmp_path / ".seed-0.4712/thesis.tex")
+    a_file(tmp_path / ".seed-0.old/scenario.toml")
+    folders.clear_old_parts(tmp_path / "seed-0")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".seed-0.4712", ".seed-0.old"]
 
 
 BAD_NAMES = [
@@ -219,5 +283,5 @@ def test_nothing_of_a_finished_run_stays_alive(tmp_path):
         return Counter(name for each in gc.get_objects() if (name := type(each).__name__) in names)
 
     before = alive()
-    assert running.run_one(str(tmp_path / "a/seed-0"), TEXT, str(Path.cwd())) == ""
+    assert running.run_one(str(tmp_path / "a/seed-0"), TEXT, str(Path.cwd()), str(tmp_path)) == running.Over()
     assert alive() == before

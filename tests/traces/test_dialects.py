@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from evsim.base.errors import TraceError
 from evsim.base.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_SECOND
 from evsim.traces.availability import AvailabilityTrace
-from evsim.traces.formats import columnar, csv, fedscale, flash, matrix
+from evsim.traces.formats import _zones, columnar, csv, fedscale, flash, matrix
 from evsim.traces.sources import load_availability, load_speed, recognize
 from evsim.traces.speed import DeviceSpeed
 
@@ -484,3 +485,73 @@ def test_any_text_is_read_or_refused_in_words(tmp_path, text):
     for reader in (csv.read_availability, csv.read_speed, matrix.read_availability):
         with contextlib.suppress(TraceError):
             reader(tmp_path / "a.csv")
+
+
+# --- clocks that are changed ------------------------------------------------------------------------------------------
+
+#: A zone, a local time that comes twice, the UTC times it may mean, and one that never comes: both sides of the
+#: equator, a change of half an hour, and changes at midnight.
+CHANGES = [
+    ("Europe/Berlin", "2024-10-27T02:30", "2024-10-27T00:30", "2024-10-27T01:30", "2024-03-31T02:30"),
+    ("America/New_York", "2024-11-03T01:00", "2024-11-03T05:00", "2024-11-03T06:00", "2024-03-10T02:00"),
+    ("Australia/Sydney", "2024-04-07T02:59", "2024-04-06T15:59", "2024-04-06T16:59", "2024-10-06T02:00"),
+    ("America/Santiago", "2024-04-06T23:15", "2024-04-07T02:15", "2024-04-07T03:15", "2024-09-08T00:59"),
+    ("Australia/Lord_Howe", "2024-04-07T01:45", "2024-04-06T14:45", "2024-04-06T15:15", "2024-10-06T02:15"),
+    ("America/Havana", "2024-11-03T00:00", "2024-11-03T04:00", "2024-11-03T05:00", "2024-03-10T00:30"),
+]
+ZONES = [each[0] for each in CHANGES]
+
+
+def utc_ms(text):
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
+
+
+@pytest.mark.parametrize(("zone", "twice", "early", "late", "never"), CHANGES, ids=ZONES)
+def test_a_local_time_that_comes_twice_is_the_earlier_one_and_told(tmp_path, zone, twice, early, late, never):
+    del never
+    day, path = twice[:10], tmp_path / "a.csv"
+    rows = [f"a,{day}T12:00,{day}T13:00", "", f"b,{twice},2025-01-01", "c,,", f"d,2024-01-01T00:00,{twice}:00.5"]
+    path.write_text("\n".join(["device,start,stop", *rows]))
+    found = csv.read_availability(path, timezone=zone, origin="1970-01-01T00:00Z")
+    (note,) = found.caveats
+    assert (note.key, zone in note.text) == ("repeated_hour", True)
+    assert note.measure == f"2 times, first in line 4, start {twice}"
+    assert found.starts[found.offsets[1]] == utc_ms(early)
+    path.write_text(f"device,start,stop\na,{early}Z,{late}Z\n")
+    sure = csv.read_availability(path, timezone=zone, origin="1970-01-01T00:00Z")
+    assert (sure.starts.tolist(), sure.stops.tolist(), sure.caveats) == ([utc_ms(early)], [utc_ms(late)], ())
+
+
+@pytest.mark.parametrize(("zone", "twice", "early", "late", "never"), CHANGES, ids=ZONES)
+def test_a_local_time_that_never_comes_is_refused(tmp_path, zone, twice, early, late, never):
+    del early, late
+    path = tmp_path / "a.csv"
+    path.write_text(f"device,start,stop\na,2024-01-01,2024-01-02\nb,2024-01-01,{never}\nc,2024-01-01,{never}:10\n")
+    with pytest.raises(TraceError, match=rf"line 3, stop: '{never}'.*exists in {zone}.*\(2 such .*write times in UTC"):
+        csv.read_availability(path, timezone=zone)
+    path.write_text("device,start,stop\na,2025-01-01,2025-01-02\n")
+    for origin, what in ((twice, "comes twice"), (never, "never comes")):
+        with pytest.raises(TraceError, match=f"origin: {origin}:00 {what} in {zone}"):
+            csv.read_availability(path, timezone=zone, origin=origin)
+
+
+@given(st.sampled_from(CHANGES), st.sampled_from([1, 4]), st.integers(-7200, 7200))
+@settings(deadline=None, max_examples=60)
+def test_local_times_are_instants_as_the_standard_library_has_them(change, which, seconds):
+    zone, local = change[0], datetime.fromisoformat(change[which]) + timedelta(seconds=seconds)
+    first, second = (local.replace(tzinfo=ZoneInfo(zone), fold=fold) for fold in (0, 1))
+    there = first.astimezone(UTC).astimezone(ZoneInfo(zone)).replace(tzinfo=None) == local
+    found = _zones.instants(pa.array([local.isoformat(timespec="microseconds")]), np.array([True]), zone)
+    assert bool(found.never[0]) is not there
+    assert bool(found.twice[0]) is (there and first.utcoffset() != second.utcoffset())
+    if there:
+        assert abs(found.ms[0] - first.timestamp() * 1000) <= 0.5
+
+
+def test_a_stop_before_its_start_in_a_repeated_hour_says_why(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("device,start,stop\na,2024-10-27T02:50,2024-10-27T02:10\n")
+    with pytest.raises(
+        TraceError, match=r"come twice in Europe/Berlin.*2 times, first in line 2.*UTC or with an offset"
+    ):
+        csv.read_availability(path, timezone="Europe/Berlin")

@@ -265,6 +265,8 @@ def test_spatial_dropout_drops_whole_channels() -> None:
         Schedule(5, epochs=2),
         Schedule(4, steps=7),
         Schedule(20, epochs=1),
+        Schedule(3, epochs=0.4),
+        Schedule(3, epochs=1.7, drop_last=True),
         Schedule(3, steps=1),
         Schedule(5, epochs=2, drop_last=True),
         Schedule(4, steps=7, drop_last=True),

@@ -13,7 +13,12 @@ from torch.func import functional_call, grad, vmap
 from evsim.base.errors import ModelError, PolicyError
 from evsim.training.models.base import check_model
 from evsim.training.models.factory import Factory
+from evsim.training.models.images import FemnistCnn, LeNet
+from evsim.training.models.mobilenet import MobileNetV2
+from evsim.training.models.resnet import ResNet
 from evsim.training.models.small import Cnn, Gru, Mlp, Softmax
+from evsim.training.models.text import CharLstm
+from evsim.training.models.transformer import CausalTransformer, Transformer
 
 IMAGE, TOKENS = (1, 8, 8), (12,)
 
@@ -32,6 +37,12 @@ KINDS = [
     (Cnn(channels=(4, 8), hidden=16), IMAGE, None),
     (Cnn(channels=(4, 12), hidden=16, norm="group"), IMAGE, None),
     (Gru(hidden=16), TOKENS, 20),
+    (LeNet(), IMAGE, None),
+    (ResNet(depth=10, width=4), IMAGE, None),
+    (ResNet(depth=8, width=4), IMAGE, None),
+    (MobileNetV2(width=0.1), IMAGE, None),
+    (CharLstm(hidden=8), TOKENS, 20),
+    (Transformer(heads=2, width=8, predicts="last"), TOKENS, 20),
 ]
 
 
@@ -50,6 +61,23 @@ def batch(shape, n_tokens, *lead):
         (Mlp(hidden=()), IMAGE, 10, 650),
         (Cnn(), (1, 28, 28), 10, 1_663_370),  # McMahan et al. 2017, section 3
         (Cnn(), (1, 28, 28), 62, 1_690_046),
+        (LeNet(), (1, 28, 28), 10, 61_706),
+        (LeNet(), (1, 32, 32), 10, 61_706),
+        (LeNet(), (3, 32, 32), 10, 62_006),  # PyTorch's tutorial
+        (LeNet(), (1, 40, 33), 10, 61_706 + 120 * 16 * (7 * 5 - 5 * 5)),
+        (FemnistCnn(), (1, 28, 28), 62, 6_603_710),  # LEAF's code
+        (ResNet(), (3, 32, 32), 10, 11_173_962),  # kuangliu's pytorch-cifar
+        (ResNet(norm="batch"), (3, 32, 32), 100, 11_220_132),
+        (ResNet(norm="batch", stem="large"), (3, 64, 64), 1000, 11_689_512),  # torchvision
+        (ResNet(depth=34, stem="large"), (3, 64, 64), 1000, 21_797_672),
+        (ResNet(depth=20), (3, 32, 32), 10, 269_722),  # He et al. 2016, table 6: 0.27 M, 0.46 M, 0.66 M, 0.85 M
+        (ResNet(depth=32), (3, 32, 32), 10, 464_154),
+        (ResNet(depth=44), (3, 32, 32), 10, 658_586),
+        (ResNet(depth=56), (3, 32, 32), 10, 853_018),
+        (MobileNetV2(stem="large"), (3, 64, 64), 1000, 3_504_872),  # torchvision, Keras
+        (MobileNetV2(stem="large", width=0.5), (3, 64, 64), 1000, 1_968_680),
+        (MobileNetV2(stem="large", width=1.4), (3, 64, 64), 1000, 6_108_776),
+        (MobileNetV2(norm="batch"), (3, 32, 32), 10, 2_236_682),
         (Cnn(channels=(4, 8), hidden=16, kernel=3), (3, 9, 13), 5, 4 * 28 + 8 * 37 + 16 * (8 * 2 * 3 + 1) + 5 * 17),
     ],
 )
@@ -57,6 +85,145 @@ def test_the_number_of_parameters_is_that_of_the_literature(model, shape, classe
     module = build(model, shape, n_classes=classes)
     assert size(module) == expected
     assert module(torch.zeros(2, *shape)).shape == (2, classes)
+
+
+@pytest.mark.parametrize(("n_tokens", "expected"), [(80, 817_872), (90, 820_522)])  # LEAF; Reddi et al. 2021
+def test_the_size_of_the_lstm_is_that_of_the_literature(n_tokens, expected):
+    assert size(build(CharLstm(), (80,), n_classes=n_tokens, n_tokens=n_tokens)) == expected
+
+
+def test_the_size_of_the_transformer_is_that_of_gpt_2():
+    def by_hand(layers, width, time, tokens):
+        return tokens * width + time * width + layers * (12 * width**2 + 13 * width) + 2 * width
+
+    small = CausalTransformer(Transformer(layers=3, heads=2, width=16), 7, 11, 11)
+    assert size(small) == by_hand(3, 16, 7, 11)
+    assert by_hand(12, 768, 1024, 50_257) == 124_439_808  # of the published model
+
+
+@pytest.mark.parametrize(
+    ("model", "side", "expected"),
+    [
+        (ResNet(), 32, [(64, 32), (128, 16), (256, 8), (512, 4)]),
+        (ResNet(depth=34, stem="large"), 224, [(64, 56), (128, 28), (256, 14), (512, 7)]),
+        (ResNet(depth=20), 32, [(16, 32), (32, 16), (64, 8)]),
+    ],
+)
+def test_the_stages_of_a_resnet_are_those_of_the_paper(model, side, expected):
+    module = build(model, (3, side, side))
+    x, found = module.stem(torch.zeros(1, 3, side, side)), []
+    for stage, count in zip(module.features, model.blocks, strict=True):
+        assert len(stage) == count
+        x = stage(x)
+        found.append((x.shape[1], x.shape[2]))
+    assert found == expected
+    weights = [leaf for name, leaf in module.named_parameters() if leaf.dim() > 1 and "shortcut" not in name]
+    assert len(weights) == model.depth
+
+
+@pytest.mark.parametrize(
+    ("stem", "side", "expected"),
+    [
+        ("large", 64, [32, 32, *[16] * 2, *[8] * 3, *[4] * 7, *[2] * 4]),
+        ("small", 32, [32, 32, *[32] * 2, *[16] * 3, *[8] * 7, *[4] * 4]),
+    ],
+)
+def test_the_stages_of_a_mobilenet_are_those_of_the_paper(stem, side, expected):
+    features = build(MobileNetV2(stem=stem, width=0.25), (3, side, side))[0]
+    x, found = torch.zeros(1, 3, side, side), []
+    for layer in features:
+        x = layer(x)
+        found.append(x.shape[-1])
+    assert found[:-1] == expected
+    assert x.shape[1] == 1280
+
+
+def test_the_lstm_equals_that_of_torch_with_one_bias_and_a_forget_gate_of_one():
+    module = build(CharLstm(hidden=16), TOKENS, n_tokens=20).double()
+    torchs = nn.LSTM(8, 16, 2, batch_first=True).double()
+    parts = {}
+    for place, layer in enumerate(module.layers):
+        assert layer.inputs.bias.tolist() == [0.0] * 16 + [1.0] * 16 + [0.0] * 32
+        parts |= {f"weight_ih_l{place}": layer.inputs.weight, f"bias_ih_l{place}": layer.inputs.bias}
+        parts |= {f"weight_hh_l{place}": layer.state.weight, f"bias_hh_l{place}": torch.zeros(64)}
+    torchs.load_state_dict(parts)
+    x = batch(TOKENS, 20, 7)
+    torch.testing.assert_close(module(x), module.out(torchs(module.embedding(x))[0][:, -1]), rtol=1e-12, atol=1e-12)
+    every = build(CharLstm(hidden=16, predicts="every"), TOKENS, n_tokens=20).double()
+    assert every(x).shape == (7, 12, 10)
+    torch.testing.assert_close(every(x)[:, -1], module(x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_token_of_the_transformer_sees_itself_and_what_was_before_it():
+    module = build(Transformer(heads=2, width=8), TOKENS, n_tokens=20).double()
+    x = batch(TOKENS, 20, 3)
+    before = module(x)
+    assert before.shape == (3, 12, 10)
+    x[:, 7] = (x[:, 7] + 1) % 20
+    changed = (module(x) != before).any(-1)
+    assert not changed[:, :7].any()
+    assert changed[:, 7:].all()
+    assert build(Transformer(heads=2, width=8), TOKENS, n_tokens=20).out is not None
+    last = build(Transformer(heads=2, width=8, predicts="last"), TOKENS, n_tokens=20).double()
+    torch.testing.assert_close(last(x), module(x)[:, -1], rtol=1e-12, atol=1e-12)
+
+
+def test_the_attention_of_the_transformer_is_that_of_torch():
+    module = build(Transformer(heads=2, width=8, layers=1), TOKENS, n_tokens=20).double().blocks[0].attn
+    q, k, v = (layer.weight for layer in (module.q, module.k, module.v))
+    torchs = nn.MultiheadAttention(8, 2, batch_first=True).double()
+    bias = torch.cat([layer.bias for layer in (module.q, module.k, module.v)])
+    torchs.load_state_dict(
+        {
+            "in_proj_weight": torch.cat([q, k, v]),
+            "in_proj_bias": bias,
+            "out_proj.weight": module.out.weight,
+            "out_proj.bias": module.out.bias,
+        }
+    )
+    x = torch.rand(3, 5, 8, dtype=torch.float64)
+    later = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    expected, _ = torchs(x, x, x, attn_mask=later)
+    torch.testing.assert_close(module(x), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (lambda: ResNet(depth=50), "depth"),
+        (lambda: ResNet(width=0), "width"),
+        (lambda: ResNet(groups=0), "groups"),
+        (lambda: MobileNetV2(width=0.0), "width"),
+        (lambda: MobileNetV2(dropout=1.0), "dropout"),
+        (lambda: MobileNetV2(groups=0), "groups"),
+        (lambda: CharLstm(layers=0), "layers"),
+        (lambda: CharLstm(embedding=0), "embedding"),
+        (lambda: Transformer(heads=3), "heads"),
+        (lambda: Transformer(width=0), "width"),
+        (lambda: Transformer(dropout=-0.1), "dropout"),
+    ],
+)
+def test_impossible_sizes_are_refused_by_name(model, said):
+    with pytest.raises(PolicyError, match=said):
+        model()
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "n_tokens", "said"),
+    [
+        (LeNet(), (64,), None, "lenet: inputs have shape (64,)"),
+        (FemnistCnn(), (1, 3, 8), None, "femnist_cnn: inputs have shape (1, 3, 8)"),
+        (ResNet(), (12,), 20, "resnet: inputs have shape (12,)"),
+        (ResNet(stem="large"), (3, 16, 16), None, "height >= 32"),
+        (MobileNetV2(), (3, 4, 4), None, "height >= 8"),
+        (CharLstm(), (3, 8, 8), None, "char_lstm: inputs have shape (3, 8, 8); expected a sequence of token ids"),
+        (Transformer(), (12,), None, "transformer: inputs have shape (12,)"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_said_with_their_shape(model, shape, n_tokens, said):
+    with pytest.raises(ModelError) as caught:
+        build(model, shape, n_tokens=n_tokens)
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(("model", "shape", "n_tokens"), KINDS)

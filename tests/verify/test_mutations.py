@@ -14,11 +14,22 @@ from evsim.verify.table import NULL, OF, Table
 from tests.verify.worlds import SELECTORS, aggregations, run
 
 WORLDS = {
-    "rounds": ("rounds, keep", "asking", {"client_rule": {"partial_work": True}}),
+    "rounds": (
+        "rounds, keep",
+        "asking",
+        {"client_rule": {"partial_work": True}, "evaluation": {"per_client": True, "every": "2h"}},
+    ),
     "buffers": ("buffers, stale", "uniform", {}),
 }
 CASES = [(world, table, column) for world in WORLDS for table in ("tasks", "server_steps") for column in columns(table)]
-WORDS = {"kind": ("train", "query"), "reason": ("goal", "buffer"), "by": ("", "tier"), "trigger": ("grid", "final")}
+WORDS = {
+    "kind": ("train", "query"),
+    "reason": ("goal", "buffer"),
+    "by": ("", "tier"),
+    "trigger": ("grid", "final"),
+    "split": ("train", "held_out"),
+    "metric": ("loss", "accuracy"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +59,19 @@ def test_a_changed_cell_is_found(folders, world, table, column):
 def test_a_changed_evaluation_is_found(folders, column):
     for row in range(len(folders["rounds"].evaluations)):
         assert not audit(_changed(folders["rounds"], "evaluations", column, row)).ok
+
+
+@pytest.mark.parametrize("column", columns("client_evaluations"))
+def test_a_changed_evaluation_of_a_client_is_found(folders, column):
+    for row in _some(folders["rounds"].client_evaluations, 8):
+        assert not audit(_changed(folders["rounds"], "client_evaluations", column, row)).ok
+
+
+def test_a_client_that_is_left_out_is_found(folders):
+    table = folders["rounds"].client_evaluations
+    less = replace(table, columns={name: cells[:-1] for name, cells in table.columns.items()})
+    found = [check.name for check in audit(replace(folders["rounds"], client_evaluations=less)).checks if not check.ok]
+    assert found == ["no client is left out", "the spread over clients"]
 
 
 @pytest.fixture(scope="module")

@@ -33,10 +33,10 @@ ROUNDS = {
     "pacing": {"pacing": {"kind": "quantile"}, "over_commitment": 1.3},
 }
 BUFFERS = {
-    "plain": {"buffer_size": 4},
+    "plain": {"buffer_size": 4, "task_timeout": "none"},
     "timeout": {"buffer_size": 4, "task_timeout": "5min"},
     "one by one": {"buffer_size": 1, "max_staleness": 3, "task_timeout": "20min"},
-    "stale": {"buffer_size": 3, "max_staleness": 1},
+    "stale": {"buffer_size": 3, "max_staleness": 1},  # the default timeout
     "period": {"buffer_size": 6, "period": "4min", "max_staleness": 2, "task_timeout": "8min"},
 }
 SELECTORS = {
@@ -45,12 +45,13 @@ SELECTORS = {
     "oort": {"kind": "oort"},
     "asking": {"kind": "power_of_choice", "d": 14, "max_samples": 100, "query_timeout": "40s"},
     "last loss": {"kind": "power_of_choice_stale", "d": 20},
-    "asking without end": {"kind": "power_of_choice", "d": 14, "query_timeout": None},
+    "asking without end": {"kind": "power_of_choice", "d": 14, "query_timeout": "none"},
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "at completion": {"cost": {"availability_check": "at_completion"}},
     "partial": {"client_rule": {"partial_work": True}},
+    "drawn passes": {"client_rule": {"epochs": {"kind": "uniform", "from": 1, "to": 4}, "partial_work": True}},
 }
 
 

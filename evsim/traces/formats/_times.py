@@ -7,7 +7,7 @@ from `origin`, by default the first midnight, in `timezone`, before the earliest
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, final
 from zoneinfo import ZoneInfo
@@ -19,7 +19,7 @@ from evsim.base.caveat import Caveat
 from evsim.base.errors import Problem, TraceError
 from evsim.base.units import LONGEST, LONGEST_PHASE, MS_PER_HOUR, MS_PER_MINUTE, MS_PER_SECOND
 from evsim.base.vocabulary import BoolArray, IntArray
-from evsim.traces.formats import _table
+from evsim.traces.formats import _table, _zones
 from evsim.traces.formats._table import Table
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Calendar:
                 f"origin: {given!r}; expected a date such as '2024-03-01', a time such as '2024-03-01T08:00:00+01:00', "
                 "or a number of Unix seconds"
             ) from error
-        aware = instant if instant.tzinfo else instant.replace(tzinfo=self.zone())
+        aware = instant if instant.tzinfo else _zones.of_option(instant, self.zone(), "origin")
         return round((aware - _EPOCH) / timedelta(milliseconds=1))
 
 
@@ -118,7 +118,9 @@ def read_times(table: Table, names: tuple[str, ...], calendar: Calendar) -> tupl
         )
         return None, [Problem("times", written, "one notation for all times of a file")]
     columns = [np.where(gone, 0, each.ms) for each, gone in zip(parsed, missing, strict=True)]
-    return _from_origin(table.path, columns, missing, kinds.pop() if kinds else "numbers", calendar), []
+    times = _from_origin(table.path, columns, missing, kinds.pop() if kinds else "numbers", calendar)
+    twice = zip(present, (each.twice for each in parsed), strict=True)
+    return replace(times, caveats=(*times.caveats, *_zones.doubt(table, twice, calendar.zone().key))), []
 
 
 @final
@@ -127,6 +129,7 @@ class _Parsed:
     kind: str  # "numbers", "clock times", "dates" or "dates with a zone"
     ms: IntArray
     problems: list[Problem]
+    twice: IntArray = field(default_factory=lambda: np.empty(0, np.int64))  # rows with local times that come twice
 
 
 def _physical(table: Table, name: str) -> str | None:
@@ -204,31 +207,19 @@ def _parse_dates(table: Table, name: str, some: BoolArray, calendar: Calendar) -
     zoned = _table.matches(column, _TIMED_ZONE)
     if (some & zoned).any() and (some & ~zoned).any():
         return _Parsed("dates", nothing, table.problems(some & ~zoned, name, "a zone, as other lines have"))
+    zone = None if (some & zoned).any() else calendar.zone().key
     try:
-        ms = _unix_ms(column, some, zone=None if (some & zoned).any() else calendar.zone().key)
+        found = _zones.instants(column, some, zone)
     except ValueError as error:  # a 13th month, a 30th of February
         return _Parsed("dates", nothing, [_bad_date(table, name, some, error)])
-    nothing[some] = ms
-    return _Parsed("dates with a zone" if (some & zoned).any() else "dates", nothing, [])
+    rows = np.flatnonzero(some)
+    if zone is not None and found.never.any():
+        return _Parsed("dates", nothing, [_zones.refusal(table, name, rows[found.never], zone)])
+    nothing[some] = found.ms
+    return _Parsed("dates" if zone else "dates with a zone", nothing, [], rows[found.twice])
 
 
 _TIMED_ZONE = r":[0-9]{2}(\.[0-9]+)? ?" + _ZONE
-
-
-def _unix_ms(column: Any, some: BoolArray, zone: str | None) -> IntArray:
-    """Dates as Unix ms; `zone` is that of dates without one."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    text = pc.replace_substring_regex(column.filter(pa.array(some)), r"(\.[0-9]{6})[0-9]+", r"\1")
-    text = pc.replace_substring_regex(text, r" ([Z+-])", r"\1")
-    if zone is None:
-        stamps = text.cast(pa.timestamp("us", "UTC"))
-    else:
-        naive = text.cast(pa.timestamp("us"))
-        stamps = pc.assume_timezone(naive, zone, ambiguous="earliest", nonexistent="latest")
-    micros = np.asarray(stamps.cast(pa.int64()).to_numpy(zero_copy_only=False)).astype(np.int64)
-    return (micros + 500) // 1_000
 
 
 def _bad_date(table: Table, name: str, some: BoolArray, error: ValueError) -> Problem:

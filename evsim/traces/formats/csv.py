@@ -112,7 +112,8 @@ def read_availability(
     try:
         trace = AvailabilityTrace.from_intervals(rows, start, stop, n_devices=len(names), period=periods, names=names)
     except TraceError as error:
-        raise TraceError(f"{path}: {error}") from error
+        doubled = "".join(f"; {caveat}" for caveat in caveats if caveat.key == "repeated_hour")
+        raise TraceError(f"{path}: {error}{doubled}") from error
     return replace(trace, caveats=caveats)
 
 

@@ -15,13 +15,15 @@ from typing_extensions import override
 from evsim.base.errors import DataError, suggest
 from evsim.base.vocabulary import BoolArray, IntArray
 from evsim.training.data.base import DataSet, Samples
-from evsim.training.data.columns import Reading, count_labels, numbered, read_inputs, whole
+from evsim.training.data.columns import Reading, numbered, read_inputs, whole
+from evsim.training.data.labels import Labels, read_labels
 from evsim.training.data.npz import read_npz
 
 #: How a damaged archive fails: encrypted, packed in unknown ways, with a header that is no Python.
 _BROKEN = (OSError, EOFError, ValueError, SyntaxError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 _Part = dict[str, NDArray[Any]]
 _NAMES = {"x": "x", "y": "y", "client": "client", "clients": "client"}  # as they are called, as we call them
+_MOST_AXES = {"y": 2, "client": 1}
 _WANTED = {
     "x": ("fiu", "numbers"),
     "y": ("fiub", "whole numbers from 0, the labels,"),
@@ -34,19 +36,23 @@ _WANTED = {
 class Arrays(DataSet):
     """All ``.npz`` files of a folder, in order of their names.
 
-    Each holds x (n, ...): floats, images in uint8, or integers for token ids; y (n,) labels from 0; optionally client
-    (n,): an integer or a text per sample that says whose it is. Nothing is unpickled.
+    Each holds x (n, ...): floats, images in uint8, or integers for token ids; y (n,) classes from 0, or (n, m) as
+    `labels` says; optionally client (n,): an integer or a text per sample that says whose it is. Nothing is unpickled.
 
     Attributes:
         path: the folder; a relative one is looked up beside the scenario file.
         test: name of the file of that folder which is the test set; None: a share of all samples is split off.
         inputs: what integers in x are: "numbers" (uint8, used as 0 to 1) or "tokens"; "auto": images of two or three
             axes in uint8 are numbers, other integers token ids.
+        labels: what y holds: "classes", one per sample; "steps", one per time step, -1 for none; "flags", zeros and
+            ones; "numbers", to be predicted; "auto": of one axis classes, of two axes flags if all are 0 or 1, steps if
+            they are other whole numbers, numbers if floats.
     """
 
     path: str
     test: str | None = None
     inputs: Reading = "auto"
+    labels: Labels = "auto"
 
     @override
     def load(self, *, n_clients: int | None, seed: int, folder: Path) -> Samples:
@@ -57,12 +63,18 @@ class Arrays(DataSet):
         except ValueError as error:
             raise DataError(f"{self.path}: the arrays of its files do not fit together: {error}") from error
         x, tokens = read_inputs(x, self.inputs, self.path)
-        y = np.concatenate([part["y"] for part in parts])
-        n_classes = count_labels(y, self.path)
+        y, n_classes, labels = read_labels(self._joined(parts), self.labels, self.path)
         is_test = None
         if self.test is not None:
             is_test = np.repeat([file.name == self.test for file in files], [len(part["y"]) for part in parts])
-        return Samples(x, y, n_classes, _groups(self.path, parts, is_test), Path(self.path).name, tokens, is_test)
+        groups = _groups(self.path, parts, is_test)
+        return Samples(x, y, n_classes, groups, Path(self.path).name, tokens, is_test, labels)
+
+    def _joined(self, parts: list[_Part]) -> NDArray[Any]:
+        try:
+            return np.concatenate([part["y"] for part in parts])
+        except ValueError as error:
+            raise DataError(f"{self.path}: the labels of its files do not fit together: {error}") from error
 
     def _files(self, folder: Path) -> list[Path]:
         root = folder / self.path
@@ -120,9 +132,9 @@ def _checked(name: str, arrays: _Part, found: list[str]) -> _Part:
                 )
             continue
         array = arrays[key]
-        if array.dtype.kind not in kinds or array.ndim == 0 or (key != "x" and array.ndim > 1):
+        if array.dtype.kind not in kinds or array.ndim == 0 or array.ndim > _MOST_AXES.get(key, array.ndim):
             raise DataError(f"{name}: {key} holds {array.dtype} of shape {array.shape}; expected {expected} per sample")
-        if key != "x" and array.dtype.kind != "U":
+        if key == "client" and array.dtype.kind != "U":
             arrays[key] = whole(array, f"{name}: {key}")
     if len({len(array) for array in arrays.values()}) > 1:
         sizes = ", ".join(f"{key}: {len(arrays[key])}" for key in _WANTED if key in arrays)

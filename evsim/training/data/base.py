@@ -6,15 +6,18 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evsim.base import rng
 from evsim.base.errors import DataError, require
 from evsim.base.vocabulary import BoolArray, IntArray
+from evsim.training.data import shared
 from evsim.training.data.gathered import Gathered, Values, select
 from evsim.training.data.held_out import HeldOut, hold_out
+from evsim.training.data.labels import IN_WORDS, LabelKind, check_labels, strata
 from evsim.training.data.transforms.base import Transform
 
 _DIGESTED = 1000  # inputs
@@ -28,21 +31,23 @@ class Samples:
     Attributes:
         x: (N, ...) float32 inputs, uint8 images, or integers that are token ids. Images stay uint8 until they are used;
             a model gets them divided by 255. `Gathered` rows are read when they are used, and were checked before.
-        y: (N,) labels in 0..n_classes - 1.
-        n_classes: number of labels.
+        y: labels, of the kind that `labels` says: by default (N,) classes in 0..n_classes - 1.
+        n_classes: number of classes, tokens, flags, or numbers per sample.
         groups: (N,) natural client of each sample, -1 for none; None if the data set has no natural clients.
         name: for messages.
         n_tokens: size of the vocabulary if x holds token ids.
         is_test: (N,) samples of the data set's own test set; None if it has none.
+        labels: what y holds.
     """
 
     x: Values
-    y: IntArray
+    y: NDArray[Any]
     n_classes: int
     groups: IntArray | None
     name: str
     n_tokens: int | None = None
     is_test: BoolArray | None = None
+    labels: LabelKind = "classes"
 
     def __post_init__(self) -> None:
         if not len(self.x) == len(self.y) > 0:
@@ -51,11 +56,7 @@ class Samples:
             )
         if self.groups is not None and len(self.groups) != len(self.y):
             raise DataError(f"{self.name}: {len(self.groups)} client ids for {len(self.y)} samples; expected as many")
-        wrong = np.flatnonzero((self.y < 0) | (self.y >= self.n_classes))
-        if len(wrong):
-            raise DataError(
-                f"{self.name}: label {self.y[wrong[0]]} of sample {wrong[0]} is not in 0..{self.n_classes - 1}"
-            )
+        check_labels(self.y, self.n_classes, self.labels, self.name)
         if not (isinstance(self.x, Gathered) or self.x.dtype.kind in "iub" or np.isfinite(self.x).all()):
             raise DataError(f"{self.name}: inputs hold numbers that are not finite")
 
@@ -73,9 +74,11 @@ class Partition(ABC):
 
     Attributes:
         by_groups: the clients are the data set's own; without, the scenario says how many there are.
+        by_labels: it looks at labels, and so needs a class per sample; without, it gets zeros where there is none.
     """
 
     by_groups: ClassVar[bool] = False
+    by_labels: ClassVar[bool] = True
 
     @abstractmethod
     def split(
@@ -105,20 +108,22 @@ class FederatedData:
     Attributes:
         held: what each client is evaluated on and nobody trains on; None: nothing is held out.
         sources: (N,) the sample that each row of x was made from; None: every row is a sample of its own.
+        labels: what y holds.
         transforms: what is made of inputs when they are used.
     """
 
     x: Values
-    y: IntArray
+    y: NDArray[Any]
     index: IntArray
     offsets: IntArray
     x_test: Values
-    y_test: IntArray
+    y_test: NDArray[Any]
     n_classes: int
     n_tokens: int | None
     name: str
     held: HeldOut | None = None
     sources: IntArray | None = None
+    labels: LabelKind = "classes"
     transforms: tuple[Transform, ...] = ()
 
     @property
@@ -143,7 +148,7 @@ class FederatedData:
             found.update(f"{part.dtype} {part.shape}".encode())
             found.update(np.ascontiguousarray(part[some]).tobytes())
         for column in (self.y, self.index, self.offsets, self.y_test):
-            found.update(np.ascontiguousarray(column, "<i8").tobytes())
+            found.update(np.ascontiguousarray(column, "<f8" if column.dtype.kind == "f" else "<i8").tobytes())
         return found.hexdigest()
 
     def label_counts(self) -> IntArray:
@@ -172,16 +177,22 @@ def federate(  # noqa: PLR0913  what a scenario says of its data, all by name
         DataError: if the data cannot be read or dealt, or no client gets any.
     """
     require(0 < test_fraction < 1, "0 < test_fraction < 1 must hold", test_fraction=test_fraction)
-    samples = dataset.load(n_clients=n_clients, seed=seed, folder=folder)
+    samples = shared.load(dataset, n_clients=n_clients, seed=seed, folder=folder)
     given = partition.listed(len(samples.y), n_clients, folder)
     train, test = _split(samples, test_fraction, seed, None if given is None else given[0])
     if len(train) == 0 or len(test) == 0:
         raise DataError(f"{samples.name}: {len(samples.y)} samples are too few for test_fraction {test_fraction}")
     y = samples.y[train]
     if given is None:
+        if partition.by_labels and samples.labels != "classes":
+            raise DataError(
+                f"data.partition: {type(partition).__name__.lower()} deals samples by their class; the labels of "
+                f"{samples.name} are {IN_WORDS[samples.labels]}; expected a partition such as iid, natural or quantity"
+            )
+        dealt, count = strata(y, samples.n_classes, samples.labels)
         groups = None if samples.groups is None else samples.groups[train]
         stream = rng.stream(seed, "partition")
-        index, offsets = partition.split(y, groups, samples.n_classes, _count(samples, partition, n_clients), stream)
+        index, offsets = partition.split(dealt, groups, count, _count(samples, partition, n_clients), stream)
     else:
         index, offsets = np.searchsorted(train, given[0]), given[1]
     if offsets[-1] == 0:
@@ -200,6 +211,7 @@ def federate(  # noqa: PLR0913  what a scenario says of its data, all by name
         samples.n_tokens,
         samples.name,
         held,
+        labels=samples.labels,
     )
 
 
@@ -222,7 +234,7 @@ def _split(samples: Samples, fraction: float, seed: int, listed: IntArray | None
 
     Listed samples are in the pool; of a label of which too few are left, the test set has fewer.
     """
-    y, taken = samples.y, np.zeros(len(samples.y), bool)
+    y, taken = strata(samples.y, samples.n_classes, samples.labels)[0], np.zeros(len(samples.y), bool)
     if listed is not None:
         taken[listed] = True
     if samples.is_test is not None:

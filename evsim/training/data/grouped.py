@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 from typing_extensions import override
@@ -18,6 +18,8 @@ from evsim.training.data.partition import Split, by_owner, count_of
 @dataclass(frozen=True, kw_only=True)
 class Grouped(Partition):
     """Each client has all samples of some natural clients, drawn at random, as many of them as any other client."""
+
+    by_labels: ClassVar[bool] = False
 
     @override
     def split(

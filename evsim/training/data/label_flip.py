@@ -10,6 +10,7 @@ import numpy as np
 from evsim.algorithms.malicious import malicious_clients
 from evsim.base.errors import require
 from evsim.training.data.gathered import select
+from evsim.training.data.labels import flipped
 
 if TYPE_CHECKING:
     from evsim.training.data.base import FederatedData
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class LabelFlip:
-    """Every label y of a malicious client becomes n_classes - 1 - y.
+    """Every label y of a malicious client becomes n_classes - 1 - y, every flag 1 - y.
 
     Which clients are malicious is a function of the seed, the same as for `sign_flip`. Their samples are copied, since
     clients may share rows; the test set stays as it is.
@@ -41,8 +42,8 @@ class LabelFlip:
         rows = data.index[places]
         index = data.index.copy()
         index[places] = len(data.y) + np.arange(len(rows))
-        flipped = data.n_classes - 1 - data.y[rows]
+        opposite = flipped(data.y[rows], data.n_classes, data.labels)
         x = select(data.x, np.concatenate([np.arange(len(data.y)), rows]))
         sources = np.arange(len(data.y)) if data.sources is None else data.sources
         sources = np.concatenate([sources, sources[rows]])
-        return replace(data, x=x, y=np.concatenate([data.y, flipped]), index=index, sources=sources)
+        return replace(data, x=x, y=np.concatenate([data.y, opposite]), index=index, sources=sources)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 from typing_extensions import override
@@ -33,6 +33,8 @@ class Listed(Partition):
     Attributes:
         file: a CSV with columns client and sample (numbers from 0), relative to the scenario.
     """
+
+    by_labels: ClassVar[bool] = False
 
     file: str
 

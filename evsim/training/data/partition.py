@@ -25,6 +25,8 @@ class Iid(Partition):
         samples_per_client: draw so many each, with replacement over clients; None deals all samples out once.
     """
 
+    by_labels: ClassVar[bool] = False
+
     samples_per_client: int | None = None
 
     def __post_init__(self) -> None:
@@ -53,6 +55,7 @@ class Natural(Partition):
     """
 
     by_groups: ClassVar[bool] = True
+    by_labels: ClassVar[bool] = False
 
     min_samples: int = 0
     max_samples: int | None = None
@@ -196,6 +199,8 @@ class Quantity(Partition):
         mean: mean number of samples per client.
         sigma: standard deviation of the logarithm.
     """
+
+    by_labels: ClassVar[bool] = False
 
     mean: float = 20.0
     sigma: float = 1.0

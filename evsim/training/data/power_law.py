@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 from typing_extensions import override
@@ -27,6 +27,8 @@ class PowerLaw(Partition):
         smallest: number of samples of the smallest clients.
         largest: bound on a client's samples; None: no bound.
     """
+
+    by_labels: ClassVar[bool] = False
 
     exponent: float = 2.5
     smallest: int = 10

@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from evsim.base.profiling import part
 from evsim.base.vocabulary import IntArray
@@ -98,7 +99,7 @@ class TrainingData:
 
     Attributes:
         x, y: all samples; on the device, or in host memory if they are streamed. Whether x is a tensor or `Inputs`,
-            ``x[rows]`` is what a model gets.
+            ``x[rows]`` is what a model gets. Labels (N, ...) are what the objective gets, in the type they are stored.
         index, offsets: client k has the rows ``index[offsets[k]:offsets[k + 1]]``.
         device: where batches are needed.
         held: what clients are evaluated on, if it is not what they train on.
@@ -117,7 +118,7 @@ class TrainingData:
     def of(cls, data: FederatedData, dtype: torch.dtype, device: torch.device) -> TrainingData:
         """A federated data set for a device; floating-point inputs take the given precision."""
         x = inputs(data.x, dtype, tokens=data.n_tokens is not None, transforms=data.transforms)
-        y = torch.as_tensor(data.y)
+        y = labels(data.y, dtype)
         streamed = not fits(device, x, y)
         where = _HOST if streamed else device
         return cls(x.to(where), y.to(where), data.index, data.offsets, device, streamed, data.held)
@@ -125,6 +126,11 @@ class TrainingData:
     def of_client(self, client: int) -> IntArray:
         """Row numbers of a client's samples in x and y."""
         return self.index[self.offsets[client] : self.offsets[client + 1]]
+
+    @property
+    def judged(self) -> tuple[IntArray, IntArray]:
+        """Index and offsets of what clients are evaluated on: what is held out, else what they train on."""
+        return (self.index, self.offsets) if self.held is None else (self.held.index, self.held.offsets)
 
     def size(self, client: int) -> int:
         """Number of samples of a client."""
@@ -239,6 +245,12 @@ def inputs(
     if tensor.is_floating_point():
         tensor, wanted = tensor.to(dtype), dtype
     return tensor if tensor.dtype == wanted and not transforms else Inputs(tensor, wanted, transforms)
+
+
+def labels(y: NDArray[Any], dtype: torch.dtype) -> torch.Tensor:
+    """Labels in host memory: numbers to be predicted in the given precision, all others as they are stored."""
+    tensor = torch.as_tensor(y)
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def fits(device: torch.device, *tensors: torch.Tensor | Inputs) -> bool:

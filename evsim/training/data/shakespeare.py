@@ -9,7 +9,7 @@ from __future__ import annotations
 import lzma
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ LETTERS = "\n !\"&'(),-.0123456789:;>?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmn
 @final
 @dataclass(frozen=True, kw_only=True)
 class Shakespeare(DataSet):
-    """Windows of text by role, 80 labels, natural clients in the order of the plays.
+    """Windows of text by role, 80 characters, natural clients in the order of the plays.
 
     The first part of what a role says is learnt from, the last is the test set; no window lies in both.
 
@@ -38,6 +38,8 @@ class Shakespeare(DataSet):
         most_samples: bound on a role's windows, the first ones; None: no bound.
         test_share: share of what each role says, at the end, that is tested on.
         most_test_samples: so many windows of all test windows, evenly spaced; None: all.
+        labels: "last": the character after the window; "every": the one after each character of the window, for the
+            objective next_token. Windows with a stride below their size then tell the same characters several times.
     """
 
     window: int = 80
@@ -45,6 +47,7 @@ class Shakespeare(DataSet):
     most_samples: int | None = None
     test_share: float = 0.2
     most_test_samples: int | None = 4000
+    labels: Literal["last", "every"] = "last"
 
     def __post_init__(self) -> None:
         require(self.window >= 1, "window must be >= 1", window=self.window)
@@ -61,9 +64,11 @@ class Shakespeare(DataSet):
         if not (~is_test).any() or not is_test.any():
             raise DataError(f"shakespeare: no role says enough for windows of {self.window} characters")
         windows = np.lib.stride_tricks.sliding_window_view(codes, self.window)
-        y = codes[starts + self.window].astype(np.int64)
         groups = np.where(is_test, -1, role)
-        return Samples(Gathered(windows, starts), y, len(LETTERS), groups, "shakespeare", len(LETTERS), is_test)
+        every = self.labels == "every"
+        y = windows[starts + 1].astype(np.int8) if every else codes[starts + self.window].astype(np.int64)
+        made = Gathered(windows, starts), y, len(LETTERS), groups, "shakespeare", len(LETTERS), is_test
+        return Samples(*made, "steps" if every else "classes")
 
     def _windows(self, bounds: IntArray) -> tuple[IntArray, IntArray, BoolArray]:
         """First character of each window, its role, and whether it is tested on; role after role, then the tests."""

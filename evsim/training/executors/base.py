@@ -9,15 +9,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import final
 
 import torch
 
-from evsim.algorithms.base import ClientRule, State
+from evsim.algorithms.base import ClientRule, Criterion, State
 from evsim.algorithms.tree import Payload
 from evsim.training.data.samples import TrainingData
 from evsim.training.executors.sums import Block, Weights, added_up_in_few, weights_at
+from evsim.training.objectives.base import Objective, criterion
+from evsim.training.objectives.classification import Classification
 
 _BLOCK = 8  # tasks that are added up together if an executor has no way of its own
 
@@ -25,7 +27,7 @@ _BLOCK = 8  # tasks that are added up together if an executor has no way of its 
 @final
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What does not change during a run: the model, the rule, the data, the precision.
+    """What does not change during a run: the model, the rule, the data, the precision, the objective.
 
     `dtype` is the precision of parameters; with `autocast` the forward pass runs in bfloat16.
     """
@@ -37,6 +39,12 @@ class Job:
     autocast: bool
     device: torch.device
     seed: int
+    objective: Objective = field(default_factory=Classification)
+
+    @cached_property
+    def criterion(self) -> Criterion:
+        """Per-sample losses of outputs and labels."""
+        return criterion(self.objective)
 
 
 @final

@@ -148,7 +148,7 @@ class BatchedRunner(Runner):
 
         Gives the places of a chunk's tasks and what `train` gave for them.
         """
-        order = np.argsort(-steps_of(self._job.rule.schedule, self._job.data, tasks), kind="stable")
+        order = np.argsort(-steps_of(self._job.rule.schedule, self._job.data, self._job.seed, tasks), kind="stable")
         done = 0
         while done < len(order):
             places = order[done : done + self._chunk]
@@ -222,7 +222,7 @@ def _sample(job: Job, window: Sequence[TrainTask]) -> list[TrainTask]:
     by_size = sorted(window, key=lambda task: job.data.size(task.client))
     filled = [task for task in by_size if job.data.size(task.client) > 0] or by_size
     some = [filled[place] for place in sorted({0, len(filled) // 2, len(filled) - 1})]
-    return [some[place] for place in np.argsort(-steps_of(job.rule.schedule, job.data, some), kind="stable")]
+    return [some[place] for place in np.argsort(-steps_of(job.rule.schedule, job.data, job.seed, some), kind="stable")]
 
 
 def _default_chunk(job: Job) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 
 from evsim.algorithms.base import Schedule
+from evsim.algorithms.schedule import TaskNames
 from evsim.base import rng
 from evsim.base.vocabulary import BoolArray, IntArray
 from evsim.training.data.samples import TrainingData
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def batches(schedule: Schedule, n_samples: int, key: int, client: int, nth: int) -> list[IntArray]:
+def batches(
+    schedule: Schedule, n_samples: int, key: int, client: int, nth: int, steps: int | None = None
+) -> list[IntArray]:
     """Positions within the client's samples, one array per step; every pass has a fresh random order.
 
-    `key` is ``rng.key(seed, "local")``; `nth` counts the client's tasks.
+    `key` is ``rng.key(seed, "local")``; `nth` counts the client's tasks; `steps` is asked for where they are drawn.
     """
-    steps = int(schedule.n_steps(np.asarray([n_samples]))[0])
+    steps = int(schedule.n_steps(np.asarray([n_samples]))[0]) if steps is None else steps
     size, used = schedule.batch_size, int(schedule.per_pass(np.asarray([n_samples]))[1][0])
     found: list[IntArray] = []
     epoch = 0
@@ -33,11 +36,11 @@ def batches(schedule: Schedule, n_samples: int, key: int, client: int, nth: int)
     return found[:steps]
 
 
-def steps_of(schedule: Schedule, data: TrainingData, tasks: Sequence[TrainTask]) -> IntArray:
+def steps_of(schedule: Schedule, data: TrainingData, seed: int, tasks: Sequence[TrainTask]) -> IntArray:
     """Steps of each task: as scheduled, or fewer where a task is cut short."""
-    sizes = np.array([data.size(task.client) for task in tasks], dtype=np.int64)
-    limits = np.array([task.max_steps for task in tasks], dtype=np.int64)
-    steps = schedule.n_steps(sizes)
+    columns = ((data.size(task.client), task.max_steps, task.client, task.nth) for task in tasks)
+    sizes, limits, clients, nth = np.array(list(columns), dtype=np.int64).reshape(-1, 4).T
+    steps = schedule.n_steps(sizes, TaskNames(seed, clients, nth))
     return np.where(limits > 0, np.minimum(steps, limits), steps)
 
 
@@ -65,7 +68,7 @@ def plan_batches(schedule: Schedule, data: TrainingData, seed: int, tasks: Seque
     clients = np.array([task.client for task in tasks], dtype=np.int64)
     nths = np.array([task.nth for task in tasks], dtype=np.int64)
     sizes = data.offsets[clients + 1] - data.offsets[clients]
-    steps = steps_of(schedule, data, tasks)
+    steps = steps_of(schedule, data, seed, tasks)
     width = min(schedule.batch_size, int(sizes.max(initial=0)))
     shape = (len(tasks), int(steps.max(initial=0)))
     rows = np.empty((*shape, width), dtype=np.int64)

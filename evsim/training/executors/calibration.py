@@ -268,7 +268,7 @@ def fingerprint(job: Job, n_tasks: int, *, summed: bool) -> str:
         n_tasks.bit_length(),
         summed,
     ]
-    rule = [type(job.rule).__qualname__, repr(job.rule.schedule), str(job.dtype), job.autocast]
+    rule = [type(job.rule).__qualname__, repr(job.rule.schedule), str(job.dtype), job.autocast, repr(job.objective)]
     machine = [_processor(), usable_cores(), torch.get_num_threads(), _device_name(job.device), torch.__version__]
     text = repr([repr(job.model), shapes, data, rule, machine])
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()

@@ -246,7 +246,7 @@ def _client_loss(
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, Tree]]:
     """The weighted loss of one client's mini-batch; what vmap sees."""
     x, y, weights, key = batch
-    per_sample, new = job.rule.loss(functional.apply(key), {**values, "train": train}, buffers, x, y)
+    per_sample, new = job.rule.loss(functional.apply(key), {**values, "train": train}, buffers, (x, y), job.criterion)
     return (per_sample * weights).sum(), (per_sample.detach(), new)
 
 

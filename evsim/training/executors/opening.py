@@ -43,8 +43,8 @@ def mean_loss(job: Job, task: TrainTask, carry: Carry, functional: Functional) -
             break
         apply = functional.evaluating(rng.key(job.seed, "opening", task.client, task.nth, number))
         with torch.set_grad_enabled(wants_gradient):
-            x, y = job.data.take(part)
-            losses, _ = job.rule.loss(apply, {**carry, "train": train}, task.received["buffers"], x, y)
+            batch = job.data.take(part)
+            losses, _ = job.rule.loss(apply, {**carry, "train": train}, task.received["buffers"], batch, job.criterion)
             share = losses.sum() / len(rows)
         total = total + share.detach()
         if wants_gradient:

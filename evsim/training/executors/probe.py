@@ -148,9 +148,10 @@ def _functional(job: Job, functional: Functional, x: torch.Tensor) -> _Pass:
 
 
 def _passed(job: Job, output: Any, params: Tree) -> _Pass:
-    if not isinstance(output, torch.Tensor) or output.dim() != 2 or len(output) != _ROWS:  # noqa: PLR2004
+    if not isinstance(output, torch.Tensor) or output.dim() == 0 or len(output) != _ROWS:
         given = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        _refuse(job, f"{given} in training mode for {_ROWS} samples", "logits of shape (batch, classes)", "")
+        expected = f"outputs of shape ({job.objective.axes})"
+        _refuse(job, f"{given} in training mode for {_ROWS} samples", expected, "")
     slopes = torch.linspace(1.0, 2.0, output.numel(), device=job.device).reshape(output.shape)
     return output.detach(), gradient_of((output * slopes).sum(), params)
 

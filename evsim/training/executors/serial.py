@@ -116,11 +116,12 @@ class SerialRunner(Runner):
 
     def _gradient(self, carry: Carry, buffers: Tree, samples: Batch, key: int) -> tuple[Tree, torch.Tensor, Tree]:
         """Gradient of the mean loss of a step, the per-sample losses, the new buffers."""
-        x, y = samples
         train = {name: leaf.detach().requires_grad_() for name, leaf in carry["train"].items()}
         apply = self._functional.apply(self._functional.key(key))
         with torch.enable_grad():
-            per_sample, new = self._job.rule.loss(apply, {**carry, "train": train}, buffers, x, y)
+            per_sample, new = self._job.rule.loss(
+                apply, {**carry, "train": train}, buffers, samples, self._job.criterion
+            )
             grads = gradient_of(per_sample.mean(), train)
         return grads, per_sample.detach(), {k: v.detach() for k, v in new.items()}
 

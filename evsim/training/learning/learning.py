@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -17,7 +17,8 @@ import torch
 
 from evsim.algorithms import tree
 from evsim.algorithms.base import Method, State, StatefulMerge, StepInfo, SummingMerge
-from evsim.algorithms.sums import WeightedSums
+from evsim.algorithms.clients import ClientInfo
+from evsim.algorithms.sums import WeightedSums, spread
 from evsim.algorithms.tree import Payload, Tree
 from evsim.algorithms.weighting import checked
 from evsim.base import rng
@@ -25,16 +26,20 @@ from evsim.base.errors import TrainingError
 from evsim.base.profiling import part
 from evsim.base.user_code import user_code
 from evsim.base.vocabulary import Feedback, IntArray
-from evsim.training.data.samples import Inputs, TrainingData, fits, inputs
+from evsim.training.data.samples import Inputs, TrainingData, fits, inputs, labels
 from evsim.training.executors.base import Executor, Job, TrainTask
 from evsim.training.executors.probe import batch_of_one, probe, rehearse
-from evsim.training.executors.sums import Weights
+from evsim.training.executors.sums import Weights, weights_at
 from evsim.training.executors.threads import limited_threads
 from evsim.training.learning.client_state import ClientStates
-from evsim.training.learning.evaluation import Some, evaluate, per_client, summarize
+from evsim.training.learning.evaluation import Some, Stored, evaluate
+from evsim.training.learning.parts import Messages, groups_of
 from evsim.training.learning.pending import Pending
 from evsim.training.learning.reports import Seen, feedback_of, moved
 from evsim.training.models.leaves import averaged, check_leaves, saved, trained
+from evsim.training.objectives.base import Groups, Objective
+from evsim.training.objectives.classification import Classification
+from evsim.training.objectives.groups import taken
 
 if TYPE_CHECKING:
     from evsim.base.caveat import Caveat
@@ -58,6 +63,8 @@ class Setting:
         cohort_goal: reports a server step is meant to have where it does not say; 0 if there is no such number.
         state_budget: bytes of client states kept in memory; what is more lies on disk.
         state_folder: where; None for a temporary folder.
+        objective: what is learnt, and how it is judged.
+        clients: what is known of them; None: their data sizes.
     """
 
     seed: int
@@ -66,6 +73,8 @@ class Setting:
     cohort_goal: int = 0
     state_budget: int = 1 << 30
     state_folder: Path | None = None
+    objective: Objective = field(default_factory=Classification)
+    clients: ClientInfo | None = None
 
 
 @final
@@ -84,6 +93,7 @@ class Learning:
         self, method: Method, model: torch.nn.Module, data: FederatedData, executor: Executor, setting: Setting
     ) -> None:
         self._method, self._seed, self._goal = method, setting.seed, setting.cohort_goal
+        self._objective = setting.objective
         self._device, self._dtype = torch.device(setting.device), _DTYPES[setting.precision]
         check_leaves(model)
         self._model = model.to(self._device, self._dtype)
@@ -91,15 +101,19 @@ class Learning:
         self._test = self._placed(data)
         self._server = self._initial_state()
         autocast = setting.precision == "bfloat16"
-        job = Job(self._model, method.client_rule, self._data, self._dtype, autocast, self._device, setting.seed)
+        where = self._dtype, autocast, self._device
+        job = Job(self._model, method.client_rule, self._data, *where, setting.seed, setting.objective)
         probe(job)
         self._job = job
         self._runner = executor.open(job)
         self._sums_suffice = isinstance(method.merge, SummingMerge) and not method.upload
         self.client_states = ClientStates(setting.state_budget, setting.state_folder)
         self.client_states.begin()
-        self._pending = Pending(method, job, self._runner, self.client_states)
-        self._sent: tuple[int, Payload] | None = None
+        clients = setting.clients or ClientInfo.unknown(np.diff(self._data.offsets))
+        groups = groups_of(method.broadcast, clients)
+        self._messages = Messages(method.broadcast, job, groups)
+        known = replace(clients, group=groups)
+        self._pending = Pending(method, job, self._runner, self.client_states, known)
         self.version = 0
         self._looked_at = -1, False  # a version, and whether it has diverged
 
@@ -138,17 +152,20 @@ class Learning:
         Raises:
             TrainingError: if the model, the client rule or the broadcast raises anything.
         """
-        rehearse(self._job, self._received())
-        x, y = (values[:2] for values in self._test)
-        evaluate(self._model, self._current(), x, y, batch_size=2, key=0)
+        rehearse(self._job, self._messages.whole(self.version, self._message))
+        x, y = self._test
+        self._judged((x[:2], y[:2]), 0, batch_size=2)
 
     # -- what the timeline asks -------------------------------------------------------------------------------------
 
     def dispatched(self, tasks: IntArray, clients: IntArray, nth: IntArray, max_steps: IntArray | None = None) -> None:
         """Fix the inputs of new tasks: they train the current version, for at most so many steps (0: no limit)."""
-        received, limits = self._received(), np.zeros_like(tasks) if max_steps is None else max_steps
+        limits = np.zeros_like(tasks) if max_steps is None else max_steps
         columns = zip(tasks.tolist(), clients.tolist(), nth.tolist(), limits.tolist(), strict=True)
-        self._pending.add([TrainTask(t, client, k, self.version, received, {}, n) for t, client, k, n in columns])
+        of, version, message = self._messages.of, self.version, self._message
+        self._pending.add(
+            [TrainTask(t, client, k, version, of(client, version, message), {}, n) for t, client, k, n in columns]
+        )
 
     def discard(self, tasks: Iterable[int]) -> None:
         """Forget tasks that will never be used."""
@@ -182,12 +199,7 @@ class Learning:
         with self._blaming("weighting"):
             weights = checked(self._method.weighting, self._pending.reports(order, self.version))
         info = StepInfo(self.version, self._pending.n_clients, goal or self._goal, len(order), self._seed, by)
-        with self._blaming("merge"):
-            acc = self._method.merge.init(self._server, info)
-        if self._sums_suffice and isinstance(acc, WeightedSums) and not self._pending.some_are_trained:
-            seen = self._pending.add_up(order, weights, acc)
-        else:
-            acc, seen = self._add_each(order, weights, acc)
+        acc, seen = self._added(order, weights, info) if not self._messages.parts else self._parts(order, weights, info)
         usable = sum(valid for _, valid in seen.values())
         if usable and not self._step(acc, replace(info, n_reports=usable)):
             seen = {task: (utility, False) for task, (utility, _) in seen.items()}
@@ -198,21 +210,38 @@ class Learning:
 
     @part("evaluation")
     def evaluate(self, batch_size: int) -> dict[str, float]:
-        """Loss and accuracy of the current version on the central test set."""
-        key = rng.key(self._seed, "evaluate", self.version)
-        return summarize(*evaluate(self._model, self._current(), *self._test, batch_size, key))
+        """Loss and metrics of the current version on the central test set."""
+        kept = self._judged(self._test, rng.key(self._seed, "evaluate", self.version), batch_size)
+        found = self._objective.measure(kept, Groups.whole(len(self._test[1])))
+        return {name: float(value[0]) for name, value in found.items()}
 
     @part("evaluation")
-    def evaluate_clients(self, batch_size: int) -> dict[str, FloatArray]:
-        """Loss and accuracy of the current version on each client's own samples: those held out, if some are."""
+    def evaluate_clients(self, batch_size: int, clients: IntArray | None = None) -> dict[str, FloatArray]:
+        """Loss and metrics of the current version on each client's own samples: those held out, if some are.
+
+        Arrays (clients,), of all clients or of those named; NaN for a client that has none.
+        """
         key, data = rng.key(self._seed, "evaluate clients", self.version), self._data
-        if data.held is None:
-            found = evaluate(self._model, self._current(), data.x, data.y, batch_size, key)
-            return per_client(*found, data.index, data.offsets)
-        rows, places = np.unique(data.held.index, return_inverse=True)
-        only = data.rows(rows)
-        found = evaluate(self._model, self._current(), Some(data.x, only), data.y[only], batch_size, key)
-        return per_client(*found, places, data.held.offsets)
+        index, offsets = data.judged
+        if clients is not None:
+            index, offsets = taken(index, offsets, clients)
+        rows, places = np.unique(index, return_inverse=True)
+        if len(rows) == len(data.y):
+            kept = self._judged((data.x, data.y), key, batch_size)
+        else:
+            only = data.rows(rows)
+            kept = self._judged((Some(data.x, only), data.y[only]), key, batch_size)
+        return self._objective.measure(kept, Groups(places, offsets))
+
+    @property
+    def judged_samples(self) -> IntArray:
+        """How many samples each client is evaluated on, (n_clients,)."""
+        return np.diff(self._data.judged[1])
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether clients are evaluated on samples that nobody trains on."""
+        return self._data.held is not None
 
     @part("evaluation")
     def losses(self, clients: IntArray, max_samples: int | None = None, batch_size: int = 1024) -> FloatArray:
@@ -223,9 +252,15 @@ class Learning:
             return np.full(len(rows), np.nan)
         picked = self._data.rows(np.concatenate(rows))
         x, y, key = self._data.x[picked], self._data.y[picked], rng.key(self._seed, "query loss", self.version)
-        each, _ = evaluate(self._model, self._current(), x, y, batch_size, key)
+        keep = self._objective.keep_loss
+        each = evaluate(self._model, self._current(), (x, y), keep, batch_size=batch_size, key=key)["loss"]
         totals = np.bincount(np.repeat(np.arange(len(rows)), sizes), each.cpu().numpy(), len(rows))
         return np.asarray(np.divide(totals, sizes, out=np.full(len(rows), np.nan), where=sizes > 0))
+
+    def _judged(self, samples: tuple[Stored, torch.Tensor], key: int, batch_size: int) -> Tree:
+        """What the objective keeps of each sample."""
+        keep = self._objective.keep
+        return evaluate(self._model, self._current(), samples, keep, batch_size=batch_size, key=key)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The state dict of the current version, frozen parameters included, for the run folder."""
@@ -248,8 +283,8 @@ class Learning:
         """Become what `checkpoint` told of another run of the same method, model and data."""
         self.version, self._server = kept["version"], kept["server"]
         self._pending.restore(kept["pending"])
-        received = kept["pending"]["received"].get(str(self.version))
-        self._sent = None if received is None else (self.version, received)
+        received = kept["pending"]["received"].get(f"{self.version}/0")
+        self._messages.restore(self.version, {} if received is None else {0: received})
         self._looked_at = -1, False
 
     def close(self) -> None:
@@ -260,7 +295,7 @@ class Learning:
     def _placed(self, data: FederatedData) -> tuple[torch.Tensor | Inputs, torch.Tensor]:
         """The test set; on the device if it fits there."""
         x = inputs(data.x_test, self._dtype, tokens=data.n_tokens is not None, transforms=data.transforms)
-        y = torch.as_tensor(data.y_test)
+        y = labels(data.y_test, self._dtype)
         return (x.to(self._device), y.to(self._device)) if fits(self._device, x, y) else (x, y)
 
     # -- the server's state -----------------------------------------------------------------------------------------
@@ -276,13 +311,35 @@ class Learning:
     def _current(self) -> tuple[Tree, Tree]:
         return tree.cast(self._server["model"], self._dtype), tree.cast(self._server["buffers"], self._dtype)
 
-    def _received(self) -> Payload:
-        """What clients get from the current version, cast to the precision of training; one object per version."""
-        if self._sent is None or self._sent[0] != self.version:
-            with self._blaming("broadcast"):
-                message = self._method.broadcast.send(self._server)
-            self._sent = self.version, {name: tree.cast(leaves, self._dtype) for name, leaves in message.items()}
-        return self._sent[1]
+    def _message(self) -> Payload:
+        """What the current version sends, cast to the precision of training."""
+        with self._blaming("broadcast"):
+            message = self._method.broadcast.send(self._server)
+        return {name: tree.cast(leaves, self._dtype) for name, leaves in message.items()}
+
+    def _added(self, order: Sequence[int], weights: Weights, info: StepInfo) -> tuple[object, Seen]:
+        """Train tasks of clients that hold the same leaves, and merge their updates."""
+        with self._blaming("merge"):
+            acc = self._method.merge.init(self._server, info)
+        if self._sums_suffice and isinstance(acc, WeightedSums) and not self._pending.some_are_trained:
+            return acc, self._pending.add_up(order, weights, acc)
+        return self._add_each(order, weights, acc)
+
+    def _parts(self, order: Sequence[int], weights: Weights, info: StepInfo) -> tuple[object, Seen]:
+        """The same where groups hold parts of the model: each group by itself, then number by number."""
+        seen: Seen = {}
+        sums: dict[int, WeightedSums] = {}
+        for group, places in self._messages.by_group(order, self._pending.clients(order)).items():
+            some, own = [order[place] for place in places], weights_at(weights, np.array(places))
+            acc, heard = self._added(some, own, info)
+            if not isinstance(acc, WeightedSums):
+                raise TrainingError(
+                    "merge: clients hold parts of the model, whose updates only weighted sums can merge"
+                )
+            sums[group] = acc
+            seen |= heard
+        whole = {name: self._server[name] for name in self._server if self._server[name]}
+        return spread(sums, dict(enumerate(self._messages.parts)), whole), seen
 
     def _add_each(self, order: Sequence[int], weights: Weights, acc: object) -> tuple[object, Seen]:
         """Train, encode and merge one update after the other."""

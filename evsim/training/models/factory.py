@@ -1,4 +1,4 @@
-"""A model of your own, from a function that makes it."""
+"""A model of your own, or of a library: from the class or function that makes it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,19 @@ from evsim.base.errors import ModelError, ScenarioError, require
 from evsim.base.user_code import user_code
 from evsim.training.models.base import Model, materialized, seeded
 
+_IMAGE = 3  # channels, height, width
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Factory(Model):
-    """A model of your own: ``module:function``, called with `options` and returning an `nn.Module`.
+    """A model of your own: ``module:name`` of a class or function, called with `options`, that gives an `nn.Module`.
 
-    If the function has parameters named shape, n_classes or n_tokens, it gets them too.
+    What the data is like it gets by the names of its parameters, each unless the options say otherwise:
+
+    - ``shape``: of one sample, without the batch; ``in_channels`` or ``in_chans``: its first number, for images;
+    - ``n_classes``, ``num_classes`` or ``num_labels``: the number of classes;
+    - ``n_tokens`` or ``vocab_size``: the number of token ids, None where inputs are no tokens.
     """
 
     target: str
@@ -31,11 +37,11 @@ class Factory(Model):
 
     @override
     def build(self, *, shape: tuple[int, ...], n_classes: int, n_tokens: int | None, seed: int) -> nn.Module:
-        import inspect
-
         make = self._function()
-        known = {"shape": shape, "n_classes": n_classes, "n_tokens": n_tokens}
-        wanted = {name: known[name] for name in inspect.signature(make).parameters if name in known}
+        known: dict[str, Any] = {"shape": shape, **dict.fromkeys(("n_classes", "num_classes", "num_labels"), n_classes)}
+        known |= dict.fromkeys(("n_tokens", "vocab_size"), n_tokens)
+        known |= dict.fromkeys(("in_channels", "in_chans"), shape[0]) if len(shape) == _IMAGE else {}
+        wanted = {each.name: known[each.name] for each in registry.parameters_of(make) if each.name in known}
 
         def made() -> nn.Module:
             module = make(**{**wanted, **self.options})

@@ -3,8 +3,8 @@
 *Trained*: parameters that require gradients, and nothing else. Only they are in the server's model, in updates, in the
 state of any optimizer, and paid for. *Averaged*: buffers of floating-point numbers and of integers that belong to the
 state dict. All else never travels: frozen parameters (``requires_grad=False``) stay bit for bit as they were built,
-and boolean buffers and buffers that are not persistent begin every task as they were built. A leaf with several names
-(tied weights) is one leaf, under its first name.
+and boolean buffers, buffers that are not persistent and those that are kept back begin every task as they were built. A
+leaf with several names (tied weights) is one leaf, under its first name.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from evsim.algorithms.wires import Wire, Wires
 from evsim.base.errors import ModelError, Problem, report
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from evsim.algorithms.tree import Tree
 
 _SHOWN = 4  # names in a message
+_KEPT_BACK = "evsim_buffers_kept_back"  # on the outermost module
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -31,9 +32,14 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: leaf for name, leaf in model.named_parameters() if leaf.requires_grad}
 
 
+def keep_back(model: nn.Module, buffers: Iterable[str]) -> None:
+    """Say that some buffers never travel."""
+    setattr(model, _KEPT_BACK, frozenset(buffers))
+
+
 def averaged(model: nn.Module) -> Tree:
     """Buffers that clients send and the server averages."""
-    local = _not_persistent(model)
+    local = _not_persistent(model) | getattr(model, _KEPT_BACK, frozenset())
     return {name: leaf for name, leaf in model.named_buffers() if name not in local and leaf.dtype != torch.bool}
 
 

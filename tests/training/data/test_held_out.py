@@ -21,8 +21,10 @@ from evsim.training.data.power_law import PowerLaw
 from evsim.training.data.samples import TrainingData
 from evsim.training.data.similarity import Similarity
 from evsim.training.data.skew import Noise, Rotation, skewed
-from evsim.training.learning.evaluation import Some, evaluate, per_client
+from evsim.training.learning.evaluation import Some, evaluate
 from evsim.training.models.leaves import averaged, trained
+from evsim.training.objectives.base import Groups
+from evsim.training.objectives.classification import Classification
 from tests.algorithms.oracle import ROUNDS, Drive, learning, problem
 
 DEALT_ONCE = [Iid(), Natural(), Dirichlet(alpha=0.3), Shards(), Similarity(iid_share=0.3), Grouped()]
@@ -109,9 +111,10 @@ def test_clients_are_evaluated_on_what_is_held_out_alone():
     state = dict(trained(model)), dict(averaged(model))
     rows = np.unique(placed.held.index)
     only = placed.rows(rows)
-    found = evaluate(model, state, Some(placed.x, only), placed.y[only], 7, 0)
-    assert len(found[0]) == len(rows)
-    means = per_client(*found, np.searchsorted(rows, data.held.index), data.held.offsets)
+    objective = Classification()
+    kept = evaluate(model, state, (Some(placed.x, only), placed.y[only]), objective.keep, batch_size=7, key=0)
+    assert len(kept["loss"]) == len(rows)
+    means = objective.measure(kept, Groups(np.searchsorted(rows, data.held.index), data.held.offsets))
     for client, own in enumerate(clients(data.held.index, data.held.offsets)):
         logits = model(torch.as_tensor(data.x[own], dtype=torch.float64)).detach()
         labels = torch.as_tensor(data.y[own])

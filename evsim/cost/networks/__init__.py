@@ -1,0 +1,1 @@
+"""The networks that evsim brings, beside independent links."""

@@ -1,0 +1,1 @@
+"""The slot of metrics: numbers that say how good a model is."""

@@ -1,0 +1,64 @@
+"""How long transfers take over links whose rate changes, walked from one change of the rate to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evsim.base.units import MS_PER_DAY, MS_PER_HOUR
+from evsim.verify.folder import Folder
+from evsim.verify.table import Flags, Ints
+
+Reals = NDArray[np.float64]
+_NOTHING = 1e-9  # ms
+
+
+def kind(run: Folder) -> str:
+    """The network of a run; older runs know only one."""
+    return run.kind("network") or "independent"
+
+
+def lasts(run: Folder, begin: Ints, alone: Reals) -> Reals | None:
+    """What transfers take that would take `alone` ms at their device's own rate; None where that cannot be known."""
+    if kind(run) == "independent":
+        return alone
+    if kind(run) != "hourly":
+        return None
+    left, took = alone.copy(), np.zeros(len(alone))
+    for open_, room, factor in _pieces(run, begin, took, left):
+        ends = left[open_] <= room * factor
+        took[open_] += np.where(ends, left[open_] / factor, room)
+        left[open_] = np.where(ends, 0.0, left[open_] - room * factor)
+    return took
+
+
+def done(run: Folder, begin: Ints, alone: Reals, spent: Ints) -> Reals | None:
+    """The share of each transfer that is done after so many ms; None where that cannot be known."""
+    if kind(run) == "independent":
+        return np.asarray(spent / np.maximum(alone, 1e-9))
+    if kind(run) != "hourly":
+        return None
+    gone, left, work = np.zeros(len(alone)), spent.astype(np.float64), np.zeros(len(alone))
+    for open_, room, factor in _pieces(run, begin, gone, left):
+        step = np.minimum(left[open_], room)
+        work[open_] += step * factor
+        gone[open_] += step
+        left[open_] -= step
+    return np.asarray(work / np.maximum(alone, 1e-9))
+
+
+def _pieces(run: Folder, begin: Ints, gone: Reals, left: Reals) -> Iterator[tuple[Flags, Reals, Reals]]:
+    """Until nobody is left: who is not at its end, how long the rate of each of them stays, and its factor."""
+    factors = np.array(run.setting("network", "factors"), np.float64)
+    period = run.duration("network", "period") or MS_PER_DAY
+    zones = np.array(run.setting("network", "zones", default=[0.0]), np.float64)
+    local = begin + run.manifest["start_ms"] + zones[run.tasks["client"] % len(zones)] * MS_PER_HOUR
+    width = period / len(factors)
+    place = np.floor(local / width)  # counted, or rounding could leave a transfer at a knot for ever
+    while (left > _NOTHING).any():
+        open_ = left > _NOTHING
+        room = np.maximum((place[open_] + 1) * width - (local[open_] + gone[open_]), 0.0)
+        yield open_, room, factors[(place[open_] % len(factors)).astype(np.int64)]
+        place[open_] += 1
