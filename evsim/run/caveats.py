@@ -64,10 +64,18 @@ class _Seen:
         return found
 
     def outcome(self, *names: str) -> Any:
-        return self.tables["tasks"]["outcome"].isin(names).to_numpy()
+        return self._among("outcome", names)
 
     def trains(self) -> Any:
-        return (self.tables["tasks"]["kind"] == "train").to_numpy()
+        return self._among("kind", ("train",))
+
+    def _among(self, column: str, names: tuple[str, ...]) -> Any:
+        """Which tasks have one of these words in a column; of categories each is compared once."""
+        found = self.tables["tasks"][column]
+        if found.dtype != "category":
+            return found.isin(names).to_numpy()
+        wanted = np.append(np.isin(found.cat.categories.astype(str), names), False)
+        return wanted[found.cat.codes.to_numpy()]
 
 
 def measured(tables: Tables, manifest: Mapping[str, Any], scenario: Mapping[str, Any]) -> list[Caveat]:
@@ -316,10 +324,10 @@ def _waited_for_last(seen: _Seen) -> float:
     order = np.lexsort((arrived, number))
     arrived, number = arrived[order], number[order]
     last = np.flatnonzero(np.append(number[1:] != number[:-1], True) & np.append(False, number[1:] == number[:-1]))
-    rows = steps[steps["applied"].to_numpy(np.bool_)].set_index("round")
-    rows = rows.loc[rows.index.intersection(number[last])]
-    before = arrived[last - 1][np.isin(number[last], rows.index)]
-    closed, started = rows["closed_at"].to_numpy(), rows["started_at"].to_numpy()
+    applied = steps["applied"].to_numpy(np.bool_)
+    rounds, closed, started = (steps[name].to_numpy()[applied] for name in ("round", "closed_at", "started_at"))
+    _, ours, theirs = np.intersect1d(rounds, number[last], return_indices=True)
+    before, closed, started = arrived[last - 1][theirs], closed[ours], started[ours]
     whole = float((closed - started).sum())
     return float((closed - before).sum()) / whole if whole else 0.0
 

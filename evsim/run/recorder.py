@@ -17,7 +17,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, final
 
@@ -42,6 +42,7 @@ _LABELS = pa.array([outcome.label for outcome in Outcome])
 _FIRST = {name: fields(table)[0].name for name, table in TABLES.items()}
 
 
+@lru_cache(maxsize=16)
 def schema(table: str) -> pa.Schema:
     """The Arrow schema of a table: int64, float64, bool, string; nullable where the dataclass allows None."""
     hints = typing.get_type_hints(TABLES[table])
@@ -187,8 +188,9 @@ class Recorder:
             atomically(self._folder / f"{name}.parquet", partial(_to_parquet, source))
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """A table as it was written, or some columns of it; `close` first."""
-        with pq.ParquetFile(self._folder / f"{name}.parquet") as file:
+        """A table as it was written, texts as categories, or some columns of it; `close` first."""
+        texts = [field.name for field in self._schemas[name] if pa.types.is_string(field.type)]
+        with pq.ParquetFile(self._folder / f"{name}.parquet", read_dictionary=texts) as file:
             return file.read(columns=columns, use_threads=False)
 
     @part("recording")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _OPEN, _AGGREGATED = int(Outcome.IN_FLIGHT), int(Outcome.AGGREGATED)
 _DROPPED, _ABORTED = int(Outcome.DROPPED), int(Outcome.ABORTED)
+#: What becomes of reports that are put into a step, by whether their updates are finite.
+OF_USED = np.array([Outcome.INVALID, Outcome.AGGREGATED])
 _OF_QUERY = np.array([Outcome.DROPPED, Outcome.ANSWERED, Outcome.ABORTED])  # by fate
 _OF_LOSS = np.array([_DROPPED, -1, _ABORTED])  # by fate
 
@@ -180,7 +182,12 @@ class Cohorts:
 
     def _by_cohort(self, tasks: IntArray) -> list[tuple[Cohort, BoolArray]]:
         """The cohorts of tasks, and which of the tasks are theirs."""
+        if len(tasks) == 0:
+            return []
         rounds = self._ledger.column("round", tasks)
+        of_first = rounds == rounds[0]
+        if of_first.all():  # nearly always, where rounds do not overlap
+            return [(self.open[int(rounds[0])], of_first)]
         return [(self.open[number], rounds == number) for number in np.unique(rounds).tolist()]
 
     def _clients(self, tasks: IntArray) -> IntArray:

@@ -77,7 +77,7 @@ class _Given:
     """Tasks of which the learning side has not heard; it hears of many at once, in order."""
 
     def __init__(self, server: LiveServer) -> None:
-        self._learning = server.world.learning
+        self._learning, self._limits = server.world.learning, server.dispatcher.limits
         self._rows: list[tuple[int, int, int]] = []
 
     def add(self, *row: int) -> None:
@@ -88,5 +88,5 @@ class _Given:
         """Everything so far."""
         if self._rows:
             tasks, clients, nth = (np.array(column) for column in zip(*self._rows, strict=True))
-            self._learning.dispatched(tasks, clients, nth, np.zeros_like(tasks))
+            self._learning.dispatched(tasks, clients, nth, self._limits[clients])
             self._rows = []
