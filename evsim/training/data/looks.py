@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evsim.base import registry
 from evsim.base.errors import DataError, EvsimError, suggest
@@ -15,6 +16,7 @@ from evsim.base.units import format_bytes
 from evsim.base.vocabulary import FloatArray, IntArray
 from evsim.training.data.base import DataSet
 from evsim.training.data.gathered import Gathered, Values, select
+from evsim.training.data.labels import IN_WORDS, LabelKind
 from evsim.training.data.partition import label_skew
 from evsim.training.data.store import is_store, open_store
 
@@ -33,7 +35,7 @@ class Look:
     Attributes:
         name: what it is called.
         inputs: what x holds, in words.
-        y: labels of the samples that clients learn from.
+        y: labels of the samples that clients learn from, of the kind that `labels` says.
         owner: number of the client of each of them; None if they have no natural clients.
         n_clients: number of natural clients.
         n_classes: number of labels.
@@ -44,12 +46,13 @@ class Look:
 
     name: str
     inputs: str
-    y: IntArray
+    y: NDArray[Any]
     owner: IntArray | None
     n_clients: int
     n_classes: int
     n_test: int
     x: Values | None = None
+    labels: LabelKind = "classes"
     label_names: list[str] = field(default_factory=list)
     client_names: list[str] = field(default_factory=list)
 
@@ -113,14 +116,14 @@ def describe_data(look: Look) -> dict[str, str]:
     }
     if look.owner is None:
         return {**lines, "clients": "none of its own: use a partition such as dirichlet or iid"}
-    sizes = look.sizes
-    held = np.unique(look.owner * look.n_classes + look.y) // look.n_classes
-    per_client = np.bincount(held, minlength=look.n_clients)
     lines |= {
         "clients": f"{look.n_clients:,}{_examples(look.client_names)}",
-        "samples per client": _quartiles(sizes),
-        "labels per client": _quartiles(per_client),
+        "samples per client": _quartiles(look.sizes),
     }
+    if look.labels != "classes":
+        return lines
+    held = np.unique(look.owner * look.n_classes + look.y) // look.n_classes
+    lines["labels per client"] = _quartiles(np.bincount(held, minlength=look.n_clients))
     if look.n_clients * look.n_classes <= _MOST_CELLS:
         skew = label_skew(look.label_counts())
         lines["label skew"] = f"{skew:.2f} (mean Jensen-Shannon distance to all: 0 equal, 1 disjoint)"
@@ -141,11 +144,15 @@ def plot_data(look: Look, out: Path) -> None:
         left, right = figure.subplots(1, 2)
         if look.owner is None:
             left.text(0.5, 0.5, "no clients of its own", ha="center")
-            right.bar(np.arange(look.n_classes), np.bincount(look.y, minlength=look.n_classes))
-            right.set(xlabel="label", ylabel="samples")
         else:
             left.plot(np.sort(look.sizes)[::-1])
             left.set(xlabel="clients, largest first", ylabel="samples", ylim=(0, None))
+        if look.labels != "classes":
+            right.text(0.5, 0.5, "no classes to count", ha="center")
+        elif look.owner is None:
+            right.bar(np.arange(look.n_classes), np.bincount(look.y, minlength=look.n_classes))
+            right.set(xlabel="label", ylabel="samples")
+        else:
             spread = np.unique(np.linspace(0, look.n_clients - 1, min(_SHOWN, look.n_clients)).astype(np.int64))
             counts = _counts_of(look, spread)
             shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -185,6 +192,7 @@ def _store(folder: Path) -> Look:
         n_classes=store.n_classes,
         n_test=store.n_test,
         x=None if kind == "tokens" else Gathered(store.pages.array, np.arange(n_train), store.pages),
+        labels=store.labels,
         label_names=names.get("labels", []),
         client_names=names.get("clients", []),
     )
@@ -232,6 +240,8 @@ def _numbers(values: FloatArray) -> str:
 
 
 def _labels(look: Look) -> str:
+    if look.labels != "classes":
+        return f"{IN_WORDS[look.labels]}: {look.y.dtype} of shape {look.y.shape}"
     counts = np.bincount(look.y, minlength=look.n_classes)
     spread = f"{counts.min():,} to {counts.max():,} samples each"
     return f"{look.n_classes}{_examples(look.label_names)}, {spread}"

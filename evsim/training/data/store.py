@@ -26,6 +26,7 @@ from evsim.base.errors import DataError, Problem, report
 from evsim.base.vocabulary import IntArray
 from evsim.training.data.base import DataSet, Samples
 from evsim.training.data.gathered import Gathered, Pages
+from evsim.training.data.labels import IN_WORDS, LabelKind
 from evsim.training.data.promises import check_npy
 
 FORMAT = "evsim-data"
@@ -57,7 +58,7 @@ class Store(DataSet):
             groups[:n_train] = np.repeat(np.arange(len(store.offsets) - 1), np.diff(store.offsets))
         is_test = np.arange(len(store.y)) >= n_train if store.n_test else None
         x = Gathered(store.pages.array, pages=store.pages)
-        return Samples(x, store.y, store.n_classes, groups, store.name, store.n_tokens, is_test)
+        return Samples(x, store.y, store.n_classes, groups, store.name, store.n_tokens, is_test, store.labels)
 
 
 @final
@@ -69,14 +70,14 @@ class OpenStore:
         folder: where it lies.
         manifest: what it says about itself.
         pages: inputs, (samples, ...).
-        y: labels, (samples,).
+        y: labels, (samples, ...).
         offsets: first row of each client, and one past the last; None if the data have no clients.
     """
 
     folder: Path
     manifest: Mapping[str, Any]
     pages: Pages
-    y: IntArray
+    y: NDArray[Any]
     offsets: IntArray | None
 
     @property
@@ -91,8 +92,14 @@ class OpenStore:
 
     @property
     def n_classes(self) -> int:
-        """Number of labels."""
+        """Number of classes, tokens, flags, or numbers per sample."""
         return int(self.manifest["labels"])
+
+    @property
+    def labels(self) -> LabelKind:
+        """What the labels are; older stores hold classes."""
+        found: LabelKind = self.manifest.get("label_kind", "classes")
+        return found
 
     @property
     def n_tokens(self) -> int | None:
@@ -130,7 +137,8 @@ def open_store(folder: Path) -> OpenStore:
             if name.endswith(".npy"):
                 check_npy(folder / name)
         pages = Pages(folder / INPUTS)
-        y: NDArray[Any] = np.load(folder / LABELS, allow_pickle=False).astype(np.int64)
+        y: NDArray[Any] = np.load(folder / LABELS, allow_pickle=False)
+        y = y.astype(np.int64) if manifest.get("label_kind", "classes") == "classes" else y
         offsets: NDArray[Any] | None = None
         if OFFSETS in manifest["files"]:
             offsets = np.load(folder / OFFSETS, allow_pickle=False).astype(np.int64)
@@ -179,6 +187,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
     missing = [key for key in ("name", "files", "samples", "test_samples", "labels", "tokens") if key not in manifest]
     if missing:
         raise DataError(f"{folder}: its manifest lacks {', '.join(missing)}; import it again")
+    if manifest.get("label_kind", "classes") not in IN_WORDS:
+        raise DataError(f"{folder}: label_kind {manifest['label_kind']!r}; expected one of {', '.join(IN_WORDS)}")
     return manifest
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from evsim.base.errors import DataError
 from evsim.base.vocabulary import BoolArray, IntArray
 from evsim.training.data.columns import Reading
+from evsim.training.data.labels import Labels
 
 
 class Column(Protocol):
@@ -31,10 +32,11 @@ class Table:
 
     Attributes:
         x: inputs, (n, ...).
-        y: labels, (n,): whole numbers or texts.
+        y: labels, (n,): whole numbers or texts; of other kinds also (n, m).
         client: whose each sample is, (n,): integers or texts; None if nobody's.
         is_test: which samples are the test set, (n,); None if the data have none of their own.
         inputs: what integers in x are, as in the data set `arrays`.
+        labels: what y holds, as in the data set `arrays`.
         label_names: names of the labels 0, 1, ...; None: none, or the texts in y.
         vocabulary: what the token ids 0, 1, ... stand for, if x holds token ids and it is known.
     """
@@ -44,6 +46,7 @@ class Table:
     client: NDArray[Any] | None = None
     is_test: BoolArray | None = None
     inputs: Reading = "auto"
+    labels: Labels = "auto"
     label_names: tuple[str, ...] | None = None
     vocabulary: tuple[str, ...] | None = None
 
@@ -55,7 +58,8 @@ class Table:
             said = ", ".join(f"{name}: {length}" for name, length in lengths.items())
             raise DataError(f"the columns hold {said}; expected as many of each, at least one")
         for name, column, kinds in (("label", self.y, "fiubUS"), ("client", self.client, "fiuUS")):
-            if column is not None and (column.ndim != 1 or column.dtype.kind not in kinds):
+            wide = column is self.y and column.dtype.kind not in "US"
+            if column is not None and (column.ndim not in ((1, 2) if wide else (1,)) or column.dtype.kind not in kinds):
                 what = f"{column.dtype} of shape {column.shape}"
                 raise DataError(f"the {name} column holds {what}; expected a number or a text per sample")
 
@@ -103,6 +107,7 @@ def stacked(tables: list[Table]) -> Table:
         client=np.concatenate(clients) if len(clients) == len(tables) else None,
         is_test=is_test if is_test.any() else None,
         inputs=first.inputs,
+        labels=first.labels,
         label_names=first.label_names,
         vocabulary=first.vocabulary,
     )

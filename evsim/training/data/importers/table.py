@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,14 @@ import numpy as np
 from evsim.base.errors import DataError
 from evsim.training.data.importers._arrow import Columns, as_table
 from evsim.training.data.importers._files import existing
+from evsim.training.data.labels import Labels
 from evsim.training.data.table import Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def read(
+def read(  # noqa: PLR0913  options of a format, all by name
     source: str,
     *,
     x: str | None = None,
@@ -24,6 +26,7 @@ def read(
     client: str | None = None,
     test: str | None = None,
     length: int | None = None,
+    labels: Labels = "auto",
 ) -> Table:
     """Inputs, labels and clients from columns.
 
@@ -34,6 +37,7 @@ def read(
         client: column of the clients, numbers or texts; default: client, client_id, user ...; "": none.
         test: name of the file of the folder that is the test set.
         length: texts are cut, and filled up in front, to so many characters.
+        labels: what the labels are: "numbers" if they are to be predicted; "auto": classes.
     """
     root = existing(Path(source), "a .csv or .parquet file, or a folder of them")
     files = [root] if root.is_file() else sorted([*root.glob("*.parquet"), *root.glob("*.csv")])
@@ -50,7 +54,7 @@ def read(
         raise DataError(f"{root}: the columns of its files do not fit together: {error}") from error
     is_test = np.repeat([file.name == test for file in files], [len(part) for part in parts])
     columns = Columns(x=x, y=y, client=client, length=length)
-    return as_table(whole, columns, root.name, is_test if test is not None else None)
+    return replace(as_table(whole, columns, root.name, is_test if test is not None else None), labels=labels)
 
 
 def read_file(file: Path) -> pa.Table:
