@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -105,7 +106,7 @@ class LocalSgd(ClientRule, PartialWork):
     @override
     def schedule(self) -> Schedule:
         epochs = 1 if self.epochs is None and self.steps is None else self.epochs
-        return Schedule(self.batch_size, epochs, self.steps, self.drop_last)
+        return _schedule(self.batch_size, epochs, self.steps, drop_last=self.drop_last)
 
     @override
     def work(self, n_samples: IntArray) -> Work:
@@ -185,3 +186,8 @@ def effective_steps(steps: torch.Tensor, momentum: float, pull: Scale = 0.0) -> 
         speed = momentum * speed + 1 - pull * moved
         moved = torch.where(runs, moved + speed, moved)
     return moved
+
+
+@lru_cache(maxsize=64, typed=True)
+def _schedule(batch_size: Any, epochs: Any, steps: Any, *, drop_last: bool) -> Schedule:
+    return Schedule(batch_size, epochs, steps, drop_last)  # checked when it is made, and asked for at every dispatch
