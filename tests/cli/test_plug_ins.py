@@ -89,7 +89,6 @@ SLOTS = {
         "mean = [0.1], deviation = [1.0]",
         {"evsim.training.data.transforms.normalize:Normalize": ["refusal", "draws", "apply"]},
     ),
-    "epochs": ("client_rule.epochs", "from = 1, to = 2", {"evsim.algorithms.epochs:UniformEpochs": ["draw", "most"]}),
     "objective": (
         "objective",
         "",
