@@ -69,7 +69,7 @@ def test_hubers_loss_learns_one_number_in_spite_of_outliers(tmp_path):
     for error in ("huber", "squared"):
         (tmp_path / error).mkdir()
         found[error] = run(
-            tmp_path / error, y, data=folder, objective={"kind": "regression", "error": error}, stop={"rounds": 25}
+            tmp_path / error, y, data=folder, objective={"kind": "regression", "error": error}, stop={"rounds": 12}
         )
     assert value(found["huber"], "mae") < 0.9 * value(found["squared"], "mae")
     assert found["huber"].curve("mae").value[0] > value(found["huber"], "mae")
