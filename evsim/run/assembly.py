@@ -147,7 +147,8 @@ def open_all(scenario: Scenario, device: str) -> Opened:
     model = attempt(_open_model, scenario, data) if fits else None
     attempt.conclude()
     population = _population(scenario, samples, availability, speed)
-    wires = _model_wires(model, scenario)
+    wires = attempt(_model_wires, model, scenario)
+    attempt.conclude()
     wire_bytes = attempt(charged, scenario, wires)
     attempt.conclude()
     own = attempt(own_costs, scenario, model, wires, population, samples)
@@ -170,6 +171,7 @@ def learning_of(scenario: Scenario, opened: Opened, executor: Executor) -> Learn
         weighting=scenario.weighting,
         merge=scenario.merge,
         server_optimizer=scenario.server_optimizer,
+        keep=scenario.keep,
     )
     goal = scenario.aggregation.reports_per_step
     setting = Setting(

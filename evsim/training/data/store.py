@@ -1,7 +1,7 @@
 """evsim's own store: a folder of memory-mapped arrays, sorted by client, with names and checksums.
 
 - ``x.npy``: inputs, one row per sample; client after client, the test set last.
-- ``y.npy``: labels.
+- ``y.npy``: labels: classes, classes of time steps, flags or numbers, as the manifest says.
 - ``offsets.npy``: client k has the rows ``offsets[k]`` to ``offsets[k + 1]``; only if the data have clients.
 - ``names.json``: names of clients and labels, where they have any, and the vocabulary of a text.
 - ``manifest.json``: counts, shape, where it comes from; size and SHA-256 of every other file.
@@ -70,7 +70,7 @@ class OpenStore:
         folder: where it lies.
         manifest: what it says about itself.
         pages: inputs, (samples, ...).
-        y: labels, (samples, ...).
+        y: labels, (samples, ...): what they are, `labels` says.
         offsets: first row of each client, and one past the last; None if the data have no clients.
     """
 
@@ -92,14 +92,14 @@ class OpenStore:
 
     @property
     def n_classes(self) -> int:
-        """Number of classes, tokens, flags, or numbers per sample."""
+        """Number of labels."""
         return int(self.manifest["labels"])
 
     @property
     def labels(self) -> LabelKind:
-        """What the labels are; older stores hold classes."""
-        found: LabelKind = self.manifest.get("label_kind", "classes")
-        return found
+        """What y holds."""
+        kind: LabelKind = self.manifest.get("label_kind", "classes")
+        return kind
 
     @property
     def n_tokens(self) -> int | None:
@@ -138,7 +138,8 @@ def open_store(folder: Path) -> OpenStore:
                 check_npy(folder / name)
         pages = Pages(folder / INPUTS)
         y: NDArray[Any] = np.load(folder / LABELS, allow_pickle=False)
-        y = y.astype(np.int64) if manifest.get("label_kind", "classes") == "classes" else y
+        if manifest.get("label_kind", "classes") == "classes":
+            y = y.astype(np.int64)
         offsets: NDArray[Any] | None = None
         if OFFSETS in manifest["files"]:
             offsets = np.load(folder / OFFSETS, allow_pickle=False).astype(np.int64)
@@ -188,7 +189,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if missing:
         raise DataError(f"{folder}: its manifest lacks {', '.join(missing)}; import it again")
     if manifest.get("label_kind", "classes") not in IN_WORDS:
-        raise DataError(f"{folder}: label_kind {manifest['label_kind']!r}; expected one of {', '.join(IN_WORDS)}")
+        raise DataError(f"{folder}: labels of kind {manifest['label_kind']!r}; expected {', '.join(IN_WORDS)}")
     return manifest
 
 

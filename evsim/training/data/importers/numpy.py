@@ -17,7 +17,7 @@ from evsim.training.data.labels import Labels
 from evsim.training.data.table import Table, stacked
 
 
-def read(  # noqa: PLR0913  options of a format, all by name
+def read(  # noqa: PLR0913  each is an option of the command line
     source: str,
     *,
     x: str = "x",
@@ -36,7 +36,7 @@ def read(  # noqa: PLR0913  options of a format, all by name
         client: name of the array that says whose a sample is.
         test: what the names of the test set's arrays end with, after an underscore.
         inputs: what integers in x are: "numbers" or "tokens"; "auto": bytes with two or three axes are images.
-        labels: what y holds: "classes", "steps", "flags" or "numbers"; "auto": what it looks like.
+        labels: what y holds: "classes", "steps", "flags" or "numbers"; "auto": as in the data set `arrays`.
     """
     root = existing(Path(source), "a folder with x.npy and y.npy, or an .npz archive")
     arrays = _folder(root) if root.is_dir() else _archive(root)
@@ -45,9 +45,11 @@ def read(  # noqa: PLR0913  options of a format, all by name
     parts = [_part(arrays, (x, y, client), root, inputs, is_test=False)]
     if f"{x}_{test}" in arrays:
         parts.append(_part(arrays, (f"{x}_{test}", f"{y}_{test}", ""), root, inputs, is_test=True))
-    if len(parts) > 1 and parts[0].client is not None:
+    if len(parts) == 1:
+        return replace(parts[0], labels=labels)
+    if parts[0].client is not None:
         parts[1] = _of_nobody(parts[1], parts[0].client)
-    return replace(parts[0] if len(parts) == 1 else stacked(parts), labels=labels)
+    return replace(stacked(parts), labels=labels)
 
 
 def _part(

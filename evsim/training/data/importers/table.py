@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def read(  # noqa: PLR0913  options of a format, all by name
+def read(  # noqa: PLR0913  each is an option of the command line
     source: str,
     *,
     x: str | None = None,
@@ -33,11 +32,11 @@ def read(  # noqa: PLR0913  options of a format, all by name
     Args:
         source: a ``.csv`` or ``.parquet`` file, or a folder of such files.
         x: columns of the inputs, divided by commas; default: image, x, text ..., else all that are nothing else.
-        y: column of the labels; default: label, y, target ...
+        y: column of the labels, or several divided by commas; default: label, y, target ...
         client: column of the clients, numbers or texts; default: client, client_id, user ...; "": none.
         test: name of the file of the folder that is the test set.
         length: texts are cut, and filled up in front, to so many characters.
-        labels: what the labels are: "numbers" if they are to be predicted; "auto": classes.
+        labels: what the label is: "classes", "steps", "flags" or "numbers"; "auto": as in the data set `arrays`.
     """
     root = existing(Path(source), "a .csv or .parquet file, or a folder of them")
     files = [root] if root.is_file() else sorted([*root.glob("*.parquet"), *root.glob("*.csv")])
@@ -53,8 +52,8 @@ def read(  # noqa: PLR0913  options of a format, all by name
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise DataError(f"{root}: the columns of its files do not fit together: {error}") from error
     is_test = np.repeat([file.name == test for file in files], [len(part) for part in parts])
-    columns = Columns(x=x, y=y, client=client, length=length)
-    return replace(as_table(whole, columns, root.name, is_test if test is not None else None), labels=labels)
+    columns = Columns(x=x, y=y, client=client, length=length, labels=labels)
+    return as_table(whole, columns, root.name, is_test if test is not None else None)
 
 
 def read_file(file: Path) -> pa.Table:
