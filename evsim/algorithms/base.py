@@ -14,9 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic, Literal, TypeVar, final
 
+import numpy as np
 import torch
 from typing_extensions import override
 
+from evsim.algorithms.clients import ClientInfo, Kept
 from evsim.algorithms.schedule import Schedule
 from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload, Tree
@@ -30,8 +32,11 @@ __all__ = [
     "Batch",
     "Broadcast",
     "Carry",
+    "ClientInfo",
     "ClientRule",
     "Criterion",
+    "GroupedBroadcast",
+    "KeepsModel",
     "LossValue",
     "Merge",
     "Method",
@@ -89,6 +94,36 @@ class Broadcast(Policy, ABC):
         """The message for the current server state; has at least "model" and "buffers"."""
 
 
+class GroupedBroadcast(Broadcast):
+    """A message that differs by group of clients: each group holds a part of every leaf, and trains and sends that.
+
+    Groups follow from what is declared, once for a run. A sub-model has leaves of other shapes, so the model must take
+    them: `torch.nn` layers do, as long as what one gives fits the next. The merge averages each number over the clients
+    that hold it; one that nobody held stays as it is. Bytes on the wire are those of the part, and computing costs
+    `compute_share`. Queries and evaluations use the whole model.
+    """
+
+    @property
+    @abstractmethod
+    def n_groups(self) -> int:
+        """How many groups there are; each has clients."""
+
+    @abstractmethod
+    def groups(self, clients: ClientInfo) -> IntArray:
+        """The group of each client, from 0 to n_groups - 1; `clients.group` and `clients.nth` are 0."""
+
+    @abstractmethod
+    def part(self, leaf: str, shape: tuple[int, ...], group: int) -> Kept:
+        """What a group holds of a parameter or buffer: positions along each dimension; None: all of it.
+
+        Leaves of the same name in other entries of the message, such as a control variate, are cut alike.
+        """
+
+    def compute_share(self, group: int, held: float) -> float:
+        """What training costs a client of a group, relative to the whole model; `held`: its share of the numbers."""
+        return held
+
+
 # -- local update ------------------------------------------------------------------------------------------------------
 
 
@@ -117,8 +152,10 @@ class ClientRule(Policy, ABC):
     Attributes:
         receives: payloads the rule reads from the broadcast.
         sends: payloads of its update, buffers included.
+        knows: columns of `ClientInfo` that it reads, as ``state["client"]``: one number per client.
     """
 
+    knows: ClassVar[tuple[str, ...]] = ()
     receives: ClassVar[frozenset[str]] = frozenset({"model", "buffers"})
     sends: ClassVar[frozenset[str]] = frozenset({"model", "buffers"})
 
@@ -162,6 +199,18 @@ class ClientRule(Policy, ABC):
 LossValue = tuple[torch.Tensor, Tree]
 Batch = tuple[torch.Tensor, torch.Tensor]  # inputs and labels of a mini-batch, (batch, ...) each
 Opening = Literal["none", "loss", "gradient"]
+
+
+class KeepsModel(ABC):
+    """A client rule may also be this: its clients keep a model of their own, and would use that one.
+
+    It is part of the state that `ClientRule.finish` returns; `evaluation.per_client` then evaluates both, the global
+    model and, as metrics that begin with ``personal_``, the client's own.
+    """
+
+    @abstractmethod
+    def own_model(self, received: Payload, state: State) -> Payload:
+        """What a client would use that kept this state and got this message: "model" and "buffers"."""
 
 
 class OpeningPass(ABC):
@@ -245,7 +294,8 @@ class ReportMeta:
     """What the server knows about a report besides its update; `seed` and `n_clients` are the run's.
 
     `n_clients` is N of `StepInfo`. `place` numbers the clients with data from 0, by ascending id; None: as the ids do.
-    `base` is the message the client started from: an update adds to *its* model, not to the current one.
+    `base` is the message the client started from: an update adds to *its* model, not to the current one. `info` is what
+    is known of the client, columns of one entry.
     """
 
     client: int
@@ -258,6 +308,12 @@ class ReportMeta:
     n_clients: int = 0
     base: Payload = field(default_factory=dict, repr=False, compare=False)
     place: int | None = None
+    about: Callable[[], ClientInfo] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def info(self) -> ClientInfo:
+        """What is known of the client, looked up when it is asked for."""
+        return ClientInfo.unknown(np.array([self.samples])) if self.about is None else self.about()
 
 
 @final
@@ -281,6 +337,12 @@ class Reports:
     client: IntArray
     samples: IntArray
     staleness: IntArray
+    about: Callable[[], ClientInfo] | None = None
+
+    @property
+    def info(self) -> ClientInfo:
+        """What is known of the clients, looked up when it is asked for."""
+        return ClientInfo.unknown(self.samples) if self.about is None else self.about()
 
     def __len__(self) -> int:
         return len(self.client)
@@ -300,7 +362,10 @@ class Merge(Policy, ABC, Generic[A]):
     Attributes:
         style: "mean": every payload by the same weighted mean; "coordinate": each number by itself; "whole": chooses
             whole reports; "model": only model and buffers are understood.
+        merges_parts: whether updates may be of parts of the model, each number merged over those that hold it.
     """
+
+    merges_parts: ClassVar[bool] = False
 
     style: ClassVar[Literal["mean", "coordinate", "whole", "model"]] = "model"
 
@@ -385,3 +450,4 @@ class Method:
     weighting: Weighting
     merge: Merge[object]
     server_optimizer: ServerOptimizer
+    keep: tuple[str, ...] = ()  # leaves that stay on the clients, as patterns of their names

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from evsim.algorithms.base import GroupedBroadcast
 from evsim.algorithms.company import name_of
 from evsim.base.errors import Problem
 
@@ -82,6 +83,13 @@ def _merge(method: Method, cohort_goal: int) -> Iterator[Problem]:
             f"{name_of(merge)} cannot merge {_list(extra)} beside the model",
             "one rule for all payloads of the update",
             "use merge kind = 'mean', 'krum' or 'multi_krum'",
+        )
+    if isinstance(method.broadcast, GroupedBroadcast) and not merge.merges_parts:
+        yield Problem(
+            "merge",
+            f"{name_of(merge)} merges whole models, and broadcast {name_of(method.broadcast)} sends parts",
+            "a merge that takes each number over the clients that hold it",
+            "use merge kind = 'mean'",
         )
     if 0 < cohort_goal < merge.minimum_updates:
         yield Problem(

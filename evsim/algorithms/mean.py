@@ -20,6 +20,7 @@ class Mean(SummingMerge):
     """sum_k w_k u_k / sum_k w_k for each payload; one accumulator, however many updates."""
 
     style = "mean"
+    merges_parts = True
 
     @property
     @override

@@ -29,18 +29,32 @@ def explain(error: BaseException) -> str | None:
     large = _too_large(error)
     if large is not None:
         return large
-    chain = list(causes(error))
-    frames = [frame for each in chain for frame, _ in traceback.walk_tb(each.__traceback__)]
-    for frame in reversed(frames):
-        found = _runs(frame)
-        if found is not None:
-            return blame(chain[-1], slot=found[0], cls=found[1], details=_facts(frames))
+    running = named(error)
+    if running is not None:
+        return running
+    chain, frames = _told_by(error)
     suspects = next((near for frame in reversed(frames) if (near := list(_holds(frame)))), None) or _all()
     if not suspects:
         return None
     head = blame(chain[-1], slot="", cls=" or ".join(suspects), details=_facts(frames)).strip()
     where = "".join(f"\n  {_place(frame)}" for frame in frames[-_SHOWN:])
     return f"{head}\nit seems to have given something that evsim cannot use, which is met in{where}"
+
+
+def named(error: BaseException) -> str | None:
+    """An error as a message that names the plug-in whose code was running; None if none was."""
+    chain, frames = _told_by(error)
+    for frame in reversed(frames):
+        found = _runs(frame)
+        if found is not None:
+            return blame(chain[-1], slot=found[0], cls=found[1], details=_facts(frames))
+    return None
+
+
+def _told_by(error: BaseException) -> tuple[list[BaseException], list[FrameType]]:
+    """An error with its causes, and the frames of all of them."""
+    chain = list(causes(error))
+    return chain, [frame for each in chain for frame, _ in traceback.walk_tb(each.__traceback__)]
 
 
 def _too_large(error: BaseException) -> str | None:

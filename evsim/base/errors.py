@@ -25,6 +25,10 @@ class PolicyError(EvsimError, ValueError):
     """An impossible value for a policy's field."""
 
 
+class MisuseError(PolicyError):
+    """Something that an aggregator asks of its server, and that no server could do."""
+
+
 class ScenarioError(EvsimError):
     """A scenario file that cannot be used; lists every problem at once."""
 

@@ -86,6 +86,16 @@ def locked(folder: Path) -> Iterator[Path]:
         os.close(number)
 
 
+@contextmanager
+def waiting_for(path: Path) -> Iterator[None]:
+    """One process at a time inside, by the lock of a file; the others wait. Nobody waits where there are no locks."""
+    with path.open("wb") as file:
+        if sys.platform != "win32":
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def beat(path: Path) -> None:
     """Say that the holder still lives."""
     with suppress(OSError):

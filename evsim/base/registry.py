@@ -40,6 +40,9 @@ class Entry:
 #: Slots that any class or function serves which makes the thing: a torch module, a listener, a number.
 MADE = frozenset({"model", "listener", "metric"})
 
+#: Packages that a kind may name, and the extra that brings them.
+_EXTRAS: dict[str, str] = {"torchmetrics": "metrics"}
+
 _registered: dict[tuple[str, str], Entry] = {}
 _loaded: dict[Any, str] = {}  # what is not evsim's own, by class, function or module: its slot
 
@@ -128,7 +131,15 @@ def _resolve(target: str, folder: Path | None) -> Any:
     except BaseException as error:  # importing runs a user's code, which may raise anything
         kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
         lines = "".join(f"\n  {line}" for line in own_frames(error))
-        raise ScenarioError(f"cannot load {target!r}: {kind}{error}{_file_hint(where, name, folder)}{lines}") from error
+        hint = _extra_hint(error) or _file_hint(where, name, folder)
+        raise ScenarioError(f"cannot load {target!r}: {kind}{error}{hint}{lines}") from error
+
+
+def _extra_hint(error: BaseException) -> str:
+    """The line that installs a package which is not there, if it is one of the optional ones."""
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    absent = name in _EXTRAS and importlib.util.find_spec(name) is None
+    return f"; install it with: pip install 'evsim[{_EXTRAS[name]}]'" if absent else ""
 
 
 def _file_hint(where: str, name: str, folder: Path | None) -> str:

@@ -53,7 +53,8 @@ def blame(error: BaseException, *, slot: str, cls: object, details: Mapping[str,
         The same for errors from other processes, where the text has to be made.
     """
     where = ", ".join(f"{name} {value}" for name, value in (details or {}).items())
-    head = f"{slot} {_name(cls)}{f' ({where})' if where else ''}: {said(error)}"
+    text = str(error) if isinstance(error, EvsimError) else said(error)
+    head = f"{slot} {_name(cls)}{f' ({where})' if where else ''}: {text}"
     return "\n".join([head, *(f"  {line}" for line in own_frames(error))])
 
 
@@ -97,13 +98,14 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 def own_frames(error: BaseException) -> list[str]:
     """The last frames of a traceback that are a user's own: file, line, function and source."""
     steps = traceback.walk_tb(error.__traceback__)
-    own = [(frame, line) for frame, line in steps if _is_the_users(frame)][-_SHOWN:]
+    own = [(frame, line) for frame, line in steps if is_the_users(frame)][-_SHOWN:]
     summary = traceback.StackSummary.extract(iter(own))
     found = [f"{Path(each.filename).name}, line {each.lineno}, in {each.name}: {each.line}" for each in summary]
     return [line.removesuffix(": ") for line in found]
 
 
-def _is_the_users(frame: FrameType) -> bool:
+def is_the_users(frame: FrameType) -> bool:
+    """Whether a frame runs code that is neither evsim's nor a library's."""
     package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
     return package not in _NOT_THE_USERS and package not in sys.stdlib_module_names
 

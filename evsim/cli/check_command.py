@@ -27,7 +27,8 @@ def check(
     """Check a scenario and say what it means: what this command calls fine, runs.
 
     Every problem is reported at once. Traces, data, model and plug-ins are opened as a run opens them, every client is
-    priced, and a few clients train two mini-batches through every slot.
+    priced, aggregation and selection make a few server steps without training, and a few clients train two mini-batches
+    through every slot.
 
     A scenario from somebody else is a program: a kind such as "mine.py:Mine" is code that runs with your rights when
     the scenario is checked or run. --no-plugins refuses such a file without importing anything.

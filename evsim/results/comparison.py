@@ -50,9 +50,8 @@ def compare(arms: Arms) -> pd.DataFrame:
     on the grid"), `saved_h`, `saved_low_h`, `saved_high_h` (paired difference of restricted times), `wasted` (share of
     device time), `final` (the metric: mean over runs of their last evaluations, as many as the running mean has),
     `final_difference`, `final_difference_low`, `final_difference_high` (to the baseline in pairs of one seed, 95 %),
-    `uploads` and `traffic_bytes` (until the target, geometric means over runs: updates that arrived, and bytes down and
-    up of all tasks that ended; counted up to the horizon where a run never arrived, which `spent_bound` "at least"
-    says).
+    `uploads` and `traffic_bytes` (until the target, means over runs: updates that arrived, and bytes down and up of all
+    tasks that ended; counted up to the horizon where a run never arrived, which `spent_bound` "at least" says).
     """
     times, horizon = arms.times(), arms.horizon_ms()
     rows = {}
@@ -242,9 +241,9 @@ def _spent(arms: Arms, arm: str, horizon: float) -> dict[str, Any]:
     found = {seed: _at(each) for seed, each in arms.crossings[arm].items()}
     until = {seed: horizon if at is None else at for seed, at in found.items()}
     counts = [spent_until(run, until[seed_of(run)]) for run in arms.runs[arm]]
-    uploads, traffic = (np.exp(np.log(np.maximum(column, 1)).mean()) for column in np.array(counts, np.float64).T)
+    uploads, traffic = np.mean(counts, axis=0).tolist()
     never = any(each is None for each in found.values())
-    return {"uploads": float(uploads), "traffic_bytes": float(traffic), "spent_bound": "at least" if never else ""}
+    return {"uploads": uploads, "traffic_bytes": traffic, "spent_bound": "at least" if never else ""}
 
 
 def _bound(row: Any) -> str:

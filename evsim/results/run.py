@@ -18,7 +18,7 @@ from evsim.base.errors import Problem, RunFolderError, report, suggest
 from evsim.base.metrics import Target
 from evsim.base.units import parse_time_of_day
 from evsim.results.curves import Curve, first_crossing
-from evsim.results.reading import journal_rows, missing_columns, read_table
+from evsim.results.reading import changed, journal_rows, missing_columns, read_table
 from evsim.run.caveats import MEASURED_ON, lost_slots, measured
 from evsim.run.recorder import is_unfinished
 from evsim.run.schema import FORMAT, TABLES
@@ -113,7 +113,8 @@ class Run:
         told = self.evaluations.loc[self.evaluations["split"] == "test", "metric"].astype(str).unique().tolist()
         goal = self.goal
         wanted = [None if goal is None else goal.metric, self.manifest.get("headline"), "accuracy"]
-        return next((name for name in [*wanted, *told[::-1]] if name in told), None)
+        others = sorted(told, key="loss".__eq__)  # the loss last
+        return next((name for name in [*wanted, *others] if name in told), None)
 
     @cached_property
     def missing(self) -> dict[str, tuple[str, ...]]:
@@ -125,7 +126,8 @@ class Run:
         """What speaks against the run: what its manifest says, and what its tables show, once each."""
         told = [Caveat.from_json(each) for each in self.manifest.get("caveats", [])]
         known = {caveat.key for caveat in told if caveat.key}
-        return [*told, *(caveat for caveat in self._measured() if caveat.key not in known)]
+        found = [*told, *(caveat for caveat in self._measured() if caveat.key not in known)]
+        return found if self.partial else [*changed(self.folder, self.manifest, TABLES), *found]
 
     def lost_slots(self) -> tuple[float, int] | None:
         """Slots of a buffered run held by lost devices, time average, of how many; None for rounds."""
@@ -181,6 +183,11 @@ class Run:
     def sessions(self) -> pd.DataFrame:
         """Every check-in and check-out, if the scenario asked for them."""
         return self._table("sessions")
+
+    @cached_property
+    def selections(self) -> pd.DataFrame:
+        """What the selector said of its choices, if the scenario asked for it (long form)."""
+        return self._table("selections")
 
     def _table(self, name: str) -> pd.DataFrame:
         return read_table(self.folder, name, partial=self.partial)

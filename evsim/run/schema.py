@@ -106,6 +106,8 @@ class Client:
     download_kbps: float
     upload_kbps: float
     latency_ms: float
+    group: int
+    compute_share: float
     online_share: float
 
 
@@ -126,6 +128,18 @@ class Session:
     check_out_at: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A number that the selector said of a selection, or of a client it chose: a row of ``selections.parquet``."""
+
+    round: int
+    by: str
+    at: int
+    client: int | None
+    name: str
+    value: float
+
+
 TABLES: dict[str, type] = {
     "tasks": Task,
     "server_steps": ServerStep,
@@ -134,6 +148,7 @@ TABLES: dict[str, type] = {
     "clients": Client,
     "availability": Availability,
     "sessions": Session,
+    "selections": Selection,
 }
 
 

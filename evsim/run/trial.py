@@ -1,8 +1,8 @@
 """A scenario tried out in small before it is run: what `evsim check` calls fine, runs.
 
-Everything that a run opens is open already, and every client priced (`assembly.open_all`). Here the selector chooses
-a first cohort and hears of it, and a few clients train a few mini-batches, serially and in memory, through every
-slot of the method up to an evaluation.
+Everything that a run opens is open already, and every client priced (`assembly.open_all`). Here
+aggregation and selection make a few server steps without training (`rehearsal`), and a few clients train a few
+mini-batches, serially and in memory, through every slot of the method up to an evaluation.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from evsim.base.caveat import Caveat
 from evsim.base.culprit import explain
 from evsim.base.errors import EvsimError, TrainingError
 from evsim.base.user_code import said
-from evsim.base.vocabulary import IntArray, Outcome
+from evsim.base.vocabulary import IntArray
 from evsim.run.assembly import learning_of
-from evsim.selection.base import Answers, Outcomes
+from evsim.run.rehearsal import rehearse
 from evsim.timeline.audience import Audience
-from evsim.timeline.manager import ClientManager
 from evsim.training.executors.base import Executor, Job, Runner
 from evsim.training.executors.probe import batch_of_one
 from evsim.training.executors.serial import Serial
@@ -46,28 +45,13 @@ def try_out(scenario: Scenario, opened: Opened) -> tuple[Caveat, ...]:
     """
     try:
         Audience([spec.make() for spec in scenario.listener])
-        _select(scenario, opened)
-        return () if opened.model is None else tuple(_train(scenario, opened))
+        played = tuple(rehearse(scenario, opened))
+        return played if opened.model is None else (*played, *_train(scenario, opened))
     except EvsimError:
         raise
     except Exception as error:  # of a plug-in, or of a combination that nobody thought of
         text = explain(error) or f"a first server step in small failed: {said(error)}"
         raise TrainingError(text) from error
-
-
-def _select(scenario: Scenario, opened: Opened) -> None:
-    """One selection among everybody, and one report of each chosen client, as a first round would bring them."""
-    everybody = np.flatnonzero(opened.samples > 0)
-    manager = ClientManager(scenario.selection, len(opened.samples), scenario.seed)
-    manager.register_client(everybody, 0, opened.samples[everybody], np.ones(len(everybody)))
-    wanted = min(scenario.aggregation.reports_per_step, len(everybody))
-    query = manager.candidates(wanted, 0)
-    if query is not None:
-        manager.register_answers(Answers(query.clients, np.ones(len(query.clients))))
-    clients = manager.select_clients(wanted, 0)
-    nothing, done = np.zeros(len(clients), np.int64), np.full(len(clients), Outcome.AGGREGATED, np.int8)
-    told = opened.samples[clients], np.ones(len(clients))
-    manager.register_feedback(Outcomes(clients, nothing + 1, nothing, done, nothing + 1, *told))
 
 
 def _train(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:

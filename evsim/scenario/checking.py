@@ -116,6 +116,8 @@ class Checker:
         except ScenarioError as error:
             return self.add(_join(at, "kind"), str(error).rstrip("; "))
         options = {key: value for key, value in table.items() if key != "kind"}
+        if isinstance(options.get("target"), str):
+            options["target"] = self._found(options["target"])
         if slot in registry.MADE and callable(cls) and not _fits(cls, base):
             return self._factory(slot, kind, cls, options, at)
         unfit = list(_unfit(cls, base, kind))
@@ -152,10 +154,12 @@ class Checker:
         for key in options:
             if key not in names and not any(each.kind is each.VAR_KEYWORD for each in parameters):
                 self.add(_join(at, key), f"unknown key, given {_show(options[key])}", "", suggest(key, names))
-        target = kind
-        if kind.partition(":")[0].endswith(".py"):
-            target = str((self._folder / kind).resolve())
-        return self.table(_maker(slot), {"target": target, "options": options, **own}, at)
+        return self.table(_maker(slot), {"target": self._found(kind), "options": options, **own}, at)
+
+    def _found(self, target: str) -> str:
+        """Code named by a file, looked up beside the scenario."""
+        is_file = target.partition(":")[0].endswith(".py")
+        return str((self._folder / target).resolve()) if is_file else target
 
     def _field(self, key: str, field: Field[Any], hint: Any, table: Mapping[str, Any], at: str) -> Any:
         if key in table:
@@ -256,7 +260,7 @@ def _blame(message: str, known: Mapping[str, object], at: str) -> str:
 
 def _unfit(cls: Any, base: type | None, kind: str) -> Iterator[tuple[str, str]]:
     """Why a class cannot fill a slot: what was given, what was expected."""
-    if base is not None and inspect.isclass(cls) and issubclass(cls, base) and not is_dataclass(cls):
+    if base is not None and inspect.isclass(cls) and issubclass(cls, base) and not _decorated(cls, base):
         yield repr(kind), f"a frozen dataclass: write @dataclass(frozen=True, kw_only=True) above class {cls.__name__}"
     elif not _fits(cls, base):
         yield repr(kind), f"a frozen dataclass derived from {base and base.__name__}"
@@ -265,4 +269,10 @@ def _unfit(cls: Any, base: type | None, kind: str) -> Iterator[tuple[str, str]]:
 
 
 def _fits(cls: object, base: type | None) -> bool:
-    return inspect.isclass(cls) and is_dataclass(cls) and (base is None or issubclass(cls, base))
+    return inspect.isclass(cls) and _decorated(cls, base) and (base is None or issubclass(cls, base))
+
+
+def _decorated(cls: type, base: type | None) -> bool:
+    """Whether a class is a dataclass by itself or by a policy it derives from, not only by the base of its slot."""
+    own = (each for each in cls.__mro__ if base is None or (each is not base and issubclass(each, base)))
+    return is_dataclass(cls) and any("__dataclass_fields__" in vars(each) for each in own)

@@ -45,7 +45,10 @@ class Stop:
     def __post_init__(self) -> None:
         accuracy = self.target_accuracy
         require(accuracy is None or 0 < accuracy <= 1, "target_accuracy must lie in (0, 1]", target_accuracy=accuracy)
-        require(accuracy is None or self.target is None, "target_accuracy is a target, too: give one of both")
+        require(
+            accuracy is None or self.target is None,
+            "target is given beside target_accuracy, which is one: unset one of them",
+        )
         for name in ("server_steps", "rounds", "virtual_time", "failed_rounds"):
             value = getattr(self, name)
             require(value is None or value > 0, f"{name} must be > 0", **{name: value})
@@ -170,6 +173,7 @@ class RecordTable:
     Attributes:
         availability_every: spacing of the samples of how many clients are online.
         sessions: the sessions of all clients, not only of those that got tasks.
+        selector: what the selector says of every choice: scores, exploration, preferred duration.
         checkpoint_every: wall-clock time between two checkpoints, at least; 0: no checkpoints. Changes no result.
         checkpoint_every_virtual_time: also so much of virtual time after the last one.
         keep_checkpoint: the one of its end stays when a run is over, so that it can be extended; about as large as the
@@ -178,6 +182,7 @@ class RecordTable:
 
     availability_every: Duration = 5 * MS_PER_MINUTE
     sessions: bool = False
+    selector: bool = False
     checkpoint_every: Duration = 10 * MS_PER_MINUTE
     checkpoint_every_virtual_time: Duration | None = None
     keep_checkpoint: bool = True

@@ -32,7 +32,7 @@ def in_words(scenario: Scenario) -> list[tuple[str, str]]:
         ("stops", stops(scenario.stop)),
         ("clients", _clients(scenario)),
         *(_data(data) if data else []),
-        *([("model", policy("model", model))] if model else []),
+        *([("model", policy("model", model)), ("learns", objective(scenario))] if model else []),
         ("cost", _cost(scenario)),
         ("network", policy("network", scenario.network)),
         *((slot.replace("_", " "), policy(slot, getattr(scenario, slot))) for slot in _SLOTS),
@@ -54,6 +54,13 @@ def policy(slot: str, value: object) -> str:
     table = policy_table(slot, value)
     options = ", ".join(f"{key} {each}" for key, each in table.items() if key != "kind")
     return f"{table['kind']}: {options}" if options else str(table["kind"])
+
+
+def objective(scenario: Scenario) -> str:
+    """What is learnt, and which numbers judge it."""
+    found, told = scenario.objective, policy_table("objective", scenario.objective)
+    options = [f"{key} {each}" for key, each in told.items() if key not in ("kind", "metrics")]
+    return f"{': '.join([told['kind'], *[', '.join(options)] * bool(options)])}; judged by {', '.join(found.names)}"
 
 
 def stops(stop: Stop) -> str:

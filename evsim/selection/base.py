@@ -20,9 +20,12 @@ from typing_extensions import override
 
 from evsim.base.policy import Policy
 from evsim.base.vocabulary import BoolArray, FloatArray, IntArray, Outcome
+from evsim.selection.forecast import Predictor
 
 if TYPE_CHECKING:
-    from evsim.selection.forecast import Predictor
+    from collections.abc import Mapping
+
+    from evsim.selection.forecast import Forecasts
 
 S = TypeVar("S")
 
@@ -114,7 +117,7 @@ class ClientView(Protocol):
         """Answers to this selection's query; None if there was no query."""
 
     @property
-    def predictor(self) -> Predictor | None:
+    def predictor(self) -> Forecasts | None:
         """Forecasts of availability, if the scenario has a predictor; one that reads the trace is called an oracle."""
 
 
@@ -184,8 +187,15 @@ class Singles(Protocol):
         """Whom the nth of them chooses as things stand; somebody must be idle."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Selector(Policy, ABC, Generic[S]):
-    """Chooses clients: same state, view and key, same choice."""
+    """Chooses clients: same state, view and key, same choice.
+
+    Attributes:
+        predictor: forecasts availability, for a selector that asks for forecasts.
+    """
+
+    predictor: Predictor[Any] | None = None
 
     #: Whether `feedback` must contain utilities; only then is training forced before a selection.
     needs_utility: ClassVar[bool] = False
@@ -197,11 +207,18 @@ class Selector(Policy, ABC, Generic[S]):
 
     #: Whether `candidates` may name somebody; true of every class that defines it.
     asks: ClassVar[bool] = False
+    #: Whether it is told of check-ins and check-outs, each at its instant; true of every class that defines
+    #: `checked_in` or `checked_out`. Such a selector is `prompt`.
+    hears: ClassVar[bool] = False
+    #: Whether it may choose fewer clients than are wanted and idle, but somebody if anybody is.
+    may_choose_fewer: ClassVar[bool] = False
 
     @override
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls.asks = cls.asks or "candidates" in vars(cls)
+        cls.hears = cls.hears or not {"checked_in", "checked_out"}.isdisjoint(vars(cls))
+        cls.prompt = cls.prompt or cls.hears
 
     @property
     def needs_training(self) -> bool:
@@ -238,3 +255,15 @@ class Selector(Policy, ABC, Generic[S]):
         None (most selectors): there is nothing faster than `select`. For memoryless selectors only.
         """
         return None
+
+    def checked_in(self, state: S, view: ClientView, clients: IntArray, at: IntArray) -> S:
+        """Devices check in, each at its instant (ms); what they declare is in the view."""
+        return state
+
+    def checked_out(self, state: S, view: ClientView, clients: IntArray, at: IntArray) -> S:
+        """Clients are seen to be gone, each at that instant (ms); of one that left at work, when its loss is known."""
+        return state
+
+    def told(self, state: S, view: ClientView, chosen: IntArray) -> Mapping[str, float | FloatArray]:
+        """What `record.selector` keeps of the choice just made, by name: a number, or an array of one per client."""
+        return {}

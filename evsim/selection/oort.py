@@ -25,6 +25,8 @@ from evsim.selection.oort_state import Achieved, OortState
 from evsim.selection.sampling import smallest_keys
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from evsim.base.vocabulary import FloatArray, IntArray
 
 
@@ -77,7 +79,7 @@ class Oort(Selector[OortState]):
     @cached_property
     def rules(self) -> OortRules:
         """The preset with the given fields put in."""
-        given = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "preset"}
+        given = {item.name: getattr(self, item.name) for item in fields(OortRules)}
         return replace(PRESETS[self.preset], **{name: value for name, value in given.items() if value is not None})
 
     @override
@@ -98,10 +100,11 @@ class Oort(Selector[OortState]):
         state = self._next_selection(state, view.round + 1, key)
         if self.rules.counted(state.selection) == 0:
             picked = smallest_keys(view.idle, n, rng.mix(key ^ 3))
-            state.exploited[picked] = False
+            state.exploited[picked], state.choice = False, None
             return picked, state
         draws = OortSelection(self.rules, state, view, n, key)
         exploited, explored = draws.pick()
+        state.choice = draws
         state.exploited[exploited] = True
         state.exploited[explored] = False
         picked = np.concatenate([exploited, explored])
@@ -125,6 +128,14 @@ class Oort(Selector[OortState]):
             unused = arrived & ~reports.succeeded & ~told & (reports.outcome != Outcome.INVALID)
             state.credit(reports.clients[unused], reports.round[unused])
         return state
+
+    @override
+    def told(self, state: OortState, view: ClientView, chosen: IntArray) -> Mapping[str, float | FloatArray]:
+        explored = np.where(state.exploited[chosen], 0.0, 1.0)
+        if state.choice is None:
+            return {"exploration": 1.0, "score": np.full(len(chosen), np.nan), "explored": explored}
+        numbers = {"exploration": state.choice.exploration, "preferred_ms": state.choice.preferred_ms}
+        return {**numbers, "score": state.choice.scores_of(chosen), "explored": explored}
 
     # -- inside -----------------------------------------------------------------------------------------------------
 

@@ -29,10 +29,22 @@ class OortSelection:
         explored = np.isfinite(state.utility[idle])
         self.unexplored = idle[~explored]
         self.allowed = self._without_blacklisted(idle[explored])
+        self.scored: tuple[IntArray, FloatArray] = np.empty(0, np.int64), np.empty(0)
+
+    @property
+    def exploration(self) -> float:
+        """The share of the cohort that explores."""
+        return self.rules.exploration_at(self.state.selection)
+
+    def scores_of(self, clients: IntArray) -> FloatArray:
+        """What each client's utility came to in the draw to exploit; NaN of one that was not in it."""
+        among, values = self.scored
+        known = dict(zip(among.tolist(), values.tolist(), strict=True))
+        return np.array([known.get(client, np.nan) for client in clients.tolist()])
 
     def pick(self) -> tuple[IntArray, IntArray]:
         """Clients to exploit and clients to explore: n together, or fewer if the cap leaves fewer."""
-        share = self.rules.exploration_at(self.state.selection)
+        share = self.exploration
         whole = self.rules.whole_explorers
         wanted = floor_count(share, self.n) if whole else round_randomly(share * self.n, rng.mix(self.key ^ 5))
         exploit = min(self.n - wanted, len(self.allowed))
@@ -61,6 +73,7 @@ class OortSelection:
         value = value + score.uncertainty(counted, state.last[clients], self.rules.uncertainty)
         value = np.abs(value * score.system_penalty(state.duration_ms[clients], self.preferred_ms, self.rules.penalty))
         value = score.with_fairness(value, self.view.selected[clients], self.rules.fairness)
+        self.scored = clients, value
         enters = score.admitted(value, n, self.rules.cut_off, self.rules.cut_off_keep)
         return weighted_draw(clients[enters], value[enters], n, rng.mix(self.key ^ 1))
 

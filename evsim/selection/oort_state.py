@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evsim.base.vocabulary import BoolArray, FloatArray, IntArray
+from evsim.selection.oort_draws import OortSelection
 
 _SUM, _COUNT, _EXPLOITED_SUM, _EXPLOITED_COUNT = range(4)
 _EMPTY = 1e-4  # FedScale's guard of an empty mean
@@ -71,6 +72,7 @@ class OortState:
         pace: how far T is relaxed: a number of steps, or a percentile.
         selection: the number of the last round selected for, from 1; R, or R + 1 with `random_first`.
         noise_key: names the draws of the noise.
+        choice: the selection that was made last; None after a random one.
     """
 
     utility: FloatArray
@@ -81,6 +83,7 @@ class OortState:
     pace: float
     selection: int = 0
     noise_key: int = 0
+    choice: OortSelection | None = None
 
     @property
     def n_bytes(self) -> int:

@@ -18,6 +18,8 @@ from evsim.selection.base import ClientView, Outcomes, Selector
 from evsim.selection.sampling import largest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from evsim.base.vocabulary import FloatArray, IntArray
 
 
@@ -79,6 +81,10 @@ class PerClient(Selector[None]):
     @override
     def feedback(self, state: None, reports: Outcomes) -> None:
         return None
+
+    @override
+    def told(self, state: None, view: ClientView, chosen: IntArray) -> Mapping[str, float | FloatArray]:
+        return {"score": np.array([self.score(record, view) for record in _records(view, chosen)])}
 
     def _check(self, idle: IntArray, scores: FloatArray) -> None:
         if np.isnan(scores).any():

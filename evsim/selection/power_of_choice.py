@@ -15,10 +15,12 @@ from typing_extensions import override
 from evsim.base import rng
 from evsim.base.errors import PolicyError, Problem, report, require
 from evsim.base.units import MS_PER_MINUTE, Duration
-from evsim.selection.base import ClientView, Outcomes, Query, Selector
+from evsim.selection.base import NO_ANSWERS, ClientView, Outcomes, Query, Selector
 from evsim.selection.sampling import largest, weighted_draw
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from evsim.base.vocabulary import FloatArray, IntArray
 
 
@@ -81,6 +83,13 @@ class PowerOfChoice(Selector[None]):
     def feedback(self, state: None, reports: Outcomes) -> None:
         return None
 
+    @override
+    def told(self, state: None, view: ClientView, chosen: IntArray) -> Mapping[str, float | FloatArray]:
+        """The loss that each chosen client answered; NaN of those that fill the cohort up."""
+        answers = view.answers or NO_ANSWERS
+        known = dict(zip(answers.clients.tolist(), answers.loss.tolist(), strict=True))
+        return {"score": np.array([known.get(client, np.nan) for client in chosen.tolist()])}
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +124,10 @@ class PowerOfChoiceStale(Selector["FloatArray"]):
         told = reports.has_utility
         state[reports.clients[told]] = reports.utility[told]
         return state
+
+    @override
+    def told(self, state: FloatArray, view: ClientView, chosen: IntArray) -> Mapping[str, float | FloatArray]:
+        return {"score": state[chosen]}
 
 
 def _by_size(view: ClientView, clients: IntArray, n: int, key: int) -> IntArray:

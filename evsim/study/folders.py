@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,26 @@ def clear_hopeless_part(folder: Path) -> None:
     """
     if not whole(resume_folder(part_of(folder) / _RUN)):
         clear_part(folder)
+
+
+@contextmanager
+def data(out: Path) -> Iterator[Path]:
+    """Where the processes of a sweep share data: a folder that is gone afterwards, and what a dead sweep left before.
+
+    Raises:
+        RunFolderError: if something that evsim did not make is in the way, or it cannot be made.
+    """
+    place = part_of(out / "data")
+    clear_part(out / "data")
+    try:
+        place.mkdir()
+        (place / OWNER).write_text(json.dumps({"evsim": "data of a sweep"}), encoding="utf-8")
+    except OSError as error:
+        raise _refused(place, error.strerror or str(error), "a folder that can be made") from error
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def clear_old_parts(folder: Path) -> None:

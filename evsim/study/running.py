@@ -25,6 +25,7 @@ from evsim.study.file import Study
 from evsim.study.names import slug
 from evsim.study.picks import Pick, by_executor, pinned
 from evsim.study.processes import in_processes, one_thread
+from evsim.training.data.shared import sharing
 
 
 class RunsFailedError(EvsimError):
@@ -108,11 +109,12 @@ def _sweep(  # noqa: PLR0913, PLR0917  what `sweep` was told
     state = Progress(len(texts) - len(open_runs), len(texts) - len(open_runs), len(texts))
     on_progress(state)
     base = str(next(iter(plain.values())).folder.resolve())
-    for folder, over in _in_parallel(open_runs, base, processes, retry, lock):
-        failed = {**state.failed, str(folder): over.error} if over.error else state.failed
-        last = f"{folder.relative_to(out)}{f' ({over.note})' if over.note else ''}"
-        state = replace(state, done=state.done + 1, last=last, failed=failed)
-        on_progress(state)
+    with folders.data(out) as data:
+        for folder, over in _in_parallel(open_runs, (base, str(data)), processes, retry, lock):
+            failed = {**state.failed, str(folder): over.error} if over.error else state.failed
+            last = f"{folder.relative_to(out)}{f' ({over.note})' if over.note else ''}"
+            state = replace(state, done=state.done + 1, last=last, failed=failed)
+            on_progress(state)
     if state.failed:
         raise RunsFailedError(report(Problem(folder, error, "") for folder, error in state.failed.items()))
     return out
@@ -141,12 +143,12 @@ def _comparable(study: Study, scenarios: Mapping[tuple[str, int], Scenario]) -> 
 
 
 def _in_parallel(
-    runs: Mapping[Path, str], base: str, processes: int, retry: int, lock: Path
+    runs: Mapping[Path, str], places: tuple[str, str], processes: int, retry: int, lock: Path
 ) -> Iterator[tuple[Path, Over]]:
     """Each folder when its run is over, and how; what failed is tried again after the others."""
     left = dict(runs)
     for attempts_left in range(retry, -1, -1):
-        tasks = {folder: (str(folder), text, base) for folder, text in left.items()}
+        tasks = {folder: (str(folder), text, *places) for folder, text in left.items()}
         left = {}
         for folder, answer in in_processes(tasks, run_one, processes, every_s=BEAT_S, on_beat=lambda: beat(lock)):
             over = Over(answer.error) if answer.error else answer.value
@@ -164,15 +166,21 @@ def _clean_up_after(folder: Path, error: str, details: str) -> None:
         folders.fail(folder, error, details)
 
 
-def run_one(folder: str, text: str, base: str) -> Over:
+def run_one(folder: str, text: str, base: str, data: str) -> Over:
     """One run, in a place of its own until it is whole: a second sweep can never meet half of it.
 
     What a dead run left there is gone on with; where that cannot be, it begins anew.
+
+    Args:
+        folder: of the run.
+        text: its scenario.
+        base: where relative paths begin.
+        data: where data are shared with other processes.
     """
     one_thread()
     part, note = folders.begin(Path(folder)), ""
     try:
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # the sweep has said them
+        with warnings.catch_warnings(action="ignore", category=UserWarning), sharing(Path(data)):  # warned already
             scenario = Scenario.from_dict(tomllib.loads(text), folder=base)
             note = _run_in(part, scenario, Path(folder))
     except Exception as error:  # a plug-in's or the system's is told as the run's; evsim's own goes on

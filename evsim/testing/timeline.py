@@ -129,7 +129,7 @@ class TinyWorld:
             clock=clock,
             availability=self.trace,
             samples=samples,
-            manager=ClientManager(self.selector, n, self.seed),
+            manager=ClientManager(self.selector, n, self.seed, self.trace),
             sessions=Sessions(self.trace),
             pricing=Pricing(self.cost, speed, self.seed, self.network.open(Site(speed, self.seed, Path()))),
             work=lambda sizes: Work(schedule.n_processed(sizes), np.zeros_like(sizes)),

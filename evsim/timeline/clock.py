@@ -8,12 +8,13 @@ scheduled.
 from __future__ import annotations
 
 from contextlib import suppress
+from heapq import heappush
 from typing import TYPE_CHECKING, Any, final
 
 import simpy
 import simpy.core
 
-from evsim.base.errors import PolicyError
+from evsim.base.errors import MisuseError
 from evsim.base.units import FOREVER
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Clock:
     (['report', 'server'], 20)
     >>> clock.at(5, Rank.SERVER)
     Traceback (most recent call last):
-    evsim.base.errors.PolicyError: asked for instant 5 ms, but the clock stands at 20 ms: nothing happens in the past
+    evsim.base.errors.MisuseError: asked for instant 5 ms, but the clock stands at 20 ms: nothing happens in the past
     """
 
     def __init__(self) -> None:
@@ -54,7 +55,7 @@ class Clock:
         """An event to wait for; it happens at the instant, in the order of its rank.
 
         Raises:
-            PolicyError: if the instant is in the past.
+            MisuseError: if the instant is in the past.
         """
         event = simpy.Event(self._env)
         event._ok = True  # noqa: SLF001  as SimPy's own Timeout does: succeeded before it is scheduled
@@ -79,8 +80,11 @@ class Clock:
 
     def arm(self, tick: Tick, instant: int, rank: int) -> None:
         """Let a tick that is not armed happen at the instant."""
+        env = self._env
+        if instant < env._now:  # noqa: SLF001
+            raise _past(instant, self.now)
         tick.callbacks = tick.actions
-        self._schedule(tick, instant, rank)
+        heappush(env._queue, (instant, rank, next(env._eid), tick))  # type: ignore[misc]  # noqa: SLF001  as `schedule` does
 
     def process(self, generator: Generator[simpy.Event, Any, Any]) -> simpy.Process:
         """Start a SimPy process."""
@@ -119,6 +123,17 @@ class Clock:
             while self._goes:
                 step()
 
+    def run_a_while(self, events: int) -> bool:
+        """Move by so many events at most; whether nothing is left to do, or it was stopped."""
+        step = self._env.step
+        with suppress(simpy.core.EmptySchedule):
+            for _ in range(events):
+                if not self._goes:
+                    return True
+                step()
+            return not self._goes
+        return True
+
     def go_on(self) -> None:
         """`run` again after a pause; nothing if the clock was stopped."""
         self._goes = not self._stopped
@@ -132,10 +147,12 @@ class Clock:
     def _schedule(self, event: simpy.Event, instant: int, rank: int) -> None:
         delay = int(instant) - self.now
         if delay < 0:
-            raise PolicyError(
-                f"asked for instant {instant} ms, but the clock stands at {self.now} ms: nothing happens in the past"
-            )
+            raise _past(instant, self.now)
         self._env.schedule(event, rank, delay)  # type: ignore[arg-type]  # a rank is a priority
+
+
+def _past(instant: int, now: int) -> MisuseError:
+    return MisuseError(f"asked for instant {instant} ms, but the clock stands at {now} ms: nothing happens in the past")
 
 
 @final

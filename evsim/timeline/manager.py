@@ -12,7 +12,9 @@ import numpy as np
 
 from evsim.base import rng
 from evsim.base.errors import PolicyError, Problem, report, require
+from evsim.base.user_code import user_code
 from evsim.selection.base import NO_ANSWERS, Selector
+from evsim.timeline.forecasting import forecasting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,13 +23,15 @@ if TYPE_CHECKING:
 
     from evsim.base.vocabulary import BoolArray, FloatArray, IntArray
     from evsim.selection.base import Answers, ClientView, Outcomes, Query, Singles
-    from evsim.selection.forecast import Predictor
-    from evsim.timeline.port import OneByOne
+    from evsim.selection.forecast import Forecasts, Trace
+    from evsim.timeline.forecasting import Forecasting
+    from evsim.timeline.port import OneByOne, Told
 
 T = TypeVar("T", bound=np.generic)
 
 _INT64 = np.dtype(np.int64)
 _PREPARED = 64  # selections of one client, prepared together
+_COUNTED = 1_000  # flags are counted in the time that it takes to sort one client
 _FEW = 16  # so many clients are handled one by one sooner than as an array
 
 
@@ -43,12 +47,31 @@ class ClientManager:
     >>> manager.register_client(np.array([0, 2, 3]), now=5, samples=np.array([10, 10, 30]))
     >>> sorted(manager.select_clients(8, now=5).tolist())
     [0, 2, 3]
+
+    Args:
+        selector: who chooses.
+        n_clients: the size of the whole population.
+        seed: of its draws.
+        trace: when each client is online; only an oracle reads it.
+        asks_why: whether the selector is asked what it says of each choice.
     """
 
-    def __init__(self, selector: Selector[Any], n_clients: int, seed: int, predictor: Predictor | None = None) -> None:
+    def __init__(
+        self,
+        selector: Selector[Any],
+        n_clients: int,
+        seed: int,
+        trace: Trace | None = None,
+        *,
+        asks_why: bool = False,
+    ) -> None:
         require(n_clients >= 0, "n_clients must be >= 0", n_clients=n_clients)
         self.selector = selector
-        self.predictor = predictor
+        self._hears, self._asks_why = selector.hears, asks_why
+        self.told: Told = {}
+        self._forecasting: Forecasting | None = forecasting(selector.predictor, self, n_clients, trace)
+        self._learns_visits = self._forecasting is not None and self._forecasting.hears
+        self._left_unseen: set[int] = set()  # clients that checked out at work, for a selector that hears
         self._seed = seed
         self._draws: dict[str, _Draws] = {}  # by the name of who selects
         self._state = selector.init(n_clients)
@@ -59,10 +82,8 @@ class ClientManager:
         self._samples = np.full(n_clients, -1, np.int64)
         self._declared_ms = np.full(n_clients, np.nan)
         self._selected = np.zeros(n_clients, np.int64)
-        self._successes = np.zeros(n_clients, np.int32)
-        self._failures = np.zeros(n_clients, np.int32)
-        self._last_duration_ms = np.full(n_clients, np.nan)
-        self._last_utility = np.full(n_clients, np.nan)
+        self._successes, self._failures = np.zeros(n_clients, np.int32), np.zeros(n_clients, np.int32)
+        self._last_duration_ms, self._last_utility = np.full(n_clients, np.nan), np.full(n_clients, np.nan)
         self._n_idle = 0
         # The same storage again: an entry of a memoryview is a Python number, several times faster than NumPy's.
         self._one_online, self._one_busy = self._online.data, self._busy.data
@@ -73,8 +94,9 @@ class ClientManager:
         self.on_likely: Callable[[IntArray], None] = lambda clients: None
         self._among: BoolArray | None = None  # during a selection among some clients only
         self.answers: Answers | None = None
-        self.now = 0
-        self.round = 0
+        self.now, self.round = 0, 0
+        if self._forecasting is not None:
+            self._forecasting.look_at_nothing(n_clients)
 
     # -- what the timeline tells ------------------------------------------------------------------------------------
 
@@ -93,17 +115,23 @@ class ClientManager:
             self._declared_ms[clients] = declared_ms
         self._online_since[clients] = now
         self._set_online(clients, np.True_)
+        if self._hears or self._learns_visits:
+            self._tell(clients, np.ones(len(clients), np.bool_), now)
 
     def deregister_client(self, clients: IntArray, now: int | IntArray) -> None:
         """Devices check out; unseen for those with a task, until its end or loss becomes known."""
         self._check_ids("deregister_client", clients)
         self._set_online(clients, np.False_)
+        if self._hears or self._learns_visits:
+            self._tell(clients, np.zeros(len(clients), np.bool_), now)
 
     def observe(self, clients: IntArray, check_in: BoolArray, at: int | IntArray) -> None:
         """Check-ins and check-outs of a window, in order, each at its instant: the last of a client counts."""
         instants = np.broadcast_to(np.asarray(at, np.int64), clients.shape)
         self._online_since[clients[check_in]] = instants[check_in]
         self._set_online(clients, check_in)
+        if self._hears or self._learns_visits:
+            self._tell(clients, check_in, instants)
 
     def assign(self, clients: IntArray, *, counted: bool = True) -> None:
         """Clients were given a task; a query is not counted as being selected."""
@@ -129,6 +157,8 @@ class ClientManager:
         self._check_ids("register_feedback", reports.clients)
         self._remember(reports)
         self._state = self.selector.feedback(self._state, reports)
+        if self._left_unseen:
+            self._tell_of_the_missing(reports)
 
     # -- selection --------------------------------------------------------------------------------------------------
 
@@ -171,6 +201,8 @@ class ClientManager:
         draws = self._draws.get(who) or self._new_draws(who)
         clients, self._state = self.selector.select(self._state, self, n, draws.select(draws.count))
         self._check_choice("select", clients, min(n, self.n_idle))
+        if self._asks_why:
+            self.told = self._said_of(clients)
         if among is not None:
             self._look_at_all()
         self.answers = None
@@ -186,9 +218,13 @@ class ClientManager:
 
     @property
     def one_by_one(self) -> OneByOne | None:
-        """Itself, if its selector can choose one client without arrays."""
-        fast = self.selector.memoryless and self.selector.singles(self, []) is not None
-        return self if fast else None
+        """Itself, unless somebody wants to be told of each check-in."""
+        return None if self._hears or self._learns_visits else self
+
+    @property
+    def chooses(self) -> bool:
+        """Whether its selector can `choose`."""
+        return self.selector.memoryless and self.selector.singles(self, []) is not None
 
     def check_in(self, client: int, at: int) -> None:
         """A device that registered before checks in."""
@@ -225,6 +261,42 @@ class ClientManager:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
+    def _said_of(self, chosen: IntArray) -> Told:
+        """What the selector says of its choice, in float64; arrays have one entry per chosen client."""
+        name = f"{type(self.selector).__name__}.told"
+        with user_code(PolicyError, slot="selection", cls=self.selector, step="told"):
+            said = self.selector.told(self._state, self, chosen)
+            found = {str(key): np.asarray(value, np.float64) for key, value in said.items()}
+        for key, value in found.items():
+            if value.shape not in ((), chosen.shape):
+                expected = f"a number, or an array of {len(chosen)}, one for each chosen client"
+                raise PolicyError(report([Problem(name, f"{key!r}: an array of shape {value.shape}", expected)]))
+        return found
+
+    def _tell(self, clients: IntArray, check_in: BoolArray, at: int | IntArray) -> None:
+        """Check-ins and check-outs for those who hear of them; nobody sees a client go that is at work."""
+        instants = np.broadcast_to(np.asarray(at, np.int64), clients.shape)
+        if self._forecasting is not None and self._learns_visits:
+            self._forecasting.hear(clients, check_in, instants)
+        if not self._hears:
+            return
+        for client, inwards, instant in zip(clients.tolist(), check_in.tolist(), instants.tolist(), strict=True):
+            who, when = np.array([client]), np.array([instant])
+            if inwards:
+                self._left_unseen.discard(client)
+                self._state = self.selector.checked_in(self._state, self, who, when)
+            elif self._one_busy[client]:
+                self._left_unseen.add(client)
+            else:
+                self._state = self.selector.checked_out(self._state, self, who, when)
+
+    def _tell_of_the_missing(self, reports: Outcomes) -> None:
+        """A client whose loss became known left before, at work."""
+        for client, at in zip(reports.clients.tolist(), reports.at.tolist(), strict=True):
+            if client in self._left_unseen and not self._one_busy[client]:
+                self._left_unseen.discard(client)
+                self._state = self.selector.checked_out(self._state, self, np.array([client]), np.array([at]))
+
     def _look(self, now: int, number: int | None, among: BoolArray | None) -> None:
         """What the view shows during a selection."""
         self.now, self._among = now, among
@@ -254,7 +326,7 @@ class ClientManager:
                 self._refresh_one(client)
             return
         idle = self._online[clients] & ~self._busy[clients]
-        if 16 * len(clients) > self.n_clients:  # counting flags is fast, sorting clients is not
+        if self.n_clients < _COUNTED * len(clients):  # counting flags is fast, sorting clients is not
             self._idle[clients] = idle
             self._n_idle = int(np.count_nonzero(self._idle))
             return
@@ -299,7 +371,8 @@ class ClientManager:
         if wanted == 1 and self._is_one_idle(clients):
             return
         name = f"{type(self.selector).__name__}.{where}"
-        fault = self._fault(clients, wanted)
+        fewer = self.selector.may_choose_fewer and where == "select"
+        fault = self._fault(clients, wanted, min(wanted, 1) if fewer else wanted)
         if fault:
             expected = f"{wanted} distinct idle clients as an array of int64"
             hint = "evsim.testing.selectors.SelectorContract tests a selector for this"
@@ -312,22 +385,22 @@ class ClientManager:
         client = int(clients[0])
         return 0 <= client < self.n_clients and self.is_idle_one(client)
 
-    def _fault(self, clients: IntArray, wanted: int) -> str:
+    def _fault(self, clients: IntArray, wanted: int, least: int) -> str:
         if not isinstance(clients, np.ndarray) or clients.dtype != np.int64 or clients.ndim != 1:
             return f"returned {type(clients).__name__} {getattr(clients, 'dtype', '')}".rstrip()
-        if len(clients) != wanted:
+        if not least <= len(clients) <= wanted:
             return f"returned {len(clients)} clients"
-        if wanted and not (clients.min() >= 0 and clients.max() < self.n_clients):
+        if len(clients) and not (clients.min() >= 0 and clients.max() < self.n_clients):
             return "returned an id that does not exist"
         idle = self.is_idle(clients)
         if not idle.all():
             return f"returned client {int(clients[~idle][0])}, which is not idle"
-        if wanted > 1 and self._count_distinct(clients) != wanted:
+        if len(clients) > 1 and self._count_distinct(clients) != len(clients):
             return "returned a client twice"
         return ""
 
     def _count_distinct(self, clients: IntArray) -> int:
-        if 16 * len(clients) < self.n_clients:
+        if self.n_clients > _COUNTED * len(clients):
             return len(np.unique(clients))
         chosen = np.zeros(self.n_clients, np.bool_)  # flags are faster than sorting where many are chosen
         chosen[clients] = True
@@ -394,6 +467,11 @@ class ClientManager:
     def last_utility(self) -> FloatArray:
         """Utility of the last report that had one; NaN before the first."""
         return _frozen(self._last_utility)
+
+    @property
+    def predictor(self) -> Forecasts | None:
+        """Forecasts of availability, if there is a predictor."""
+        return self._forecasting
 
     @property
     def n_bytes(self) -> int:

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from evsim.base.vocabulary import FloatArray
 from evsim.selection.base import ClientView
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from evsim.base.vocabulary import BoolArray, FloatArray, IntArray
+    from evsim.base.vocabulary import BoolArray, IntArray
     from evsim.selection.base import Answers, Outcomes, Query, Selector
+
+#: What a selector says of its choice, by name: 0-dim, or one number per chosen client.
+Told = dict[str, FloatArray]
 
 
 class OneByOne(Protocol):
@@ -25,6 +29,10 @@ class OneByOne(Protocol):
     @property
     def n_idle(self) -> int:
         """How many clients are idle."""
+
+    @property
+    def chooses(self) -> bool:
+        """Whether there is `choose`: of a selector that is memoryless and has `Selector.singles`."""
 
     def check_in(self, client: int, at: int) -> None:
         """A device that registered before checks in."""
@@ -46,14 +54,11 @@ class ManagerPort(ClientView, Protocol):
     """Who is registered, online, idle and busy; hears what happens, and chooses.
 
     Clients are ids from 0 to n_clients - 1 in arrays of int64, instants are ms. It is also the `ClientView` that
-    selectors and aggregators look at. What a plain class needs, such as FedScale's client manager with one client per
-    call, is an adapter that
+    selectors and aggregators look at. A plain class, such as FedScale's client manager, needs none of this: it
+    is driven as a selector (`selection/plain.py`), and `ClientManager` keeps its books.
+    A class in the place of `ClientManager`
 
-    - loops over the arrays in `register_client`, `deregister_client`, `observe` and `register_feedback`, in the order
-      given, which is that of the instants: ``register_client(client, size, duration)`` at the first check-in,
-      ``register_feedback(client, reward, duration)`` of each entry of `Outcomes`;
-    - keeps who is online and who is busy (`assign`, `release`), since only those online and not busy are idle, and
-      hands only idle ones to ``resample(n, now)`` in `select_clients`;
+    - keeps who is online and who is busy (`assign`, `release`), since only those online and not busy are idle;
     - shows as its `selector` what the timeline asks of one before it tells it anything: `prompt` (feedback at each
       report's instant), `memoryless` (feedback whenever there is time), `needs_utility` (a loss with each report) and
       `asks` (whether `candidates` may name clients to query).
@@ -67,10 +72,11 @@ class ManagerPort(ClientView, Protocol):
 
     @property
     def one_by_one(self) -> OneByOne | None:
-        """The same for one client at a time; None, as of most classes: there is nothing faster than arrays of one.
+        """The same for one client at a time; None, as of most classes: there is nothing faster than arrays of one."""
 
-        Only of a manager whose selector is memoryless and has `Selector.singles`.
-        """
+    @property
+    def told(self) -> Told:
+        """What the selector said of the selection that was made last; {} unless it is asked."""
 
     # what happens by itself
 

@@ -7,23 +7,28 @@ aggregator process sees.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, final
 
 import numpy as np
+from simpy import Event
 
 from evsim.aggregation.base import Aggregator, Cohort, Process, Server
+from evsim.base.culprit import named
+from evsim.base.errors import MisuseError
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import Feedback, IntArray, Outcome, Rank
+from evsim.cost.network import SharedNetwork
 from evsim.timeline.agenda import Agenda
-from evsim.timeline.cohorts import Cohorts
+from evsim.timeline.cohorts import OF_USED, Cohorts
 from evsim.timeline.digest import TimelineHash
 from evsim.timeline.dispatch import Dispatcher
 from evsim.timeline.dropouts import Dropouts
 from evsim.timeline.endings import Endings
 from evsim.timeline.fates import LOST
 from evsim.timeline.feedback import FeedbackDesk
-from evsim.timeline.ledger import Ledger
+from evsim.timeline.ledger import Ledger, Moved
+from evsim.timeline.moving import MovingDispatcher
 from evsim.timeline.registration import Registration
 from evsim.timeline.world import World
 
@@ -54,13 +59,12 @@ class LiveServer:
         self.feedback = FeedbackDesk(self.ledger, world.manager)
         self.cohorts = Cohorts(self.ledger, world.manager, world.learning, self.feedback, world.audience)
         self._hash = TimelineHash()
-        self.dispatcher = Dispatcher(world, self.ledger, self.endings, self._hash)
+        self.dispatcher, self._moved = self._dispatching()
         self._dropouts = Dropouts(self.ledger)
         self._tells_dropouts = world.by_events or world.audience.hears("dropped")
         self.version, self.rounds, self.end_reason = 0, 0, ""
         self.n_processes = 0  # that have not returned
         self._write_at = _WRITE_ROWS
-        self._moved = None if world.pricing.network.is_even else world.pricing.moved
         self._own_sources()
 
     def start(self, aggregator: Aggregator) -> None:
@@ -76,7 +80,13 @@ class LiveServer:
         """A process of an aggregator, with a server of its own."""
         from evsim.timeline.desk import Desk
 
-        self.clock.process(self._alive(run(Desk(self, name, among, full_goal))))
+        process: object = run(Desk(self, name, among, full_goal))
+        if not isinstance(process, Generator):
+            whose = getattr(run, "__qualname__", repr(run))
+            raise MisuseError(
+                f"aggregation {whose}: gave {process!r}; expected a generator, a function with yield in it"
+            )
+        self.clock.process(self._alive(process))
 
     @property
     def now(self) -> int:
@@ -102,7 +112,7 @@ class LiveServer:
 
     def in_vain(self) -> None:
         """A process waits for clients that never come by themselves; the run ends unless another one will wake."""
-        if not self.agenda.somebody_wakes:
+        if not self.agenda.somebody_wakes and not self.dispatcher.busy:
             self.end("no_clients")
 
     def settle(self) -> None:
@@ -135,7 +145,7 @@ class LiveServer:
         self.ledger.set("server_step", used, self.version)
         if feedback.weight is not None:
             self.ledger.set("weight", used, feedback.weight[feedback.valid].view(np.int64))
-        self.ledger.set("outcome", reports, np.where(feedback.valid, Outcome.AGGREGATED, Outcome.INVALID))
+        self.ledger.set("outcome", reports, OF_USED[feedback.valid.astype(np.int64)])
         return feedback, staleness, applied
 
     def record(self, row: Mapping[str, Any], loss: float) -> None:
@@ -149,6 +159,15 @@ class LiveServer:
             self.audience.tell("round_closed", self.now, {**row, "loss": loss})
         self._on_step(row)
 
+    def record_choice(self, number: int, by: str, clients: IntArray) -> None:
+        """Rows of what the selector said of the selection that it has just made."""
+        for name, value in self.manager.told.items():
+            values = np.atleast_1d(value)
+            columns: dict[str, list[Any]] = {"round": [number], "by": [by], "at": [self.now], "name": [name]}
+            rows: dict[str, Any] = {key: column * len(values) for key, column in columns.items()}
+            rows |= {"client": clients.tolist() if value.ndim else [-1], "value": values.tolist()}
+            self.world.rows.append("selections", rows)
+
     def finish(self) -> None:
         """Write the rows of all tasks; those lost without the server's knowledge are told as lost."""
         self.settle()
@@ -157,6 +176,7 @@ class LiveServer:
         lost = tasks[(column("ended_at", tasks) <= self.now) & (column("fate", tasks) == LOST)]
         self.ledger.set("outcome", lost, Outcome.DROPPED)
         self.ledger.set("known_at", lost, FOREVER)
+        self.dispatcher.freeze()
         self._write(everything=True)
 
     @property
@@ -171,12 +191,23 @@ class LiveServer:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
+    def _dispatching(self) -> tuple[Dispatcher, Moved | None]:
+        """Who gives tasks, and who knows what transfers that were cut short had moved."""
+        world, network = self.world, self.world.pricing.network
+        if isinstance(network, SharedNetwork):
+            moving = MovingDispatcher(world, self.ledger, self.endings, self._hash, self.changed)
+            return moving, moving.transfers.moved
+        dispatcher = Dispatcher(world, self.ledger, self.endings, self._hash)
+        return dispatcher, None if network.is_even else world.pricing.moved
+
     def _own_sources(self) -> None:
         world = self.world
-        declared = world.pricing.declared_ms(world.work(world.samples), world.wire_bytes)
+        declared = world.pricing.declared_ms(world.whole_work, world.sizes)
         self.registration = Registration(world.manager, world.audience, world.samples, declared)
-        self.agenda.add(world.sessions, self.registration.hear)
-        self.agenda.add(self.endings, self.cohorts.hear)
+        self.agenda.add(
+            world.sessions, self.registration.hear, (world.sessions.take_single, self.registration.hear_one)
+        )
+        self.agenda.add(self.endings, self.cohorts.hear, (self.endings.take_single, self.cohorts.hear_one))
         if self._tells_dropouts:
             self.agenda.add(self._dropouts, self._tell_dropouts)
         if world.audience.hears_in_bulk:
@@ -188,9 +219,20 @@ class LiveServer:
         self.audience.happened("dropped", column("ended_at", tasks), tasks, column("client", tasks))
 
     def _alive(self, run: Process[None]) -> Process[None]:
+        """An aggregator's process; what it cannot ask is told with its own lines."""
         self.n_processes += 1
-        yield from run
-        self.n_processes -= 1
+        try:
+            event = run.send(None)
+            while True:
+                if not isinstance(event, Event):
+                    run.throw(
+                        MisuseError(f"yielded {event!r}; expected what yield from gives with the server's methods")
+                    )
+                event = run.send((yield event))
+        except StopIteration:
+            self.n_processes -= 1
+        except MisuseError as error:
+            raise MisuseError(named(error) or str(error)) from error
 
     def _write(self, *, everything: bool = False) -> None:
         if everything or self.ledger.rows_in_memory >= self._write_at or self.world.write_now():

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from evsim.base.draws import seeded_generators
+
 _SEEDS = 1 << 63
 
 
@@ -28,14 +30,8 @@ def named_draws(key: int, device: torch.device, others: bool = True) -> Iterator
         if not others:
             yield
             return
-        before = random.getstate(), np.random.get_state()  # noqa: NPY002
-        random.seed(key)
-        np.random.seed(key % (1 << 32))  # noqa: NPY002, TID251
-        try:
+        with seeded_generators(key):
             yield
-        finally:
-            random.setstate(before[0])
-            np.random.set_state(before[1])  # noqa: NPY002
 
 
 def torch_state(device: torch.device) -> torch.Tensor:

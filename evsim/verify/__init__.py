@@ -90,7 +90,7 @@ def audit(run: Folder, trace: str | None = None) -> Verdict:
 def _parts(run: Folder, trace: str | None) -> dict[str, Callable[[], Iterator[Check]]]:
     """The parts of an audit; a column that one of them lacks stops that part only."""
     tables = [steps.rows, fates.session_checks, steps.dispatches, prices.samples, prices.steps, prices.prices]
-    tables += [prices.phases, _fates, steps.used, steps.weights, steps.conservation]
+    tables += [prices.phases, _fates, steps.used, steps.weights, steps.conservation, steps.choices]
     tables += [evaluations.evaluations, evaluations.client_evaluations, evaluations.ending]
     with_sessions = [fates.presence_checks, steps.idle, evaluations.online]
     found: dict[str, Callable[[], Iterator[Check]]] = {_name(part): partial(part, run) for part in tables}

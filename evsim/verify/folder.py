@@ -23,12 +23,13 @@ _LABELS = {
     "client_evaluations": lambda c, i: f"version {c['version'][i]} on client {c['client'][i]}",
     "clients": lambda c, i: f"client {c['client'][i]}",
     "availability": lambda c, i: f"instant {c['at'][i]} ms",
+    "selections": lambda c, i: f"{c['name'][i]} of a selection for round {c['round'][i]} at {c['at'][i]} ms",
     "sessions": lambda c, i: f"session of client {c['client'][i]} from {c['check_in_at'][i]} ms",
 }
-_LATER = frozenset({"client_evaluations"})  # tables that older folders do not have
+_LATER = frozenset({"client_evaluations", "selections"})  # tables that older folders do not have
 FORMAT = 2  # of run folders; an older one lacks columns
 _REAL = (
-    *("weight", "compute_factor", "link_factor", "mean_staleness", "value", "online_share"),
+    *("weight", "compute_factor", "link_factor", "mean_staleness", "value", "online_share", "compute_share"),
     *("compute_ms_per_sample", "download_kbps", "upload_kbps"),
 )
 
@@ -42,6 +43,7 @@ class Folder:
         manifest: of the run.
         scenario: resolved, as TOML has it.
         tasks, server_steps, evaluations, client_evaluations, clients, availability, sessions: the tables.
+        selections: what the selector said; without columns in a folder from before there was that.
     """
 
     manifest: Mapping[str, Any]
@@ -53,6 +55,7 @@ class Folder:
     clients: Table
     availability: Table
     sessions: Table
+    selections: Table
 
     @property
     def end(self) -> int:

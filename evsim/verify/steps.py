@@ -115,6 +115,19 @@ def closes(run: Folder, story: Story) -> Iterator[Check]:
     yield steps.holds("mean staleness", good, "mean_staleness", mean)
 
 
+def choices(run: Folder) -> Iterator[Check]:
+    """What the selector said is about clients that got a task at that instant, for that round."""
+    said, tasks = run.selections, run.tasks
+    if not said.columns or not len(said):
+        return
+    train = tasks["kind"] == "train"
+    rows = (tasks[name][train].tolist() for name in ("round", "client", "dispatched_at"))
+    given = set(zip(*rows, strict=True))
+    columns = (said[name].tolist() for name in ("round", "client", "at"))
+    good = [client == NULL or (number, client, at) in given for number, client, at in zip(*columns, strict=True)]
+    yield said.holds("the selector speaks of clients that it chose", np.array(good), "client", "one that got a task")
+
+
 def used(run: Folder) -> Iterator[Check]:
     """The least that holds whoever aggregates: a merged report names an applied step, and no other one does."""
     tasks, steps = run.tasks, run.server_steps

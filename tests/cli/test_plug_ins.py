@@ -55,6 +55,11 @@ SLOTS = {
         "",
         {"evsim.selection.uniform:Uniform": ["init", "select", "feedback", "candidates", "caveats"]},
     ),
+    "predictor": (
+        "selection.predictor",
+        "",
+        {"evsim.selection.daily:Daily": ["init", "checked_in", "stays_online", "caveats"]},
+    ),
     "broadcast": ("broadcast", "", {"evsim.algorithms.broadcast:FullModel": ["wires", "send"]}),
     "client_rule": (
         "client_rule",
@@ -64,6 +69,7 @@ SLOTS = {
             "evsim.algorithms.fedprox:FedProx": ["loss", "step", "finish", "direction"],
         },
     ),
+    "work": ("work", "shares = [0.5]", {"evsim.algorithms.workload:ByClass": ["steps", "problems"]}),
     "epochs": (
         "client_rule.epochs",
         "from = 1, to = 2",
@@ -83,10 +89,21 @@ SLOTS = {
         "mean = [0.1], deviation = [1.0]",
         {"evsim.training.data.transforms.normalize:Normalize": ["refusal", "draws", "apply"]},
     ),
+    "objective": (
+        "objective",
+        "",
+        {"evsim.training.objectives.classification:Classification": ["output_shape", "loss", "guess"]},
+    ),
+    "metric": (
+        "objective.metrics",
+        "",
+        {"evsim.training.objectives.metrics.counting:Accuracy": ["name", "keep", "of"]},
+    ),
+    "network": ("network", "", {"evsim.cost.network:IndependentLinks": ["open", "lasts_ms"]}),
     "join": ("population.join", "", {"evsim.traces.population:Modulo": ["devices"]}),
 }
 #: Slots whose plug-ins are no dataclasses (tested by themselves).
-OTHERS = {"trace_format"}
+OTHERS = {"trace_format", "rate_format"}
 PRODUCT = [
     (slot, base, name) for slot, (_, _, bases) in SLOTS.items() for base, methods in bases.items() for name in methods
 ]
@@ -114,11 +131,11 @@ def _with_mine(slot: str, base: str) -> str:
     key, options, _ = SLOTS[slot]
     parts = ['kind = "mine.py:Mine"', options, "mu = 0.1" if "fedprox" in base else ""]
     table = f"{{ {', '.join(filter(None, parts))} }}"
-    return f"{key}=[{table}]" if slot in {"upload", "transform"} else f"{key}={table}"
+    return f"{key}=[{table}]" if slot in {"upload", "transform", "metric"} else f"{key}={table}"
 
 
 def test_every_slot_is_in_the_product():
-    assert set(SLOTS) | OTHERS >= set(registry.slots()) - {"network", "listener", "data_format"}
+    assert set(SLOTS) | OTHERS >= set(registry.slots()) - {"listener", "data_format"}
 
 
 def test_the_scenario_of_these_tests_runs(evsim):
@@ -143,8 +160,8 @@ def test_a_plug_in_that_raises_is_named(evsim, slot, base, name):
 def test_a_run_of_a_study_names_a_plug_in_that_raises(evsim, tmp_path):
     _write("evsim.selection.uniform:Uniform", "select", 'raise RuntimeError("not today")')
     text = Scenario.load("s.toml", ["selection.kind=mine.py:Mine"]).to_toml()
-    said = run_of_a_study(str(tmp_path / "study/arm/seed-0"), text, str(tmp_path))
-    assert said.startswith("selection Mine: RuntimeError: not today\n  mine.py, line 9, in select")
+    said = run_of_a_study(str(tmp_path / "study/arm/seed-0"), text, str(tmp_path), str(tmp_path))
+    assert said.error.startswith("selection Mine: RuntimeError: not today\n  mine.py, line 9, in select")
 
 
 @pytest.mark.parametrize(("slot", "base", "name"), PRODUCT, ids=lambda each: str(each).rpartition(":")[2])

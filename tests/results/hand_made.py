@@ -41,20 +41,21 @@ def write(
     scenario='name = "tiny"\n',
     training="real",
     trigger="grid",
+    metric="accuracy",
     **more,
 ) -> Run:
     """A run folder from tuples."""
     recorder = Recorder(folder)
     recorder.append("tasks", _tasks(rows))
     recorder.append("server_steps", _steps())
-    recorder.append("evaluations", _evaluations(curve, trigger, spread=spread))
+    recorder.append("evaluations", _evaluations(curve, trigger, spread=spread, metric=metric))
     numbers = np.arange(clients)
     ones = np.ones(clients)
     recorder.append(
         "clients",
         {"client": numbers, "device": numbers, "clone": numbers * 0, "speed_device": numbers, "samples": numbers + 10}
         | {"compute_ms_per_sample": ones, "download_kbps": ones, "upload_kbps": ones, "online_share": ones / 2}
-        | {"latency_ms": 0 * ones},
+        | {"latency_ms": 0 * ones, "group": numbers * 0, "compute_share": ones},
     )
     recorder.append("availability", {"at": [0, 500], "online": [6, 4]})
     manifest = {
@@ -71,7 +72,8 @@ def write(
         "executor": {"kind": "serial", "pin": {"kind": "serial", "threads": 1}},
         "population": {"clients": clients, "distinct_devices": clients, "notes": []},
     }
-    recorder.finish(manifest=manifest | more, scenario_toml=scenario, tensors=None)
+    recorder.close()
+    recorder.finish(manifest=manifest | {"tables": recorder.seals()} | more, scenario_toml=scenario, tensors=None)
     return load_run(folder)
 
 
@@ -136,8 +138,8 @@ def _steps():
     }
 
 
-def _evaluations(curve, trigger, *, spread):
-    rows = [(at, version, trigger, "test", "accuracy", value) for at, version, value in curve]
+def _evaluations(curve, trigger, *, spread, metric):
+    rows = [(at, version, trigger, "test", metric, value) for at, version, value in curve]
     rows += [(at, version, trigger, "test", "loss", 1 - value) for at, version, value in curve]
     if spread:
         rows += [

@@ -199,3 +199,57 @@ def test_a_crossing_at_time_zero_is_the_shortest_and_not_the_longest(tmp_path):
     row = compare(load_arms(arm(tmp_path, "uniform", [0, 8]), running_mean=1)).iloc[0]
     assert (row["reached"], row["median_h"]) == (2, 4.0)
     assert row["mean_h"] < 1
+
+
+def test_the_final_metric_and_its_difference_in_pairs_by_hand(tmp_path):
+    paths = arm(tmp_path, "uniform", [4, 8], low=0.2) + arm(tmp_path, "oort", [2, 10], low=0.4)
+    table = compare(load_arms(paths, running_mean=2))
+    # the last two of eleven evaluations: 0.9 where the run crossed by hour 9, else one at the low value
+    assert table["final"].tolist() == pytest.approx([0.9, (0.9 + 0.65) / 2], rel=1e-12)
+    row = table.loc["selection.kind=oort"]
+    assert row["final_difference"] == pytest.approx(-0.125, rel=1e-12)
+    half = 12.706204736 * 0.125  # of 0 and -0.25: standard error 0.125
+    assert row["final_difference_low"] == pytest.approx(-0.125 - half, rel=1e-9)
+    assert row["final_difference_high"] == pytest.approx(-0.125 + half, rel=1e-9)
+    head, *rows = in_words(load_arms(paths, running_mean=2), table)
+    assert head[-3:] == ("final accuracy (difference)", "uploads", "bytes")
+    assert rows[0][-3] == "0.900"
+    assert rows[1][-3].startswith("0.775 (-0.125 [")
+
+
+def sending(folder, kind, time, ended, *, end=10):
+    """One run that crosses at an hour, of which tasks end at the given hours; 1,000 bytes down and 100 up each."""
+    curve = tuple((h * HOUR, h, 0.9 if time is not None and h >= time else 0.2) for h in range(end + 1))
+    rows = [(outcome, 0, 0, hour * HOUR, 20, 50, 30, 0) for outcome, hour in ended]
+    text = f'name = "tiny"\n[selection]\nkind = "{kind}"\n'
+    write(folder / kind, rows=rows, curve=curve, end=end * HOUR, scenario=text)
+    return folder / kind
+
+
+def test_uploads_and_bytes_until_the_target_are_counted_and_at_least_where_nobody_arrives(tmp_path):
+    ended = [("AGGREGATED", 1), ("DROPPED", 2), ("LATE", 3), ("AGGREGATED", 4), ("AGGREGATED", 9)]
+    paths = [sending(tmp_path, "uniform", None, ended), sending(tmp_path, "oort", 4, ended)]
+    arms = load_arms(paths, running_mean=1)
+    table = compare(arms)
+    assert table["uploads"].tolist() == [4, 3]  # a lost one is no upload; the last one comes after the crossing
+    assert table["traffic_bytes"].tolist() == [5_500, 4_400]
+    assert table["spent_bound"].tolist() == ["at least", ""]
+    assert table.loc["selection.kind=oort", "bound"] == "at least"  # only the baseline never arrives
+    words = in_words(arms, table)
+    assert words[1][-2:] == ("at least 4", "at least 5.5 kB")
+    assert words[2][4] == "at least 2.50"
+
+
+def test_a_metric_where_smaller_is_better_is_compared_in_its_own_direction(tmp_path):
+    for kind, falls in (("uniform", 8), ("oort", 4)):
+        curve = tuple((h * HOUR, h, 10.0 if h >= falls else 80.0) for h in range(11))
+        text = f'name = "tiny"\n[selection]\nkind = "{kind}"\n'
+        write(tmp_path / kind, rows=(), curve=curve, end=10 * HOUR, scenario=text, metric="perplexity", target=None)
+    arms = load_arms([tmp_path / "uniform", tmp_path / "oort"], target=40, running_mean=1)
+    assert (arms.metric, arms.goal.at_most) == ("perplexity", 40)
+    table = compare(arms)
+    assert table.loc["selection.kind=oort", "speedup"] == pytest.approx(2.0)
+    assert in_words(arms, table)[0][-3] == "final perplexity (difference)"
+    told = load_arms([tmp_path / "oort"], target=40, running_mean=1).runs["tiny"][0]
+    assert told.headline == "perplexity"
+    assert told.curve().value_at(10 * HOUR) == 10.0

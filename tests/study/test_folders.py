@@ -104,7 +104,7 @@ def test_half_made_runs_go_on_where_they_were(tmp_path):
     whole = Simulation(scenario, device="cpu").run(tmp_path / "whole")
     run = tmp_path / "out/a/seed-0"
     half_made(run, scenario)
-    over = running.run_one(str(run), scenario.to_toml(), str(scenario.folder.resolve()))
+    over = running.run_one(str(run), scenario.to_toml(), str(scenario.folder.resolve()), str(tmp_path))
     assert over == running.Over(note="went on where it was")
     assert content(run) == content(whole)
     assert not part_of(run).exists()
@@ -116,7 +116,7 @@ def test_a_half_made_run_that_cannot_go_on_begins_anew_and_says_why(tmp_path):
     run = tmp_path / "a/seed-0"
     half = half_made(run, scenario) / "resume/run.json"
     half.write_text(json.dumps(json.loads(half.read_text()) | {"data": "other"}))
-    over = running.run_one(str(run), scenario.to_toml(), str(scenario.folder.resolve()))
+    over = running.run_one(str(run), scenario.to_toml(), str(scenario.folder.resolve()), str(tmp_path))
     assert over.error == ""
     assert re.fullmatch("begun anew: .*data: '[0-9a-f]+' now; expected 'other'.*", over.note)
     assert content(run) == content(whole)
@@ -124,7 +124,7 @@ def test_a_half_made_run_that_cannot_go_on_begins_anew_and_says_why(tmp_path):
 
 def test_a_run_that_fails_keeps_what_it_can_go_on_from(tmp_path, monkeypatch):
     scenario = next(iter(STUDY.scenarios().values()))
-    run, arguments = tmp_path / "a/seed-0", (scenario.to_toml(), str(scenario.folder.resolve()))
+    run, arguments = tmp_path / "a/seed-0", (scenario.to_toml(), str(scenario.folder.resolve()), str(tmp_path))
     half_made(run, scenario)
 
     def breaks(*_, **__):
@@ -283,5 +283,5 @@ def test_nothing_of_a_finished_run_stays_alive(tmp_path):
         return Counter(name for each in gc.get_objects() if (name := type(each).__name__) in names)
 
     before = alive()
-    assert running.run_one(str(tmp_path / "a/seed-0"), TEXT, str(Path.cwd())) == running.Over()
+    assert running.run_one(str(tmp_path / "a/seed-0"), TEXT, str(Path.cwd()), str(tmp_path)) == running.Over()
     assert alive() == before

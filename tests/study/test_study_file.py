@@ -119,3 +119,16 @@ def test_a_path_of_an_arm_begins_beside_the_study_file(tmp_path, monkeypatch):
     (tmp_path / "studies/mine.toml").write_text(text, encoding="utf-8")
     (scenario,) = Study.load("studies/mine.toml").scenarios().values()
     assert Path(scenario.population.availability).resolve() == tmp_path / "studies/t.csv"
+
+
+def test_a_target_that_no_run_would_tell_is_refused_before_anything_runs(tmp_path):
+    study = load(tmp_path, 'scenario = "quickstart"\ntarget = { metric = "perplexity", at_most = 3 }\n[arms]\na = []\n')
+    with pytest.raises(ScenarioError, match=r"target\.metric: the objective of arm 'a' does not tell 'perplexity'"):
+        study.scenarios()
+
+
+def test_the_target_of_a_scenario_may_be_of_any_metric(tmp_path):
+    own = '"stop.target_accuracy=", "stop.target={metric=\'loss\',at_most=0.5}"'
+    study = load(tmp_path, f'scenario = "quickstart"\noverrides = [{own}]\n[arms]\na = []\n')
+    assert study.target() == Target(metric="loss", at_most=0.5)
+    assert study.scenarios()["a", 0].stop.goal is None

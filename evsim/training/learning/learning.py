@@ -17,7 +17,8 @@ import torch
 
 from evsim.algorithms import tree
 from evsim.algorithms.base import Method, State, StatefulMerge, StepInfo, SummingMerge
-from evsim.algorithms.sums import WeightedSums
+from evsim.algorithms.clients import ClientInfo
+from evsim.algorithms.sums import WeightedSums, spread
 from evsim.algorithms.tree import Payload, Tree
 from evsim.algorithms.weighting import checked
 from evsim.base import rng
@@ -28,10 +29,12 @@ from evsim.base.vocabulary import Feedback, IntArray
 from evsim.training.data.samples import Inputs, TrainingData, fits, inputs, labels
 from evsim.training.executors.base import Executor, Job, TrainTask
 from evsim.training.executors.probe import batch_of_one, probe, rehearse
-from evsim.training.executors.sums import Weights
+from evsim.training.executors.sums import Weights, weights_at
 from evsim.training.executors.threads import limited_threads
 from evsim.training.learning.client_state import ClientStates
 from evsim.training.learning.evaluation import Some, Stored, evaluate
+from evsim.training.learning.kept import Kept
+from evsim.training.learning.parts import Messages, groups_of
 from evsim.training.learning.pending import Pending
 from evsim.training.learning.reports import Seen, feedback_of, moved
 from evsim.training.models.leaves import averaged, check_leaves, saved, trained
@@ -62,6 +65,7 @@ class Setting:
         state_budget: bytes of client states kept in memory; what is more lies on disk.
         state_folder: where; None for a temporary folder.
         objective: what is learnt, and how it is judged.
+        clients: what is known of them; None: their data sizes.
     """
 
     seed: int
@@ -71,6 +75,7 @@ class Setting:
     state_budget: int = 1 << 30
     state_folder: Path | None = None
     objective: Objective = field(default_factory=Classification)
+    clients: ClientInfo | None = None
 
 
 @final
@@ -102,11 +107,15 @@ class Learning:
         probe(job)
         self._job = job
         self._runner = executor.open(job)
-        self._sums_suffice = isinstance(method.merge, SummingMerge) and not method.upload
+        kept = Kept.of(method.keep, self._model)
+        self._sums_suffice = isinstance(method.merge, SummingMerge) and not method.upload and not kept
         self.client_states = ClientStates(setting.state_budget, setting.state_folder)
         self.client_states.begin()
-        self._pending = Pending(method, job, self._runner, self.client_states)
-        self._sent: tuple[int, Payload] | None = None
+        clients = setting.clients or ClientInfo.unknown(np.diff(self._data.offsets))
+        groups = groups_of(method.broadcast, clients)
+        self._messages = Messages(method.broadcast, job, groups)
+        known = replace(clients, group=groups)
+        self._pending = Pending(method, job, self._runner, self.client_states, known, kept)
         self.version = 0
         self._looked_at = -1, False  # a version, and whether it has diverged
 
@@ -145,7 +154,7 @@ class Learning:
         Raises:
             TrainingError: if the model, the client rule or the broadcast raises anything.
         """
-        rehearse(self._job, self._received())
+        rehearse(self._job, self._messages.whole(self.version, self._message))
         x, y = self._test
         self._judged((x[:2], y[:2]), 0, batch_size=2)
 
@@ -153,9 +162,12 @@ class Learning:
 
     def dispatched(self, tasks: IntArray, clients: IntArray, nth: IntArray, max_steps: IntArray | None = None) -> None:
         """Fix the inputs of new tasks: they train the current version, for at most so many steps (0: no limit)."""
-        received, limits = self._received(), np.zeros_like(tasks) if max_steps is None else max_steps
+        limits = np.zeros_like(tasks) if max_steps is None else max_steps
         columns = zip(tasks.tolist(), clients.tolist(), nth.tolist(), limits.tolist(), strict=True)
-        self._pending.add([TrainTask(t, client, k, self.version, received, {}, n) for t, client, k, n in columns])
+        of, version, message = self._messages.of, self.version, self._message
+        self._pending.add(
+            [TrainTask(t, client, k, version, of(client, version, message), {}, n) for t, client, k, n in columns]
+        )
 
     def discard(self, tasks: Iterable[int]) -> None:
         """Forget tasks that will never be used."""
@@ -189,12 +201,7 @@ class Learning:
         with self._blaming("weighting"):
             weights = checked(self._method.weighting, self._pending.reports(order, self.version))
         info = StepInfo(self.version, self._pending.n_clients, goal or self._goal, len(order), self._seed, by)
-        with self._blaming("merge"):
-            acc = self._method.merge.init(self._server, info)
-        if self._sums_suffice and isinstance(acc, WeightedSums) and not self._pending.some_are_trained:
-            seen = self._pending.add_up(order, weights, acc)
-        else:
-            acc, seen = self._add_each(order, weights, acc)
+        acc, seen = self._added(order, weights, info) if not self._messages.parts else self._parts(order, weights, info)
         usable = sum(valid for _, valid in seen.values())
         if usable and not self._step(acc, replace(info, n_reports=usable)):
             seen = {task: (utility, False) for task, (utility, _) in seen.items()}
@@ -214,7 +221,8 @@ class Learning:
     def evaluate_clients(self, batch_size: int, clients: IntArray | None = None) -> dict[str, FloatArray]:
         """Loss and metrics of the current version on each client's own samples: those held out, if some are.
 
-        Arrays (clients,), of all clients or of those named; NaN for a client that has none.
+        Arrays (clients,), of all clients or of those named; NaN for a client that has none. Where clients keep models
+        or leaves of their own, also what each would use: metrics that begin with ``personal_``.
         """
         key, data = rng.key(self._seed, "evaluate clients", self.version), self._data
         index, offsets = data.judged
@@ -226,7 +234,31 @@ class Learning:
         else:
             only = data.rows(rows)
             kept = self._judged((Some(data.x, only), data.y[only]), key, batch_size)
-        return self._objective.measure(kept, Groups(places, offsets))
+        found = self._objective.measure(kept, Groups(places, offsets))
+        if not self._pending.keeps_models:
+            return found
+        own = {f"personal_{name}": values.copy() for name, values in found.items()}
+        for place in range(len(offsets) - 1):
+            client = place if clients is None else int(clients[place])
+            for name, value in self._personal(
+                client, index[offsets[place] : offsets[place + 1]], key, batch_size
+            ).items():
+                own[f"personal_{name}"][place] = value
+        return {**found, **own}
+
+    def _personal(self, client: int, samples: IntArray, key: int, batch_size: int) -> dict[str, float]:
+        """Metrics of what one client would use, on some samples; {} if that is the global model, or there are none."""
+        received = self._messages.of(client, self.version, self._message)
+        own = self._pending.own_payload(client, received) if len(samples) else None
+        if own is None:
+            return {}
+        rows = self._data.rows(samples)
+        pair = self._data.x[rows], self._data.y[rows]
+        kept = evaluate(
+            self._model, (own["model"], own["buffers"]), pair, self._objective.keep, batch_size=batch_size, key=key
+        )
+        measured = self._objective.measure(kept, Groups.whole(len(samples)))
+        return {name: float(value[0]) for name, value in measured.items()}
 
     @property
     def judged_samples(self) -> IntArray:
@@ -278,8 +310,8 @@ class Learning:
         """Become what `checkpoint` told of another run of the same method, model and data."""
         self.version, self._server = kept["version"], kept["server"]
         self._pending.restore(kept["pending"])
-        received = kept["pending"]["received"].get(str(self.version))
-        self._sent = None if received is None else (self.version, received)
+        received = kept["pending"]["received"].get(f"{self.version}/0")
+        self._messages.restore(self.version, {} if received is None else {0: received})
         self._looked_at = -1, False
 
     def close(self) -> None:
@@ -306,13 +338,35 @@ class Learning:
     def _current(self) -> tuple[Tree, Tree]:
         return tree.cast(self._server["model"], self._dtype), tree.cast(self._server["buffers"], self._dtype)
 
-    def _received(self) -> Payload:
-        """What clients get from the current version, cast to the precision of training; one object per version."""
-        if self._sent is None or self._sent[0] != self.version:
-            with self._blaming("broadcast"):
-                message = self._method.broadcast.send(self._server)
-            self._sent = self.version, {name: tree.cast(leaves, self._dtype) for name, leaves in message.items()}
-        return self._sent[1]
+    def _message(self) -> Payload:
+        """What the current version sends, cast to the precision of training."""
+        with self._blaming("broadcast"):
+            message = self._method.broadcast.send(self._server)
+        return {name: tree.cast(leaves, self._dtype) for name, leaves in message.items()}
+
+    def _added(self, order: Sequence[int], weights: Weights, info: StepInfo) -> tuple[object, Seen]:
+        """Train tasks of clients that hold the same leaves, and merge their updates."""
+        with self._blaming("merge"):
+            acc = self._method.merge.init(self._server, info)
+        if self._sums_suffice and isinstance(acc, WeightedSums) and not self._pending.some_are_trained:
+            return acc, self._pending.add_up(order, weights, acc)
+        return self._add_each(order, weights, acc)
+
+    def _parts(self, order: Sequence[int], weights: Weights, info: StepInfo) -> tuple[object, Seen]:
+        """The same where groups hold parts of the model: each group by itself, then number by number."""
+        seen: Seen = {}
+        sums: dict[int, WeightedSums] = {}
+        for group, places in self._messages.by_group(order, self._pending.clients(order)).items():
+            some, own = [order[place] for place in places], weights_at(weights, np.array(places))
+            acc, heard = self._added(some, own, info)
+            if not isinstance(acc, WeightedSums):
+                raise TrainingError(
+                    "merge: clients hold parts of the model, whose updates only weighted sums can merge"
+                )
+            sums[group] = acc
+            seen |= heard
+        whole = {name: self._server[name] for name in self._server if self._server[name]}
+        return spread(sums, dict(enumerate(self._messages.parts)), whole), seen
 
     def _add_each(self, order: Sequence[int], weights: Weights, acc: object) -> tuple[object, Seen]:
         """Train, encode and merge one update after the other."""

@@ -6,14 +6,16 @@ task is resolved with a finite update.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
+import torch
 
 from evsim.algorithms import tree
-from evsim.algorithms.base import Method, ReportMeta, Reports, State
+from evsim.algorithms.base import KeepsModel, Method, ReportMeta, Reports, State
 from evsim.algorithms.schedule import TaskNames
 from evsim.algorithms.tree import Payload
 from evsim.base import rng
@@ -24,11 +26,14 @@ from evsim.base.vocabulary import IntArray
 from evsim.training.executors.base import Job, Result, Runner, TrainTask
 from evsim.training.executors.sums import Block, Weights, weights_at
 from evsim.training.learning.client_state import ClientStates, States
+from evsim.training.learning.kept import PLACE, Kept
 from evsim.training.learning.reports import Resolved, Seen
 
 if TYPE_CHECKING:
+    from evsim.algorithms.clients import ClientInfo
     from evsim.algorithms.sums import WeightedSums
 
+_KNOWN = "client"  # the entry of a task's state that holds what the rule `knows`
 _STATES_AT_ONCE = 256 << 20  # bytes of client states handed to the executor in one go
 
 
@@ -41,10 +46,15 @@ class Pending:
         job: what executors know.
         runner: the open executor.
         states: of the clients; kept by the caller.
+        known: what the server knows of all clients, their groups included.
+        kept: leaves that stay on the clients.
     """
 
-    def __init__(self, method: Method, job: Job, runner: Runner, states: ClientStates) -> None:
+    def __init__(
+        self, method: Method, job: Job, runner: Runner, states: ClientStates, known: ClientInfo, kept: Kept
+    ) -> None:
         self._method, self._job, self._runner, self._states = method, job, runner, states
+        self._known, self._knows, self._kept = known, method.client_rule.knows, kept
         with_data = np.diff(job.data.offsets) > 0
         self._places = np.cumsum(with_data) - 1  # a client's number among those with data
         self.n_clients = int(with_data.sum())  # clients that can be drawn, which is what N means everywhere
@@ -65,7 +75,7 @@ class Pending:
         """Everything about tasks that wait, for a checkpoint: the message of each version once."""
         waiting = self._waiting.values()
         rows = [[each.task, each.client, each.nth, each.version, each.max_steps] for each in waiting]
-        received = {str(each.version): each.received for each in waiting}
+        received = {self._message_name(each.version, each.client): each.received for each in waiting}
         early = [[task, each.update, each.utility] for task, each in self._early.items()]
         return {"waiting": rows, "received": received, "early": early}
 
@@ -73,10 +83,17 @@ class Pending:
         """Become what `kept` told of another run."""
         received = kept["received"]
         self._waiting = {
-            task: TrainTask(task, client, nth, version, received[str(version)], {}, most)
+            task: TrainTask(task, client, nth, version, received[self._message_name(version, client)], {}, most)
             for task, client, nth, version, most in kept["waiting"]
         }
         self._early = {task: Resolved(update, utility) for task, update, utility in kept["early"]}
+
+    def _message_name(self, version: int, client: int) -> str:
+        return f"{version}/{int(self._known.group[client])}"
+
+    def clients(self, tasks: Sequence[int]) -> list[int]:
+        """Whose tasks these are."""
+        return [self._waiting[task].client for task in tasks]
 
     def in_order(self, tasks: IntArray) -> list[int]:
         """The tasks in the order in which they are merged: by client, then by task."""
@@ -87,7 +104,12 @@ class Pending:
         waiting = [self._waiting[task] for task in tasks]
         clients = np.array([each.client for each in waiting], np.int64)
         staleness = np.array([version - each.version for each in waiting], np.int64)
-        return Reports(clients, self._sizes(clients), staleness)
+        return Reports(clients, self._sizes(clients), staleness, lambda: self._info(tasks, clients))
+
+    def _info(self, tasks: Sequence[int], clients: IntArray) -> ClientInfo:
+        """What is known of the clients of some tasks, with their data sizes as they are trained on."""
+        nth = np.array([self._waiting[task].nth for task in tasks], np.int64)
+        return replace(self._known.at(clients, nth), samples=self._sizes(clients))
 
     def metas(self, tasks: Sequence[int], version: int) -> list[ReportMeta]:
         """What the server knows about each report, when it is at a version."""
@@ -95,13 +117,14 @@ class Pending:
         nth = np.array([self._waiting[task].nth for task in tasks], np.int64)
         names = TaskNames(self._job.seed, columns.client, nth)
         scheduled = self._method.client_rule.schedule.n_steps(columns.samples, names).tolist()
-        found = []
+        found, known = [], cache(lambda: columns.info)
         for place, task in enumerate(tasks):
             own, steps = self._waiting[task], scheduled[place]
             samples, staleness = int(columns.samples[place]), int(columns.staleness[place])
             run = (self._job.seed, self.n_clients, own.received, int(self._places[own.client]))
             done = min(steps, own.max_steps or steps)
-            found.append(ReportMeta(own.client, task, samples, done, own.version, staleness, *run))
+            about = partial(_one_of, known, place)
+            found.append(ReportMeta(own.client, task, samples, done, own.version, staleness, *run, about))
         return found
 
     # -- training ---------------------------------------------------------------------------------------------------
@@ -140,8 +163,9 @@ class Pending:
         for place, finite, square, state in zip(*columns, strict=True):
             task = tasks[place]
             seen[task] = square**0.5, finite
-            if finite and state:
-                self._states.put(self._waiting[task].client, {"rule": state})
+            own = _without_what_is_known(state)
+            if finite and own:
+                self._states.put(self._waiting[task].client, {"rule": own})
         return seen
 
     def _results(self, tasks: Sequence[int]) -> Iterator[Result]:
@@ -168,14 +192,47 @@ class Pending:
 
     def _train_tasks(self, tasks: Sequence[int]) -> list[TrainTask]:
         waiting = [self._waiting[task] for task in tasks]
-        if not self._state_bytes(tasks[0]):
-            return waiting
-        return [replace(each, state=self._state_of(each)) for each in waiting]
+        if self._state_bytes(tasks[0]):
+            waiting = [replace(each, state=self._state_of(each)) for each in waiting]
+        if self._kept:
+            waiting = [self._kept.task(each, self._own_of(each.client)) for each in waiting]
+        return self._told(tasks, waiting) if self._knows else waiting
+
+    def _told(self, tasks: Sequence[int], waiting: list[TrainTask]) -> list[TrainTask]:
+        """Tasks whose rule reads what is known of its client; that is no part of the state that the client keeps."""
+        info = self._info(tasks, np.array([each.client for each in waiting], np.int64))
+        columns = {name: torch.from_numpy(np.ascontiguousarray(getattr(info, name))) for name in self._knows}
+        columns = {name: column.to(self._job.device) for name, column in columns.items()}
+        return [
+            replace(each, state={**each.state, _KNOWN: {name: column[place] for name, column in columns.items()}})
+            for place, each in enumerate(waiting)
+        ]
 
     def _state_bytes(self, task: int) -> int:
         """Size of the state that a client keeps for its rule; 0 if the rule keeps none."""
         state = self._method.client_rule.init_client(self._waiting[task].received)
-        return sum(leaf.nbytes for leaves in state.values() for leaf in leaves.values())
+        size = sum(leaf.nbytes for leaves in state.values() for leaf in leaves.values())
+        return size + (self._kept.n_bytes(self._waiting[task].received) if self._kept else 0)
+
+    def _own_of(self, client: int) -> State | None:
+        """The leaves that a client keeps; None if it has none yet."""
+        own = self._states.get(client).get(PLACE)
+        return None if own is None else self._moved(own)
+
+    def own_payload(self, client: int, received: Payload) -> Payload | None:
+        """What a client would use that got this message; None if it is the message itself."""
+        rule, own = self._method.client_rule, self._own_of(client) if self._kept else None
+        used = received if own is None else self._kept.into(received, own)
+        state = self._states.get(client).get("rule") if isinstance(rule, KeepsModel) else None
+        if state is None or not isinstance(rule, KeepsModel):
+            return None if own is None else used
+        with user_code(TrainingError, slot="client_rule", cls=rule, step="own_model", client=client):
+            return rule.own_model(used, self._moved(state))
+
+    @property
+    def keeps_models(self) -> bool:
+        """Whether clients would use something else than the global model."""
+        return bool(self._kept) or isinstance(self._method.client_rule, KeepsModel)
 
     def _state_of(self, task: TrainTask) -> State:
         kept = self._states.get(task.client).get("rule")
@@ -194,9 +251,11 @@ class Pending:
         return Resolved(update, utility)
 
     def _encode(self, result: Result, version: int) -> tuple[Payload, States]:
-        task = result.task
-        update = {name: tree.double(leaves) for name, leaves in result.update.items()}
-        states: States = {"rule": result.state}
+        task, sent = result.task, result.update
+        states: States = {"rule": _without_what_is_known(result.state)}
+        if self._kept:
+            sent, states[PLACE] = self._kept.taken(result)
+        update = {name: tree.double(leaves) for name, leaves in sent.items()}
         if not self._method.upload:
             return update, states
         old, (meta,) = self._states.get(task.client), self.metas([task.task], version)
@@ -216,3 +275,11 @@ class Pending:
     def _sizes(self, clients: IntArray) -> IntArray:
         offsets = self._job.data.offsets
         return offsets[clients + 1] - offsets[clients]
+
+
+def _one_of(known: Callable[[], ClientInfo], place: int) -> ClientInfo:
+    return known().at(np.array([place]))
+
+
+def _without_what_is_known(state: State) -> State:
+    return {name: leaves for name, leaves in state.items() if name != _KNOWN} if _KNOWN in state else state

@@ -98,7 +98,7 @@ x, y = np.zeros((2, 3)), np.array([0, 1])
         ({"x": x, "y": y - 1}, "label -1 of sample 0"),
         ({"x": x, "y": y * 10**9}, "label 1000000000 among 2 samples"),
         ({"x": x, "y": y * 2, "label_names": ("a", "b")}, "label 2, but names of 2 labels"),
-        ({"x": x, "y": y[:, None]}, r"the label column holds int64 of shape \(2, 1\)"),
+        ({"x": x, "y": y[:, None]}, r"y holds int64 of shape \(2, 1\); expected one axis"),
         ({"x": x + np.inf, "y": y}, "sample 0: inputs hold numbers that are not finite"),
         ({"x": x, "y": y, "is_test": np.ones(2, bool)}, "all samples are in the test set"),
         ({"x": x.astype(int) - 1, "y": y}, "token id -1"),
