@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import final
 
 import torch
 from torch import nn
@@ -11,10 +11,7 @@ from typing_extensions import override
 
 from evsim.base.errors import require
 from evsim.training.models.base import Model, seeded
-from evsim.training.models.layers import check_tokens
-
-#: Whether a model of text predicts what follows each token, or what follows the last one.
-Predicts = Literal["last", "every"]
+from evsim.training.models.layers import Predicts, check_tokens
 
 
 @final
