@@ -19,9 +19,10 @@ BoolArray = NDArray[np.bool_]
 class Rank(IntEnum):
     """The one written order of events of the same instant, lowest first.
 
-    Ranks start at 2: SimPy keeps 0 and 1 for its own wake-ups.
+    Ranks below 2 are those of SimPy's own wake-ups: that a process begins (0) or has ended (1), for which nobody waits.
     """
 
+    WORLD = 1  # transfers end, links, devices and the server fail or are back: before what follows from it
     REPORT = 2  # a report that arrives exactly at check-out or at the deadline counts
     DROPOUT = 3
     CHECK_OUT = 4

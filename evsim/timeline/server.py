@@ -18,15 +18,17 @@ from evsim.base.culprit import named
 from evsim.base.errors import MisuseError
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import Feedback, IntArray, Outcome, Rank
+from evsim.cost.network import SharedNetwork
 from evsim.timeline.agenda import Agenda
-from evsim.timeline.cohorts import Cohorts
+from evsim.timeline.cohorts import OF_USED, Cohorts
 from evsim.timeline.digest import TimelineHash
 from evsim.timeline.dispatch import Dispatcher
 from evsim.timeline.dropouts import Dropouts
 from evsim.timeline.endings import Endings
 from evsim.timeline.fates import LOST
 from evsim.timeline.feedback import FeedbackDesk
-from evsim.timeline.ledger import Ledger
+from evsim.timeline.ledger import Ledger, Moved
+from evsim.timeline.moving import MovingDispatcher
 from evsim.timeline.registration import Registration
 from evsim.timeline.world import World
 
@@ -57,13 +59,12 @@ class LiveServer:
         self.feedback = FeedbackDesk(self.ledger, world.manager)
         self.cohorts = Cohorts(self.ledger, world.manager, world.learning, self.feedback, world.audience)
         self._hash = TimelineHash()
-        self.dispatcher = Dispatcher(world, self.ledger, self.endings, self._hash)
+        self.dispatcher, self._moved = self._dispatching()
         self._dropouts = Dropouts(self.ledger)
         self._tells_dropouts = world.by_events or world.audience.hears("dropped")
         self.version, self.rounds, self.end_reason = 0, 0, ""
         self.n_processes = 0  # that have not returned
         self._write_at = _WRITE_ROWS
-        self._moved = None if world.pricing.network.is_even else world.pricing.moved
         self._own_sources()
 
     def start(self, aggregator: Aggregator) -> None:
@@ -111,7 +112,7 @@ class LiveServer:
 
     def in_vain(self) -> None:
         """A process waits for clients that never come by themselves; the run ends unless another one will wake."""
-        if not self.agenda.somebody_wakes:
+        if not self.agenda.somebody_wakes and not self.dispatcher.busy:
             self.end("no_clients")
 
     def settle(self) -> None:
@@ -144,7 +145,7 @@ class LiveServer:
         self.ledger.set("server_step", used, self.version)
         if feedback.weight is not None:
             self.ledger.set("weight", used, feedback.weight[feedback.valid].view(np.int64))
-        self.ledger.set("outcome", reports, np.where(feedback.valid, Outcome.AGGREGATED, Outcome.INVALID))
+        self.ledger.set("outcome", reports, OF_USED[feedback.valid.astype(np.int64)])
         return feedback, staleness, applied
 
     def record(self, row: Mapping[str, Any], loss: float) -> None:
@@ -175,6 +176,7 @@ class LiveServer:
         lost = tasks[(column("ended_at", tasks) <= self.now) & (column("fate", tasks) == LOST)]
         self.ledger.set("outcome", lost, Outcome.DROPPED)
         self.ledger.set("known_at", lost, FOREVER)
+        self.dispatcher.freeze()
         self._write(everything=True)
 
     @property
@@ -189,12 +191,23 @@ class LiveServer:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
+    def _dispatching(self) -> tuple[Dispatcher, Moved | None]:
+        """Who gives tasks, and who knows what transfers that were cut short had moved."""
+        world, network = self.world, self.world.pricing.network
+        if isinstance(network, SharedNetwork):
+            moving = MovingDispatcher(world, self.ledger, self.endings, self._hash, self.changed)
+            return moving, moving.transfers.moved
+        dispatcher = Dispatcher(world, self.ledger, self.endings, self._hash)
+        return dispatcher, None if network.is_even else world.pricing.moved
+
     def _own_sources(self) -> None:
         world = self.world
-        declared = world.pricing.declared_ms(world.work(world.samples), world.wire_bytes)
+        declared = world.pricing.declared_ms(world.whole_work, world.sizes)
         self.registration = Registration(world.manager, world.audience, world.samples, declared)
-        self.agenda.add(world.sessions, self.registration.hear)
-        self.agenda.add(self.endings, self.cohorts.hear)
+        self.agenda.add(
+            world.sessions, self.registration.hear, (world.sessions.take_single, self.registration.hear_one)
+        )
+        self.agenda.add(self.endings, self.cohorts.hear, (self.endings.take_single, self.cohorts.hear_one))
         if self._tells_dropouts:
             self.agenda.add(self._dropouts, self._tell_dropouts)
         if world.audience.hears_in_bulk:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from evsim.base.units import MS_PER_DAY, MS_PER_HOUR
 from evsim.verify.folder import Folder
-from evsim.verify.table import Flags, Ints
+from evsim.verify.table import Check, Flags, Ints
 
 Reals = NDArray[np.float64]
 _NOTHING = 1e-9  # ms
@@ -32,6 +32,32 @@ def lasts(run: Folder, begin: Ints, alone: Reals) -> Reals | None:
         took[open_] += np.where(ends, left[open_] / factor, room)
         left[open_] = np.where(ends, 0.0, left[open_] - room * factor)
     return took
+
+
+def plausible(run: Folder, phase: str, own: Reals) -> Iterator[Check]:
+    """Over a shared link nothing is faster than alone, and no busy time moves more than the link can.
+
+    Args:
+        run: over a shared link.
+        phase: "download" or "upload".
+        own: what each transfer would have taken alone, latency included, ms.
+    """
+    tasks, table = run.tasks, run.scenario["network"]
+    took = tasks[f"planned_{phase}_ms"]
+    yield tasks.holds(f"no {phase} is faster than alone", took >= np.floor(own), f"planned_{phase}_ms", np.floor(own))
+    capacity = table.get("down_kbps" if phase == "download" else "up_kbps")
+    if capacity is None:
+        return
+    begin = tasks["dispatched_at"] + (0 if phase == "download" else tasks["download_ms"] + tasks["compute_ms"])
+    order = np.argsort(begin, kind="stable")
+    ends = (begin + tasks[f"{phase}_ms"])[order]
+    reach = np.maximum.accumulate(ends)
+    first = np.flatnonzero(np.concatenate([[True], begin[order][1:] > reach[:-1]])) if len(order) else order
+    bits = np.add.reduceat(tasks["bytes_down" if phase == "download" else "bytes_up"][order] * 8.0, first)
+    lasted = np.maximum.reduceat(reach, first) - begin[order][first] + 1  # whole ms
+    over = np.flatnonzero(bits > capacity * lasted)
+    told = f"the {phase}s from {begin[order][first[over[0]]]} ms on move more than the link can" if len(over) else ""
+    yield Check(f"{phase}s fit through the server's link", len(first), told)
 
 
 def done(run: Folder, begin: Ints, alone: Reals, spent: Ints) -> Reals | None:

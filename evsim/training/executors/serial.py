@@ -118,10 +118,9 @@ class SerialRunner(Runner):
         """Gradient of the mean loss of a step, the per-sample losses, the new buffers."""
         train = {name: leaf.detach().requires_grad_() for name, leaf in carry["train"].items()}
         apply = self._functional.apply(self._functional.key(key))
+        carry, criterion = {**carry, "train": train}, self._job.criterion
         with torch.enable_grad():
-            per_sample, new = self._job.rule.loss(
-                apply, {**carry, "train": train}, buffers, samples, self._job.criterion
-            )
+            per_sample, new = self._job.rule.loss(apply, carry, buffers, samples, criterion)
             grads = gradient_of(per_sample.mean(), train)
         return grads, per_sample.detach(), {k: v.detach() for k, v in new.items()}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
@@ -107,6 +107,20 @@ def test_federated_data_have_the_same_digest(tmp_path):
     plain = federate(Counting(), Iid(), **asked)
     with shared.sharing(tmp_path):
         assert federate(Counting(), Iid(), **asked).digest() == plain.digest()
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_the_digest_sees_every_input(tmp_path, monkeypatch, mapped):
+    monkeypatch.setattr("evsim.training.data.base._DIGESTED", 1)
+    data = federate(Counting(kind="uint8"), Iid(), test_fraction=0.2, n_clients=3, seed=0, folder=tmp_path)
+    monkeypatch.setattr("evsim.training.data.base._BLOCK", 13)
+    seen = {data.digest()}
+    for part in ("x", "x_test"):
+        for row in range(len(getattr(data, part))):
+            other = np.array(getattr(data, part))
+            other[row, 1, 1] ^= 1
+            seen.add(replace(data, **{part: Gathered(other) if mapped else other}).digest())
+    assert len(seen) == 1 + 40
 
 
 @pytest.mark.parametrize("case", ["synchronous", "batched"])
