@@ -14,6 +14,7 @@ import numpy as np
 
 from evsim.base.errors import MissingExtraError
 from evsim.run.caveats import MEASURED_ON, TASK_COLUMNS, measured
+from evsim.run.plug_ins import plug_ins
 from evsim.run.schema import FORMAT
 from evsim.scenario.caveats import sampling
 from evsim.timeline.world import ANSWER_BYTES
@@ -55,6 +56,7 @@ def manifest(scenario: Scenario, parts: Parts, server: LiveServer, reason: str, 
         "population": _population(parts),
         "cost": _cost(scenario, parts),
         "executor": {} if parts.learning is None else dict(parts.learning.plan),
+        "plug_ins": plug_ins(scenario),
         "privacy": _privacy(scenario, int((parts.samples > 0).sum()), server.version),
         "wall_s": round(wall_s, 3),
     }

@@ -204,8 +204,10 @@ class LiveServer:
         world = self.world
         declared = world.pricing.declared_ms(world.whole_work, world.sizes)
         self.registration = Registration(world.manager, world.audience, world.samples, declared)
-        self.agenda.add(world.sessions, self.registration.hear)
-        self.agenda.add(self.endings, self.cohorts.hear)
+        self.agenda.add(
+            world.sessions, self.registration.hear, (world.sessions.take_single, self.registration.hear_one)
+        )
+        self.agenda.add(self.endings, self.cohorts.hear, (self.endings.take_single, self.cohorts.hear_one))
         if self._tells_dropouts:
             self.agenda.add(self._dropouts, self._tell_dropouts)
         if world.audience.hears_in_bulk:

@@ -11,7 +11,8 @@ from typing import Any
 from evsim import Scenario
 from evsim.run.schema import TABLES
 
-_SMALL = [
+#: Overrides of the bundled quickstart: a run of a second.
+SMALL = [
     "population.clients=100",
     'executor.kind="serial"',
     "stop={server_steps=8}",
@@ -53,7 +54,7 @@ CASES = {
 def scenario_of(case: str, *more: str) -> Scenario:
     """A run of a second."""
     rounds = [] if any("buffered" in each for each in CASES[case]) else _ROUNDS
-    return Scenario.load("quickstart", overrides=[*_SMALL, *rounds, *CASES[case], *more])
+    return Scenario.load("quickstart", overrides=[*SMALL, *rounds, *CASES[case], *more])
 
 
 def results(folder: Path) -> dict[str, Any]:
