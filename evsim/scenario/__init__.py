@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, final
 
+from evsim.actors.base import Actor
 from evsim.aggregation.base import Aggregator
 from evsim.algorithms.base import Broadcast, ClientRule, Merge, ServerOptimizer, Upload, Weighting
 from evsim.base.caveat import Caveat
@@ -70,6 +71,7 @@ class Scenario:
         record: what the run folder holds.
         engine: how the timeline moves.
         listener: who is told what happens.
+        actor: what changes the world while tasks run.
         folder: where relative paths are looked up; no part of the file.
         notes: what loading the file found worth saying; no part of the file.
     """
@@ -100,6 +102,7 @@ class Scenario:
     record: RecordTable = field(default_factory=RecordTable)
     engine: EngineTable = field(default_factory=EngineTable)
     listener: tuple[Listener, ...] = ()
+    actor: tuple[Actor, ...] = ()
     folder: Path = field(default=Path(), compare=False)
     notes: tuple[Caveat, ...] = field(default=(), compare=False)
 

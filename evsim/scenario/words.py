@@ -38,6 +38,7 @@ def in_words(scenario: Scenario) -> list[tuple[str, str]]:
         *((slot.replace("_", " "), policy(slot, getattr(scenario, slot))) for slot in _SLOTS),
         *(("upload", policy("upload", each)) for each in scenario.upload),
         ("evaluation", _evaluation(scenario)),
+        *(("actor", policy("actor", each)) for each in scenario.actor),
         *(("listener", policy("listener", each)) for each in scenario.listener),
     ]
 
