@@ -36,6 +36,7 @@ _FEW = [
     "scaffold, workers",
     "top-k, buffered, oort",
     "batched",
+    "acted on",
 ]
 
 
