@@ -45,6 +45,13 @@ CASES = {
     "another target": ["stop.target_accuracy=", "stop.target={metric='loss',at_most=2.295}"],
     "clients by themselves": ["evaluation.per_client=true", "data.client_test_fraction=0.3"],
     "some clients": ["evaluation.per_client=true", "evaluation.client_sample=20"],
+    "acted on": [
+        (
+            "actor=[{kind='outage',at='20min',lasts='10min',keep=true},{kind='fault',crash_every='1h',link_every='1h'},"
+            "{kind='battery',first=0.1}]"
+        ),
+        "network={kind='shared',down_kbps=100000,up_kbps=50000}",
+    ],
     "batched": ['executor={kind="batched",chunk=4}'],
     "workers": ['executor={kind="workers",workers=2}'],
     "scaffold, workers": [*_SCAFFOLD, 'executor={kind="workers",workers=2}'],
