@@ -13,6 +13,7 @@ from evsim.base.user_code import user_code
 from evsim.cost.own import Own
 from evsim.cost.pricing import Pricing
 from evsim.timeline.world import cut
+from evsim.training.learning.kept import is_kept
 from evsim.training.learning.parts import groups_of, parts_of_model
 
 if TYPE_CHECKING:
@@ -45,6 +46,12 @@ def clients_of(population: Population, samples: IntArray) -> ClientInfo:
 def charged(scenario: Scenario, model: Wires, held: Wires | None = None) -> Bytes:
     """Charged bytes of a message down and up, of a model that is held in part."""
     whole = model if held is None else held
+    if scenario.keep:
+        stays = [name for leaves in model.values() for name in leaves if is_kept(name, scenario.keep)]
+        whole = {
+            entry: {name: wire.but(size=0, sent=0) if name in stays else wire for name, wire in leaves.items()}
+            for entry, leaves in whole.items()
+        }
     base, update = total_bytes(model), scenario.client_rule.wires(whole)
     for transform in scenario.upload:
         update = transform.wires(update)

@@ -30,6 +30,7 @@ from safetensors.numpy import save_file
 
 from evsim.base.errors import RunFolderError
 from evsim.base.lock import beat
+from evsim.base.parquet import seal
 from evsim.base.profiling import part
 from evsim.base.vocabulary import Outcome
 from evsim.run.schema import TABLES
@@ -195,6 +196,10 @@ class Recorder:
         texts = [field.name for field in self._schemas[name] if pa.types.is_string(field.type)]
         with pq.ParquetFile(self._folder / f"{name}.parquet", read_dictionary=texts) as file:
             return file.read(columns=columns, use_threads=False)
+
+    def seals(self) -> dict[str, dict[str, int | str]]:
+        """What tells each table's file from a changed one; `close` first."""
+        return {name: seal(self._folder / f"{name}.parquet") for name in TABLES}
 
     @part("recording")
     def finish(

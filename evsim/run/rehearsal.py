@@ -138,6 +138,7 @@ class _Play:
             sessions=Sessions(trace),
             pricing=replace(opened.pricing, speed=opened.population.speed.take(np.arange(n))),
             work=rule.work,
+            own=opened.own,
             drawn_work=drawn_work(rule, scenario.seed),
             partial=partial_work(rule),
             wire_bytes=opened.wire_bytes,
@@ -162,7 +163,7 @@ class _Play:
         """As many as there are where others' code may know them by number; otherwise enough of them."""
         having = np.flatnonzero(self._opened.samples > 0)
         scenario, whole = self._scenario, len(self._opened.samples)
-        if self.foreign:
+        if self.foreign or self._opened.own is not None:
             return whole
         enough = max(_FEW, scenario.aggregation.minimum_clients)
         return whole if len(having) <= enough else int(having[enough - 1]) + 1

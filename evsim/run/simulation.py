@@ -387,6 +387,7 @@ class _Live:
         self._recorder.close()
         told = manifest(self._scenario, parts, server, error or server.end_reason, wall)
         told |= {"engine": self._pace.told(server.agenda), "diverged_at_version": self._stops.diverged_at}
+        told |= {"tables": self._recorder.seals()}
         told |= {"client_evaluations": None if self._judged is None else self._judged.told}
         self._recorder.finish(
             manifest=with_measured(told, self._recorder, self._scenario.to_tables()),

@@ -65,6 +65,7 @@ class Scenario:
         client_rule: what a client does with it; a dry run defaults to one epoch of SGD.
         work: how many of the scheduled steps each client does; default: all.
         upload: transforms of the update on its way back, in order.
+        keep: leaves that stay on the clients, as patterns of names such as "head.*": nobody sends them.
         weighting: how much each report counts.
         merge: how updates become one.
         server_optimizer: how the merged update changes the model.
@@ -96,6 +97,7 @@ class Scenario:
     client_rule: ClientRule
     work: Workload | None = None
     upload: tuple[Upload, ...] = ()
+    keep: tuple[str, ...] = ()
     weighting: Weighting
     merge: Merge[Any]
     server_optimizer: ServerOptimizer

@@ -33,6 +33,8 @@ from evsim.scenario.hints import (
 Tables = dict[str, Any]
 
 _MOST = 10**15  # of integers: products with another stay integers of 64 bits, or are refused where they are made
+#: Where a number is part of the arithmetic of learning: squares of what is larger are no float32.
+_LEARNING = ("broadcast", "client_rule", "upload", "weighting", "merge", "server_optimizer", "model", "selection")
 
 #: Stands for a value that could not be made; the problem is on the list.
 FAILED: Final = object()
@@ -203,6 +205,9 @@ class Checker:
         if isinstance(given, float) and not math.isfinite(given):
             self.add(at, str(given), "a finite number")
             return False
+        if isinstance(given, float) and abs(given) > _MOST and re.split(r"[.\[]", at)[0] in _LEARNING:
+            self.add(at, str(given), f"a number of at most {float(_MOST):g}")
+            return False
         if isinstance(given, int) and abs(given) > _MOST and not at.endswith("seed"):
             self.add(at, str(given), f"an integer of at most {_MOST:,}".replace(",", "_"))
             return False
@@ -260,7 +265,7 @@ def _blame(message: str, known: Mapping[str, object], at: str) -> str:
 
 def _unfit(cls: Any, base: type | None, kind: str) -> Iterator[tuple[str, str]]:
     """Why a class cannot fill a slot: what was given, what was expected."""
-    if base is not None and inspect.isclass(cls) and issubclass(cls, base) and not _decorated(cls):
+    if base is not None and inspect.isclass(cls) and issubclass(cls, base) and not _decorated(cls, base):
         yield repr(kind), f"a frozen dataclass: write @dataclass(frozen=True, kw_only=True) above class {cls.__name__}"
     elif not _fits(cls, base):
         yield repr(kind), f"a frozen dataclass derived from {base and base.__name__}"
@@ -269,9 +274,10 @@ def _unfit(cls: Any, base: type | None, kind: str) -> Iterator[tuple[str, str]]:
 
 
 def _fits(cls: object, base: type | None) -> bool:
-    return inspect.isclass(cls) and _decorated(cls) and (base is None or issubclass(cls, base))
+    return inspect.isclass(cls) and _decorated(cls, base) and (base is None or issubclass(cls, base))
 
 
-def _decorated(cls: type) -> bool:
-    """Whether a class is a dataclass itself, not only by what it inherits."""
-    return is_dataclass(cls) and "__dataclass_fields__" in vars(cls)
+def _decorated(cls: type, base: type | None) -> bool:
+    """Whether a class is a dataclass by itself or by a policy it derives from, not only by the base of its slot."""
+    own = (each for each in cls.__mro__ if base is None or (each is not base and issubclass(each, base)))
+    return is_dataclass(cls) and any("__dataclass_fields__" in vars(each) for each in own)

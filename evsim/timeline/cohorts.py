@@ -70,6 +70,7 @@ class Cohorts:
     ) -> None:
         self._ledger, self._manager, self._learning = ledger, manager, learning
         self._feedback, self._audience = feedback, audience
+        self._one = manager.one_by_one
         self._prompt = manager.selector.prompt
         self._tells = audience.hears("reported") or audience.hears("stopped")
         self.open: dict[int, Cohort] = {}
@@ -82,12 +83,26 @@ class Cohorts:
             self._tell(tasks, clients)
         self._manager.release(clients)
         if len(tasks) == 1:
-            self.hear_one(int(tasks[0]))
+            self.enter(int(tasks[0]))
         else:
             self._many(tasks)
 
     def hear_one(self, task: int) -> None:
-        """What `hear` enters, for one task, without array overhead."""
+        """`hear` of one, without array overhead."""
+        cell = self._ledger.cell
+        client = cell("client", task)
+        if self._tells and (fate := cell("fate", task)) != LOST:
+            self._audience.happened_one(
+                "reported" if fate == ARRIVES else "stopped", cell("known_at", task), task, client
+            )
+        if self._one is None:
+            self._manager.release(np.array([client]))
+        else:
+            self._one.free(client)
+        self.enter(task)
+
+    def enter(self, task: int) -> None:
+        """The end of one task, in the account of its cohort."""
         cell = self._ledger.cell
         fate = cell("fate", task)
         if cell("kind", task) == QUERY:

@@ -218,10 +218,13 @@ class ClientManager:
 
     @property
     def one_by_one(self) -> OneByOne | None:
-        """Itself, if its selector can choose one client without arrays."""
-        deaf = not self._hears and not self._learns_visits  # nobody wants to be told of each check-in
-        fast = deaf and self.selector.memoryless and self.selector.singles(self, []) is not None
-        return self if fast else None
+        """Itself, unless somebody wants to be told of each check-in."""
+        return None if self._hears or self._learns_visits else self
+
+    @property
+    def chooses(self) -> bool:
+        """Whether its selector can `choose`."""
+        return self.selector.memoryless and self.selector.singles(self, []) is not None
 
     def check_in(self, client: int, at: int) -> None:
         """A device that registered before checks in."""

@@ -72,7 +72,8 @@ def write(
         "executor": {"kind": "serial", "pin": {"kind": "serial", "threads": 1}},
         "population": {"clients": clients, "distinct_devices": clients, "notes": []},
     }
-    recorder.finish(manifest=manifest | more, scenario_toml=scenario, tensors=None)
+    recorder.close()
+    recorder.finish(manifest=manifest | {"tables": recorder.seals()} | more, scenario_toml=scenario, tensors=None)
     return load_run(folder)
 
 

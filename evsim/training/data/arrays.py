@@ -63,7 +63,7 @@ class Arrays(DataSet):
         except ValueError as error:
             raise DataError(f"{self.path}: the arrays of its files do not fit together: {error}") from error
         x, tokens = read_inputs(x, self.inputs, self.path)
-        y, n_classes, labels = read_labels(self._joined(parts), self.labels, self.path)
+        y, n_classes, labels = read_labels(self._joined(parts), self.labels, self.path, f"{self.path}: y")
         is_test = None
         if self.test is not None:
             is_test = np.repeat([file.name == self.test for file in files], [len(part["y"]) for part in parts])
