@@ -36,6 +36,7 @@ __all__ = [
     "ClientRule",
     "Criterion",
     "GroupedBroadcast",
+    "KeepsModel",
     "LossValue",
     "Merge",
     "Method",
@@ -198,6 +199,18 @@ class ClientRule(Policy, ABC):
 LossValue = tuple[torch.Tensor, Tree]
 Batch = tuple[torch.Tensor, torch.Tensor]  # inputs and labels of a mini-batch, (batch, ...) each
 Opening = Literal["none", "loss", "gradient"]
+
+
+class KeepsModel(ABC):
+    """A client rule may also be this: its clients keep a model of their own, and would use that one.
+
+    It is part of the state that `ClientRule.finish` returns; `evaluation.per_client` then evaluates both, the global
+    model and, as metrics that begin with ``personal_``, the client's own.
+    """
+
+    @abstractmethod
+    def own_model(self, received: Payload, state: State) -> Payload:
+        """What a client would use that kept this state and got this message: "model" and "buffers"."""
 
 
 class OpeningPass(ABC):
@@ -437,3 +450,4 @@ class Method:
     weighting: Weighting
     merge: Merge[object]
     server_optimizer: ServerOptimizer
+    keep: tuple[str, ...] = ()  # leaves that stay on the clients, as patterns of their names

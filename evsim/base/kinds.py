@@ -34,6 +34,15 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "evsim.selection.power_of_choice:PowerOfChoice",
             "asks d candidates for their loss, takes the largest (Cho et al. 2020)",
         ),
+        "refl_ips": (
+            "evsim.selection.refl_ips:ReflIps",
+            "those least likely to be there later (Abdelmoniem et al. 2023)",
+        ),
+        "tifl": ("evsim.selection.tifl:Tifl", "a tier of similar speed, by fixed probabilities (Chai et al. 2020)"),
+        "tifl_loss": ("evsim.selection.tifl:TiflLoss", "as tifl, tiers of higher loss more often, with credits"),
+        "afl": ("evsim.selection.afl:ActiveFl", "a softmax over the losses of the data (Goetz et al. 2019)"),
+        "fastest": ("evsim.selection.bounds:Fastest", "the fastest devices: a bound on round lengths"),
+        "longest_stay": ("evsim.selection.bounds:LongestStay", "those forecast to stay longest: a bound on drop-outs"),
         "power_of_choice_stale": (
             "evsim.selection.power_of_choice:PowerOfChoiceStale",
             "as power_of_choice, but by the last known loss: no query (rpow-d)",
@@ -64,6 +73,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "evsim.algorithms.scaffold:ScaffoldSgd",
             "local SGD with control variates (Karimireddy et al. 2020)",
         ),
+    },
+    "work": {
+        "by_deadline": ("evsim.algorithms.workload:ByDeadline", "as many steps as a device promises to finish in time"),
+        "by_class": ("evsim.algorithms.workload:ByClass", "shares of the schedule by speed class"),
     },
     "epochs": {
         "uniform": ("evsim.algorithms.epochs:UniformEpochs", "whole passes from a range, drawn for each task"),

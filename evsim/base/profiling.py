@@ -13,7 +13,7 @@ Parts may nest; each second counts once, for the innermost part. Outside of `pro
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -94,18 +94,27 @@ def profile() -> Iterator[Profile]:
         _current.reset(token)
 
 
-@contextmanager
-def part(name: Part) -> Iterator[None]:
-    """Time inside counts for this part, if somebody profiles."""
-    current = _current.get()
-    if current is None:
-        yield
-        return
-    current.enter(name)
-    try:
-        yield
-    finally:
-        current.leave()
+@final
+class _Timed(ContextDecorator):
+    """`part`: without state, so that one may be entered again inside itself."""
+
+    def __init__(self, name: Part) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        current = _current.get()
+        if current is not None:
+            current.enter(self._name)
+
+    def __exit__(self, *_: object) -> None:
+        current = _current.get()
+        if current is not None:
+            current.leave()
+
+
+def part(name: Part) -> _Timed:
+    """Time inside counts for this part, if somebody profiles; a context or a decorator."""
+    return _Timed(name)
 
 
 def parts_of(name: Part, values: Iterable[T]) -> Iterator[T]:

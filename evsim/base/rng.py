@@ -22,6 +22,8 @@ _MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15  # splitmix64 (Steele, Lea, Flood 2014)
 _M1 = 0xBF58476D1CE4E5B9
 _M2 = 0x94D049BB133111EB
+_GAMMA_64, _M1_64, _M2_64 = (np.uint64(number) for number in (_GAMMA, _M1, _M2))
+_30, _27, _31 = (np.uint64(bits) for bits in (30, 27, 31))
 
 
 @lru_cache(maxsize=1024)
@@ -74,9 +76,8 @@ def mix(value: int) -> int:
 def hash64(base: int, *columns: ArrayLike) -> NDArray[np.uint64]:
     """A 64-bit hash per row of the integer columns (broadcast together), under the key `base`."""
     state: NDArray[np.uint64] = np.asarray(base & _MASK, dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        for column in columns:
-            state = _mix(state ^ np.asarray(column).astype(np.uint64))
+    for column in columns:
+        state = _mix(state ^ np.asarray(column).astype(np.uint64))
     return state
 
 
@@ -101,10 +102,15 @@ def _numbers(stop: int) -> NDArray[np.uint64]:
 
 
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    z = z + np.uint64(_GAMMA)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(_M1)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(_M2)
-    return z ^ (z >> np.uint64(31))
+    if z.ndim == 0:
+        return np.asarray(mix(int(z)), np.uint64)  # NumPy warns of overflow in a single number
+    z = z + _GAMMA_64
+    z ^= z >> _30
+    z *= _M1_64
+    z ^= z >> _27
+    z *= _M2_64
+    z ^= z >> _31
+    return z
 
 
 def uniform(base: int, *columns: ArrayLike) -> NDArray[np.float64]:

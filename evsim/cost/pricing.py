@@ -23,6 +23,9 @@ from evsim.cost.network import IndependentLinks, Network, Way, alone_ms
 from evsim.cost.work import Work
 from evsim.traces.speed import DeviceSpeed
 
+#: Charged bytes down and up: of everybody, or one entry per client.
+Sizes = tuple[int | IntArray, int | IntArray]
+
 
 @final
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Price:
 class Pricing:
     """A cost model joined with the devices, the network and the seed: prices whole cohorts.
 
-    `speed` has one row per client; `start_ms` is the time of day at which virtual time 0 falls.
+    `speed` has one row per client, and so has `compute_share`: what computing costs it relative to the whole model.
+    `start_ms` is the time of day at which virtual time 0 falls.
     """
 
     cost: CostModel
@@ -53,6 +57,7 @@ class Pricing:
     seed: int
     network: Network = field(default_factory=IndependentLinks)
     start_ms: int = 0
+    compute_share: FloatArray | None = None
 
     def price(
         self, clients: IntArray, tasks: IntArray, work: Work, sizes: tuple[IntArray, IntArray], now: int
@@ -119,18 +124,18 @@ class Pricing:
             fit = np.floor((passes - work.forward_samples) / factor)
         return whole(np.clip(fit, 0, EXACT), _no_budget)
 
-    def declared_ms(self, work: Work, sizes: tuple[int, int]) -> FloatArray:
+    def declared_ms(self, work: Work, sizes: Sizes) -> FloatArray:
         """Task duration that each client's device class promises, ms, without jitter; one entry per client."""
         download, compute, upload = self.promised_ms(work, sizes)
         return download + upload + compute
 
-    def promised_ms(self, work: Work, sizes: tuple[int, int]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def promised_ms(self, work: Work, sizes: Sizes) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Download, compute and upload of each client's device class, ms, without jitter; one entry per client."""
         download, compute, upload = self.bare_ms(work, sizes)
         latency = self.speed.latency_ms
         return download + latency, compute, upload + latency
 
-    def bare_ms(self, work: Work, sizes: tuple[int, int]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def bare_ms(self, work: Work, sizes: Sizes) -> tuple[FloatArray, FloatArray, FloatArray]:
         """`promised_ms` without the latency: what jitter multiplies."""
         speed = self.speed
         everyone = np.arange(speed.n_devices)
@@ -139,7 +144,7 @@ class Pricing:
             download, upload = alone_ms(down, speed.download_kbps), alone_ms(up, speed.upload_kbps)
             return download, self._computing(everyone, work), upload
 
-    def check(self, work: Work, sizes: tuple[int, int]) -> None:
+    def check(self, work: Work, sizes: Sizes) -> None:
         """Raise `TraceError` unless every phase of every client lies within its bounds, jitter left out."""
         n = self.speed.n_devices
         download, compute, upload = self.promised_ms(work, sizes)
@@ -161,7 +166,8 @@ class Pricing:
         """Ms of computing without jitter."""
         cost = self.cost
         passes = (work.samples * cost.training_factor + work.forward_samples) * cost.sample_scale
-        return np.asarray(self.speed.compute_ms_per_sample[clients] * passes)
+        alone = self.speed.compute_ms_per_sample[clients] * passes
+        return np.asarray(alone if self.compute_share is None else alone * self.compute_share[clients])
 
     def charged(self, work: Work) -> IntArray:
         """Samples on the clock."""
@@ -225,7 +231,7 @@ class SinglePrices:
         TraceError: if a phase of any client is out of bounds.
     """
 
-    def __init__(self, pricing: Pricing, work: Work, sizes: tuple[int, int]) -> None:
+    def __init__(self, pricing: Pricing, work: Work, sizes: Sizes) -> None:
         from scipy.special import ndtri
 
         pricing.check(work, sizes)
@@ -278,9 +284,10 @@ class SinglePrices:
     def _price_in_bulk(self, client: int, nth: int) -> None:
         """Raises what `Pricing.price` raises, in its words."""
         clients, work = np.array([client]), self._work
-        sizes = np.array([self._sizes[0]]), np.array([self._sizes[1]])
+        everybody = np.zeros_like(work.samples)
+        down, up = ((everybody + size)[clients] for size in self._sizes)
         alone = Work(work.samples[clients], work.forward_samples[clients])
-        self._pricing.price(clients, np.array([nth]), alone, sizes, 0)
+        self._pricing.price(clients, np.array([nth]), alone, (down, up), 0)
 
 
 def _no_budget(row: int) -> TraceError:

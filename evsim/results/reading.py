@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from typing_extensions import override
 
+from evsim.base.caveat import Caveat
 from evsim.base.errors import Problem, RunFolderError, report
-from evsim.base.parquet import read_parquet
+from evsim.base.parquet import differs, read_parquet
 from evsim.base.vocabulary import Outcome
 from evsim.run.recorder import read_journal, schema
 from evsim.run.schema import TABLES
@@ -78,6 +80,34 @@ def missing_columns(folder: Path) -> dict[str, tuple[str, ...]]:
         if lacking:
             found[name] = lacking
     return found
+
+
+def changed(folder: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> Iterator[Caveat]:
+    """Whether the tables are those that the run wrote, as far as that is cheap: see `base.parquet.differs`."""
+    told = manifest.get("tables")
+    if not isinstance(told, dict):
+        yield Caveat(
+            "unsealed",
+            "the folder does not say what its tables were when the run ended, as older ones do: changes go unnoticed",
+            "",
+            f"evsim verify {folder} recomputes what can be recomputed",
+        )
+        return
+    wrong = [name for name in names if name in told and _is_other(folder / f"{name}.parquet", told[name])]
+    if wrong:
+        yield Caveat(
+            "changed_tables",
+            "tables differ from what the run wrote: figures made from them are not those of the run",
+            ", ".join(wrong),
+            f"run evsim verify {folder}, or its scenario again",
+        )
+
+
+def _is_other(path: Path, told: Mapping[str, Any]) -> bool:
+    try:
+        return differs(path, told)
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
 
 
 def journal_rows(folder: Path) -> dict[str, int]:

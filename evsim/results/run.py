@@ -18,7 +18,7 @@ from evsim.base.errors import Problem, RunFolderError, report, suggest
 from evsim.base.metrics import Target
 from evsim.base.units import parse_time_of_day
 from evsim.results.curves import Curve, first_crossing
-from evsim.results.reading import journal_rows, missing_columns, read_table
+from evsim.results.reading import changed, journal_rows, missing_columns, read_table
 from evsim.run.caveats import MEASURED_ON, lost_slots, measured
 from evsim.run.recorder import is_unfinished
 from evsim.run.schema import FORMAT, TABLES
@@ -126,7 +126,8 @@ class Run:
         """What speaks against the run: what its manifest says, and what its tables show, once each."""
         told = [Caveat.from_json(each) for each in self.manifest.get("caveats", [])]
         known = {caveat.key for caveat in told if caveat.key}
-        return [*told, *(caveat for caveat in self._measured() if caveat.key not in known)]
+        found = [*told, *(caveat for caveat in self._measured() if caveat.key not in known)]
+        return found if self.partial else [*changed(self.folder, self.manifest, TABLES), *found]
 
     def lost_slots(self) -> tuple[float, int] | None:
         """Slots of a buffered run held by lost devices, time average, of how many; None for rounds."""

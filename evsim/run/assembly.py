@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 from torch.nn import Module
 
-from evsim.algorithms.base import Wire, Wires, total_bytes
+from evsim.algorithms.base import ClientRule, PartialWork, Wire, Wires, WorkBySteps, total_bytes
+from evsim.algorithms.schedule import TaskNames
 from evsim.base.caveat import Caveat, CaveatWarning
 from evsim.base.culprit import explain
 from evsim.base.errors import EvsimError, Problem, ScenarioError, joined, report
 from evsim.base.profiling import part
 from evsim.base.vocabulary import IntArray
 from evsim.cost.network import Site
+from evsim.cost.own import Own
 from evsim.cost.pricing import Pricing
+from evsim.cost.work import Work
+from evsim.run.apart import charged, clients_of, own_costs
 from evsim.run.doubts import doubts
 from evsim.scenario import Scenario
 from evsim.scenario.caveats import caveats
@@ -52,6 +56,7 @@ class Opened:
         wires: how the dense model travels.
         wire_bytes: what a message down and up is charged.
         pricing: what tasks cost on the clock.
+        own: what tasks cost where clients differ; None where they do not.
         task_ms: how long a first task of each client with data takes if nothing goes wrong, ms, in order of clients.
     """
 
@@ -64,6 +69,7 @@ class Opened:
     wire_bytes: tuple[int, int]
     pricing: Pricing
     task_ms: IntArray
+    own: Own | None = None
 
 
 @final
@@ -79,6 +85,7 @@ class Parts:
         true_model_bytes: size of the dense model that is really trained.
         wire_bytes: what a message down and up is charged.
         pricing: what tasks cost on the clock.
+        own: what tasks cost where clients differ; None where they do not.
         caveats: what runs, but cannot mean what it seems to.
         data_digest: of the clients' samples and the test set; "" without `[data]`.
     """
@@ -90,6 +97,7 @@ class Parts:
     true_model_bytes: int
     wire_bytes: tuple[int, int]
     pricing: Pricing
+    own: Own | None = None
     caveats: tuple[Caveat, ...] = ()
     data_digest: str = ""
 
@@ -115,6 +123,7 @@ def assemble(scenario: Scenario, device: str) -> Parts:
         true_model_bytes=size,
         wire_bytes=opened.wire_bytes,
         pricing=opened.pricing,
+        own=opened.own,
         caveats=said,
         data_digest=digest,
     )
@@ -138,14 +147,17 @@ def open_all(scenario: Scenario, device: str) -> Opened:
     model = attempt(_open_model, scenario, data) if fits else None
     attempt.conclude()
     population = _population(scenario, samples, availability, speed)
-    wires = _model_wires(model, scenario)
-    wire_bytes = attempt(_charged, scenario, wires)
+    wires = attempt(_model_wires, model, scenario)
     attempt.conclude()
-    pricing = attempt(pricing_of, scenario, population)
+    wire_bytes = attempt(charged, scenario, wires)
     attempt.conclude()
-    task_ms = attempt(_task_ms, scenario, samples, pricing, wire_bytes)
+    own = attempt(own_costs, scenario, model, wires, population, samples)
     attempt.conclude()
-    return Opened(device, data, samples, population, model, wires, wire_bytes, pricing, task_ms)
+    pricing = attempt(pricing_of, scenario, population, own)
+    attempt.conclude()
+    task_ms = attempt(_task_ms, scenario, samples, pricing, wire_bytes, own)
+    attempt.conclude()
+    return Opened(device, data, samples, population, model, wires, wire_bytes, pricing, task_ms, own)
 
 
 def learning_of(scenario: Scenario, opened: Opened, executor: Executor) -> Learning:
@@ -159,6 +171,7 @@ def learning_of(scenario: Scenario, opened: Opened, executor: Executor) -> Learn
         weighting=scenario.weighting,
         merge=scenario.merge,
         server_optimizer=scenario.server_optimizer,
+        keep=scenario.keep,
     )
     goal = scenario.aggregation.reports_per_step
     setting = Setting(
@@ -167,6 +180,7 @@ def learning_of(scenario: Scenario, opened: Opened, executor: Executor) -> Learn
         device=opened.device,
         cohort_goal=goal,
         objective=scenario.objective,
+        clients=clients_of(opened.population, opened.samples),
     )
     return Learning(method, opened.model, opened.data, executor, setting)
 
@@ -182,17 +196,37 @@ def population_of(scenario: Scenario) -> Population:
     return _population(scenario, samples, _availability(scenario, count), _speed(scenario, count))
 
 
-def pricing_of(scenario: Scenario, population: Population) -> Pricing:
+def pricing_of(scenario: Scenario, population: Population, own: Own | None) -> Pricing:
     """What prices the tasks of a run."""
+    share = None if own is None else own.compute_share
     site = Site(population.speed, scenario.seed, scenario.folder)
-    return Pricing(scenario.cost, population.speed, scenario.seed, scenario.network.open(site), scenario.start)
+    network = scenario.network.open(site)
+    return Pricing(scenario.cost, population.speed, scenario.seed, network, scenario.start, share)
 
 
-def _task_ms(scenario: Scenario, samples: IntArray, pricing: Pricing, wire_bytes: tuple[int, int]) -> IntArray:
+def drawn_work(rule: ClientRule, seed: int) -> Callable[[IntArray, IntArray, IntArray], Work] | None:
+    """The work of named tasks, if it is drawn; None if all tasks of a client are alike."""
+    if not rule.schedule.is_drawn or not isinstance(rule, WorkBySteps):
+        return None
+    return lambda samples, clients, nth: rule.work_of(
+        samples, rule.schedule.n_steps(samples, TaskNames(seed, clients, nth))
+    )
+
+
+def partial_work(rule: ClientRule) -> PartialWork | None:
+    """The rule, if its clients report parts of their work; else None."""
+    return rule if isinstance(rule, PartialWork) and rule.partial_work else None
+
+
+def _task_ms(
+    scenario: Scenario, samples: IntArray, pricing: Pricing, wire_bytes: tuple[int, int], own: Own | None
+) -> IntArray:
     """Prices everybody's first task, so that what cannot be priced is told before anything runs."""
     clients = np.flatnonzero(samples > 0)
     down, up = (np.full(len(clients), size, np.int64) for size in wire_bytes)
     work = scenario.client_rule.work(samples[clients])
+    if own is not None:
+        work, down, up = own.work_at(clients), own.bytes_down[clients], own.bytes_up[clients]
     return pricing.price(clients, np.zeros_like(clients), work, (down, up), 0).total_ms
 
 
@@ -222,15 +256,6 @@ class _Attempt:
             raise self._errors[0]
         if self._errors:
             raise ScenarioError(joined(self._errors))
-
-
-def _charged(scenario: Scenario, model: Wires) -> tuple[int, int]:
-    """Charged bytes of a message down and up."""
-    base, update = total_bytes(model), scenario.client_rule.wires(model)
-    for transform in scenario.upload:
-        update = transform.wires(update)
-    down, up = total_bytes(scenario.broadcast.wires(model)), total_bytes(update)
-    return scenario.cost.wire_bytes(down, base), scenario.cost.wire_bytes(up, base)
 
 
 def _pick_device(device: str) -> str:

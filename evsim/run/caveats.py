@@ -20,7 +20,7 @@ from evsim.base.units import format_duration
 if TYPE_CHECKING:
     import pandas as pd
 
-    from evsim.base.vocabulary import FloatArray, IntArray
+    from evsim.base.vocabulary import BoolArray, FloatArray, IntArray
 
     Tables = Mapping[str, pd.DataFrame]
 
@@ -64,10 +64,18 @@ class _Seen:
         return found
 
     def outcome(self, *names: str) -> Any:
-        return self.tables["tasks"]["outcome"].isin(names).to_numpy()
+        return self._among("outcome", names)
 
     def trains(self) -> Any:
-        return (self.tables["tasks"]["kind"] == "train").to_numpy()
+        return self._among("kind", ("train",))
+
+    def _among(self, column: str, names: tuple[str, ...]) -> Any:
+        """Which tasks have one of these words in a column; of categories each is compared once."""
+        found = self.tables["tasks"][column]
+        if found.dtype != "category":
+            return found.isin(names).to_numpy()
+        wanted = np.append(np.isin(found.cat.categories.astype(str), names), False)
+        return wanted[found.cat.codes.to_numpy()]
 
 
 def measured(tables: Tables, manifest: Mapping[str, Any], scenario: Mapping[str, Any]) -> list[Caveat]:
@@ -108,7 +116,7 @@ def _diverged(seen: _Seen) -> Iterator[Caveat]:
     """The first model that is not finite, or the first step without a finite update."""
     instants = []
     rows = seen.tables["evaluations"]
-    wrong = rows[~np.isfinite(seen.column("evaluations", "value")) & (rows["split"] == "test").to_numpy()]
+    wrong = rows[_not_finite(seen) & (rows["metric"] == "loss").to_numpy()]
     if len(wrong):
         first = wrong.iloc[0]
         instants.append(
@@ -127,6 +135,29 @@ def _diverged(seen: _Seen) -> Iterator[Caveat]:
             f"{what}, after {format_duration(at)}",
             "lower client_rule.learning_rate or server_optimizer.learning_rate",
         )
+
+
+def _undefined(seen: _Seen) -> Iterator[Caveat]:
+    """Metrics without a value although the loss has one, such as an area under a curve where all labels are ones."""
+    rows = seen.tables["evaluations"]
+    broken = set(rows.loc[_not_finite(seen) & (rows["metric"] == "loss").to_numpy(), "version"])
+    wrong = rows[_not_finite(seen) & ~rows["version"].isin(broken).to_numpy()]
+    for name in sorted(set(wrong["metric"].astype(str))):
+        count = int((wrong["metric"] == name).sum())
+        of = int(((rows["metric"] == name) & (rows["split"] == "test")).sum())
+        yield Caveat(
+            "undefined_metric",
+            f"{name} is not defined on the test set: there it is never at a target",
+            f"in {count} of {of} evaluations",
+            "a larger test set, or another metric of the objective",
+        )
+
+
+def _not_finite(seen: _Seen) -> BoolArray:
+    """Which rows of the test set's evaluations hold no number."""
+    rows = seen.tables["evaluations"]
+    found: BoolArray = ~np.isfinite(seen.column("evaluations", "value")) & (rows["split"] == "test").to_numpy()
+    return found
 
 
 def _few_evaluations(seen: _Seen) -> Iterator[Caveat]:
@@ -293,10 +324,10 @@ def _waited_for_last(seen: _Seen) -> float:
     order = np.lexsort((arrived, number))
     arrived, number = arrived[order], number[order]
     last = np.flatnonzero(np.append(number[1:] != number[:-1], True) & np.append(False, number[1:] == number[:-1]))
-    rows = steps[steps["applied"].to_numpy(np.bool_)].set_index("round")
-    rows = rows.loc[rows.index.intersection(number[last])]
-    before = arrived[last - 1][np.isin(number[last], rows.index)]
-    closed, started = rows["closed_at"].to_numpy(), rows["started_at"].to_numpy()
+    applied = steps["applied"].to_numpy(np.bool_)
+    rounds, closed, started = (steps[name].to_numpy()[applied] for name in ("round", "closed_at", "started_at"))
+    _, ours, theirs = np.intersect1d(rounds, number[last], return_indices=True)
+    before, closed, started = arrived[last - 1][theirs], closed[ours], started[ours]
     whole = float((closed - started).sum())
     return float((closed - before).sum()) / whole if whole else 0.0
 
@@ -378,6 +409,7 @@ def _times(factor: float) -> str:
 
 _CHECKS: tuple[Callable[[_Seen], Iterator[Caveat]], ...] = (
     _diverged,
+    _undefined,
     _no_tasks,
     _no_steps,
     _nobody_online,

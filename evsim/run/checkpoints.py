@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, final
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from evsim.base.documents import load_json
 from evsim.base.errors import ResumeError
 from evsim.base.profiling import part
 from evsim.base.units import MS_PER_SECOND
@@ -34,6 +35,17 @@ if TYPE_CHECKING:
     from evsim.training.learning.learning import Learning
 
 _KEPT = 2
+#: What a checkpoint's file says.
+_FORM: dict[str, type] = {
+    "position": int,
+    "timeline_hash": str,
+    "executor": dict,
+    "answers": list,
+    "tensors": str,
+    "clients": dict,
+    "learning": dict,
+    "files": dict,
+}
 _WORTH = 100  # a checkpoint waits until so many times what the last one cost are over: less than 1 % of the time
 
 
@@ -73,11 +85,21 @@ def whole(folder: Path) -> list[Saved]:
     """The checkpoints whose files are all there, newest first."""
     found = []
     for path in folder.glob("checkpoint-*.json"):
-        with suppress(OSError, ValueError, KeyError):
-            told = json.loads(path.read_text(encoding="utf-8"))
-            if all((folder / name).stat().st_size == size for name, size in told["files"].items()):
+        with suppress(OSError, ResumeError):
+            told = load_json(path, what="a checkpoint", raising=ResumeError)
+            if _is_whole(folder, told):
                 found.append(Saved(folder, told))
-    return sorted(found, key=lambda each: each.told["position"], reverse=True)
+    return sorted(found, key=lambda each: int(each.told["position"]), reverse=True)
+
+
+def _is_whole(folder: Path, told: Mapping[str, Any]) -> bool:
+    """Whether it has the form of a checkpoint, and its files, all in this folder, have their sizes."""
+    if any(not isinstance(told.get(key), kind) for key, kind in _FORM.items()):
+        return False
+    files = told["files"].items()
+    names = [*told["files"], *told["answers"], told["tensors"]]
+    inside = all(isinstance(name, str) and name == Path(name).name and name in told["files"] for name in names)
+    return inside and all((folder / name).stat().st_size == size for name, size in files)
 
 
 class Timeline(Protocol):
@@ -141,7 +163,7 @@ class Checkpoints:
             )
         try:
             saved.restore(self._learning)
-        except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+        except Exception as error:  # a damaged file fails in any way at all
             raise ResumeError(f"{saved.folder}: the checkpoint is damaged ({said(error)})") from error
         self._position = self._saved = told["position"]
         self._answers = list(told["answers"])

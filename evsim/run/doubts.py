@@ -55,8 +55,7 @@ def _few_online(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
     horizon = scenario.stop.virtual_time or 7 * MS_PER_DAY
     looks = np.linspace(0, horizon, min(_LOOKS, horizon // MS_PER_HOUR + 2), endpoint=False).astype(np.int64)
     some = usable[:: -(-len(usable) // _ENOUGH_CLIENTS)]  # of a large population some say enough
-    scale = len(usable) / len(some)
-    online = np.array([trace.is_online(some, int(at)).sum() * scale for at in looks])
+    online = trace.count_online(some, looks) * (len(usable) / len(some))
     share = float((online < wanted).mean())
     if share > _MOST and online.any():
         yield Caveat(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Mapping
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tomli_w
 
+from evsim.base.documents import load_json, parse_toml
 from evsim.base.errors import Problem, ResumeError, report
 from evsim.run.manifest import trace_hash, versions
+from evsim.run.plug_ins import plug_ins
 from evsim.run.recorder import atomically
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ def identity(scenario: Scenario, parts: Parts) -> dict[str, Any]:
     learning = parts.learning
     return {
         "scenario": scenario.to_toml(),
-        "versions": versions(),
+        "versions": {"evsim": installed_version("evsim"), **versions()},
+        "plug-ins": plug_ins(scenario),
         "device": parts.device,
         "traces": trace_hash(parts.population),
         "data": parts.data_digest,
@@ -50,11 +53,8 @@ def kept_identity(folder: Path) -> dict[str, Any]:
     Raises:
         ResumeError: if it cannot be read.
     """
-    try:
-        found = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ResumeError(f"{folder / _FILE}: cannot be read ({error}); the run cannot be resumed") from error
-    if not isinstance(found, dict) or not {"scenario", "paths_from"} <= set(found):
+    found = load_json(folder / _FILE, what="what a run depends on", raising=ResumeError)
+    if not isinstance(found.get("scenario"), str) or not isinstance(found.get("paths_from"), str):
         raise ResumeError(f"{folder / _FILE}: keys are missing; the run cannot be resumed")
     return found
 
@@ -64,9 +64,18 @@ def has_identity(folder: Path) -> bool:
     return (folder / _FILE).is_file()
 
 
-def without_stop(scenario_toml: str) -> str:
+def tables_of(scenario_toml: str, where: str) -> dict[str, Any]:
+    """The tables of a scenario that was kept.
+
+    Raises:
+        ResumeError: if it is damaged.
+    """
+    return parse_toml(scenario_toml, where=where, what="the scenario of a run", raising=ResumeError)
+
+
+def without_stop(scenario_toml: str, where: str) -> str:
     """A scenario without its `[stop]` table: what a run that is extended has in common with the longer one."""
-    return tomli_w.dumps({key: table for key, table in tomllib.loads(scenario_toml).items() if key != "stop"})
+    return tomli_w.dumps({key: table for key, table in tables_of(scenario_toml, where).items() if key != "stop"})
 
 
 def check_same(where: Path, kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -83,7 +92,7 @@ def check_same(where: Path, kept: Mapping[str, Any], now: Mapping[str, Any]) -> 
 def _difference(where: str, name: str, before: Any, now: Any) -> Problem:
     hint = "resume it with what it was started with, or choose another folder with --out"
     if name == "scenario":
-        before, now = tomllib.loads(before or ""), tomllib.loads(now)
+        before, now = tables_of(before or "", where), tables_of(now, where)
     if isinstance(now, dict) and isinstance(before, dict):
         old, new = _flat(before), _flat(now)
         key = next(each for each in {**new, **old} if new.get(each, _NOTHING) != old.get(each, _NOTHING))

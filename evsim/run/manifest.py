@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import tomllib
 from dataclasses import asdict
-from importlib.metadata import version as installed_version
+from functools import lru_cache
+from importlib.metadata import version
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,14 @@ import numpy as np
 
 from evsim.base.errors import MissingExtraError
 from evsim.run.caveats import MEASURED_ON, TASK_COLUMNS, measured
+from evsim.run.plug_ins import plug_ins
 from evsim.run.schema import FORMAT
 from evsim.scenario.caveats import sampling
 from evsim.timeline.world import ANSWER_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from evsim.base.metrics import Target
     from evsim.base.vocabulary import IntArray
     from evsim.run.assembly import Parts
@@ -32,7 +35,7 @@ def manifest(scenario: Scenario, parts: Parts, server: LiveServer, reason: str, 
     """Everything about a run that is not a row of a table; times in ms, sizes in bytes."""
     return {
         "format": FORMAT,
-        "evsim": installed_version("evsim"),
+        "evsim": _installed("evsim"),
         "versions": versions(),
         "name": scenario.name,
         "seed": scenario.seed,
@@ -53,17 +56,18 @@ def manifest(scenario: Scenario, parts: Parts, server: LiveServer, reason: str, 
         "population": _population(parts),
         "cost": _cost(scenario, parts),
         "executor": {} if parts.learning is None else dict(parts.learning.plan),
+        "plug_ins": plug_ins(scenario),
         "privacy": _privacy(scenario, int((parts.samples > 0).sum()), server.version),
         "wall_s": round(wall_s, 3),
     }
 
 
-def with_measured(told: dict[str, Any], recorder: Recorder, scenario_toml: str) -> dict[str, Any]:
+def with_measured(told: dict[str, Any], recorder: Recorder, scenario: Mapping[str, Any]) -> dict[str, Any]:
     """A manifest with the caveats that a run's tables show, once they are written."""
     tables = {name: recorder.table(name, TASK_COLUMNS if name == "tasks" else None) for name in MEASURED_ON}
-    frames = {name: table.to_pandas(strings_to_categorical=True) for name, table in tables.items()}
+    frames = {name: table.to_pandas() for name, table in tables.items()}
     known = {caveat["key"] for caveat in told["caveats"]}
-    found = measured(frames, told, tomllib.loads(scenario_toml))
+    found = measured(frames, told, scenario)
     return {**told, "caveats": [*told["caveats"], *(each.to_json() for each in found if each.key not in known)]}
 
 
@@ -89,6 +93,15 @@ def _one_for_all(values: IntArray) -> int | None:
     return int(values[0]) if len(values) and bool((values == values[0]).all()) else None
 
 
+def _bytes_by_group(parts: Parts) -> dict[str, Any]:
+    """Charged bytes of each group's messages, where they differ."""
+    own = parts.own
+    if own is None:
+        return {}
+    _, first = np.unique(own.group, return_index=True)
+    return {"bytes_down_of_groups": own.bytes_down[first].tolist(), "bytes_up_of_groups": own.bytes_up[first].tolist()}
+
+
 def _cost(scenario: Scenario, parts: Parts) -> dict[str, Any]:
     """What was charged, beside what was true."""
     cost = scenario.cost
@@ -97,6 +110,7 @@ def _cost(scenario: Scenario, parts: Parts) -> dict[str, Any]:
         "true_model_bytes": parts.true_model_bytes,
         "bytes_down": parts.wire_bytes[0],
         "bytes_up": parts.wire_bytes[1],
+        **_bytes_by_group(parts),
         "sample_scale": cost.sample_scale,
         "training_factor": cost.training_factor,
         "availability_check": cost.availability_check,
@@ -123,10 +137,15 @@ def _privacy(scenario: Scenario, n_clients: int, steps: int) -> dict[str, Any] |
     return {name: str(value) if value == inf else value for name, value in found.items()}
 
 
+@lru_cache(maxsize=16)
+def _installed(package: str) -> str:
+    return version(package)  # reads files
+
+
 def versions() -> dict[str, str]:
     """Of Python and of the packages that results depend on."""
     packages = ("torch", "numpy", "simpy", "pandas", "pyarrow")
-    return {"python": platform.python_version(), **{name: installed_version(name) for name in packages}}
+    return {"python": platform.python_version(), **{name: _installed(name) for name in packages}}
 
 
 def trace_hash(population: Population) -> str:

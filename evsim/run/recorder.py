@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -17,17 +18,19 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from evsim.base.errors import RunFolderError
 from evsim.base.lock import beat
+from evsim.base.parquet import seal
 from evsim.base.profiling import part
 from evsim.base.vocabulary import Outcome
 from evsim.run.schema import TABLES
@@ -38,10 +41,12 @@ _FLUSH_EVERY_S = 2.0  # wall-clock
 _JOURNAL = "journal"
 _NEW_JOURNAL = "journal.resumed"
 _SCENARIO = "scenario.toml"
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _LABELS = pa.array([outcome.label for outcome in Outcome])
 _FIRST = {name: fields(table)[0].name for name, table in TABLES.items()}
 
 
+@lru_cache(maxsize=16)
 def schema(table: str) -> pa.Schema:
     """The Arrow schema of a table: int64, float64, bool, string; nullable where the dataclass allows None."""
     hints = typing.get_type_hints(TABLES[table])
@@ -187,9 +192,14 @@ class Recorder:
             atomically(self._folder / f"{name}.parquet", partial(_to_parquet, source))
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """A table as it was written, or some columns of it; `close` first."""
-        with pq.ParquetFile(self._folder / f"{name}.parquet") as file:
+        """A table as it was written, texts as categories, or some columns of it; `close` first."""
+        texts = [field.name for field in self._schemas[name] if pa.types.is_string(field.type)]
+        with pq.ParquetFile(self._folder / f"{name}.parquet", read_dictionary=texts) as file:
             return file.read(columns=columns, use_threads=False)
+
+    def seals(self) -> dict[str, dict[str, int | str]]:
+        """What tells each table's file from a changed one; `close` first."""
+        return {name: seal(self._folder / f"{name}.parquet") for name in TABLES}
 
     @part("recording")
     def finish(
@@ -292,9 +302,18 @@ def _groups(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
 
 
 def atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write under a temporary name, bring it to the disk, rename: a reader sees the whole file or none."""
+    """Write under a temporary name, bring it to the disk, rename: a reader sees the whole file or none.
+
+    Raises:
+        OSError: if it cannot be written, whatever the writer raises then.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    write(temporary)
+    try:
+        write(temporary)
+    except SafetensorError as error:  # says what the system said, but is no error of the system
+        if (number := _OS_ERROR.search(str(error))) is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)

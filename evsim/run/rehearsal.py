@@ -11,19 +11,19 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from evsim.algorithms.base import PartialWork
 from evsim.base.caveat import Caveat
 from evsim.base.errors import MisuseError
 from evsim.base.units import FOREVER, format_duration
 from evsim.base.user_code import is_the_users
 from evsim.base.vocabulary import Feedback, FloatArray, IntArray, Rank
-from evsim.cost.pricing import Pricing
+from evsim.run.assembly import drawn_work, partial_work
 from evsim.timeline.clock import Clock
 from evsim.timeline.fates import ARRIVES
 from evsim.timeline.manager import ClientManager
@@ -136,9 +136,11 @@ class _Play:
             samples=samples,
             manager=ClientManager(scenario.selection, n, scenario.seed, trace),
             sessions=Sessions(trace),
-            pricing=Pricing(scenario.cost, opened.population.speed.take(np.arange(n)), scenario.seed),
+            pricing=replace(opened.pricing, speed=opened.population.speed.take(np.arange(n))),
             work=rule.work,
-            partial=rule if isinstance(rule, PartialWork) and rule.partial_work else None,
+            own=opened.own,
+            drawn_work=drawn_work(rule, scenario.seed),
+            partial=partial_work(rule),
             wire_bytes=opened.wire_bytes,
             learning=_Teaches(np.nan if opened.model is None else 1.0, self._check_arrived),
             rows=_Nowhere(),
@@ -161,7 +163,7 @@ class _Play:
         """As many as there are where others' code may know them by number; otherwise enough of them."""
         having = np.flatnonzero(self._opened.samples > 0)
         scenario, whole = self._scenario, len(self._opened.samples)
-        if self.foreign:
+        if self.foreign or self._opened.own is not None:
             return whole
         enough = max(_FEW, scenario.aggregation.minimum_clients)
         return whole if len(having) <= enough else int(having[enough - 1]) + 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -11,10 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
+from evsim.base.documents import load_json
 from evsim.base.errors import Problem, ResumeError, RunFolderError, report
 from evsim.base.lock import LOCK_FILE, locked
 from evsim.run.checkpoints import Saved, tidy, whole
-from evsim.run.identity import check_same, has_identity, identity, keep_identity, kept_identity, without_stop
+from evsim.run.identity import (
+    check_same,
+    has_identity,
+    identity,
+    keep_identity,
+    kept_identity,
+    tables_of,
+    without_stop,
+)
 from evsim.run.recorder import Recorder, is_unfinished, keep_scenario, read_journal
 from evsim.run.schema import TABLES
 from evsim.scenario import Scenario
@@ -80,7 +88,7 @@ def longer(run: Path, overrides: Sequence[str]) -> Scenario:
 
 def _kept_scenario(run: Path, overrides: Sequence[str] = ()) -> Scenario:
     kept = kept_identity(resume_folder(run))
-    return Scenario.from_dict(tomllib.loads(kept["scenario"]), overrides, folder=kept["paths_from"])
+    return Scenario.from_dict(tables_of(kept["scenario"], str(run)), overrides, folder=kept["paths_from"])
 
 
 def require_resumable(run: Path) -> None:
@@ -112,12 +120,24 @@ def leave_over(run: Path, scenario: Scenario | None = None) -> None:
     Raises:
         RunFolderError: with the first difference, if it was not a run of the scenario.
     """
-    text = (run / "scenario.toml").read_text(encoding="utf-8")
+    text = _scenario_text(run)
     if scenario is not None:
         check_same(run, {"scenario": text}, {"scenario": scenario.to_toml()})
     if resume_folder(run).is_dir():
         with locked(resume_folder(run)):
-            _end(run, keep=bool(tomllib.loads(text).get("record", {}).get("keep_checkpoint", False)))
+            _end(run, keep=_keeps(text, str(run)))
+
+
+def _scenario_text(run: Path) -> str:
+    try:
+        return (run / "scenario.toml").read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ResumeError(f"{run / 'scenario.toml'}: cannot be read ({error})") from error
+
+
+def _keeps(scenario_toml: str, where: str) -> bool:
+    record = tables_of(scenario_toml, where).get("record")
+    return isinstance(record, dict) and record.get("keep_checkpoint") is True
 
 
 @final
@@ -204,7 +224,7 @@ class Place:
         """Refuse another scenario; a run that is over may get another end."""
         before, now = kept["scenario"], self._scenario.to_toml()
         if self._extend and is_over(self._run):
-            before, now = without_stop(before), without_stop(now)
+            before, now = without_stop(before, str(self._run)), without_stop(now, str(self._run))
         check_same(self._run, {"scenario": before}, {"scenario": now})
 
     @property
@@ -230,6 +250,7 @@ def _reason(run: Path) -> str | None:
     if is_unfinished(run):
         return None
     try:
-        return str(json.loads((run / "manifest.json").read_text(encoding="utf-8"))["end"]["reason"])
-    except (OSError, ValueError, KeyError, TypeError):
+        end = load_json(run / "manifest.json", what="the manifest of a run", raising=RunFolderError).get("end")
+    except RunFolderError:
         return None
+    return str(end["reason"]) if isinstance(end, dict) and "reason" in end else None

@@ -106,6 +106,8 @@ class Client:
     download_kbps: float
     upload_kbps: float
     latency_ms: float
+    group: int
+    compute_share: float
     online_share: float
 
 

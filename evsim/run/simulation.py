@@ -13,15 +13,12 @@ from typing import Any, final
 import numpy as np
 
 from evsim.actors.base import Actor, named
-from evsim.algorithms.base import ClientRule, PartialWork, WorkBySteps
-from evsim.algorithms.schedule import TaskNames
 from evsim.base.errors import EvsimError, Problem, RunFolderError, report
 from evsim.base.outside import Stopped
 from evsim.base.profiling import part
 from evsim.base.units import FOREVER
-from evsim.base.vocabulary import IntArray, Rank
-from evsim.cost.work import Work
-from evsim.run.assembly import Parts, assemble
+from evsim.base.vocabulary import Rank
+from evsim.run.assembly import Parts, assemble, drawn_work, partial_work
 from evsim.run.checkpoints import Checkpoints, Saved
 from evsim.run.evaluations import Evaluations, Judged, measures_of
 from evsim.run.feedback import Telling
@@ -309,8 +306,9 @@ class _Live:
             sessions=replay if self._presence is None else MovingSessions(replay, self._presence),
             pricing=parts.pricing,
             work=scenario.client_rule.work,
-            drawn_work=_drawn(scenario.client_rule, scenario.seed),
-            partial=_partial(scenario.client_rule),
+            own=parts.own,
+            drawn_work=drawn_work(scenario.client_rule, scenario.seed),
+            partial=partial_work(scenario.client_rule),
             wire_bytes=parts.wire_bytes,
             learning=NoLearning() if self._telling is None else self._telling,
             rows=Named(self._recorder, parts.pricing, scenario.client_rule.schedule),
@@ -410,11 +408,11 @@ class _Live:
         self._recorder.close()
         told = manifest(self._scenario, parts, server, error or server.end_reason, wall)
         told |= {"engine": self._pace.told(server.agenda), "diverged_at_version": self._stops.diverged_at}
+        told |= {"tables": self._recorder.seals()}
         told |= {"client_evaluations": None if self._judged is None else self._judged.told}
-        text = self._scenario.to_toml()
         self._recorder.finish(
-            manifest=with_measured(told, self._recorder, text),
-            scenario_toml=text,
+            manifest=with_measured(told, self._recorder, self._scenario.to_tables()),
+            scenario_toml=self._scenario.to_toml(),
             tensors=None if parts.learning is None else parts.learning.tensors(),
             model="model" if self._stops.diverged_at is None else "model.diverged",
         )
@@ -430,7 +428,7 @@ class _Live:
             self._parts.learning.close()
 
     def _client_rows(self) -> dict[str, Any]:
-        population, samples = self._parts.population, self._parts.samples
+        population, samples, own = self._parts.population, self._parts.samples, self._parts.own
         return {
             "client": np.arange(len(samples)),
             "device": population.device,
@@ -441,6 +439,8 @@ class _Live:
             "download_kbps": population.speed.download_kbps,
             "upload_kbps": population.speed.upload_kbps,
             "latency_ms": population.speed.latency_ms,
+            "group": np.zeros_like(samples) if own is None else own.group,
+            "compute_share": np.ones(len(samples)) if own is None else own.compute_share,
             "online_share": population.availability.online_share(),
         }
 
@@ -450,16 +450,3 @@ def _wants_events(scenario: Scenario, audience: Audience) -> str:
     if audience.wants_every:
         return "a listener is told of every event"
     return "the selector is told of every report at its instant" if scenario.selection.prompt else ""
-
-
-def _drawn(rule: ClientRule, seed: int) -> Callable[[IntArray, IntArray, IntArray], Work] | None:
-    """The work of named tasks, if it is drawn; None if all tasks of a client are alike."""
-    if not rule.schedule.is_drawn or not isinstance(rule, WorkBySteps):
-        return None
-    return lambda samples, clients, nth: rule.work_of(
-        samples, rule.schedule.n_steps(samples, TaskNames(seed, clients, nth))
-    )
-
-
-def _partial(rule: ClientRule) -> PartialWork | None:
-    return rule if isinstance(rule, PartialWork) and rule.partial_work else None

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, final
 
 from evsim.actors.base import Actor
 from evsim.aggregation.base import Aggregator
 from evsim.algorithms.base import Broadcast, ClientRule, Merge, ServerOptimizer, Upload, Weighting
+from evsim.algorithms.workload import Workload
 from evsim.base.caveat import Caveat
 from evsim.base.errors import ScenarioError, report
 from evsim.base.units import TimeOfDay
@@ -62,7 +64,9 @@ class Scenario:
         selection: whom it asks.
         broadcast: what it sends.
         client_rule: what a client does with it; a dry run defaults to one epoch of SGD.
+        work: how many of the scheduled steps each client does; default: all.
         upload: transforms of the update on its way back, in order.
+        keep: leaves that stay on the clients, as patterns of names such as "head.*": nobody sends them.
         weighting: how much each report counts.
         merge: how updates become one.
         server_optimizer: how the merged update changes the model.
@@ -93,7 +97,9 @@ class Scenario:
     selection: Selector[Any]
     broadcast: Broadcast
     client_rule: ClientRule
+    work: Workload | None = None
     upload: tuple[Upload, ...] = ()
+    keep: tuple[str, ...] = ()
     weighting: Weighting
     merge: Merge[Any]
     server_optimizer: ServerOptimizer
@@ -144,4 +150,12 @@ class Scenario:
 
     def to_toml(self) -> str:
         """The whole scenario as TOML, defaults included; loading it gives an equal scenario."""
+        return self._toml
+
+    def to_tables(self) -> dict[str, Any]:
+        """The same as tables: what a TOML parser reads of `to_toml`."""
+        return dumping.to_tables(self)
+
+    @cached_property
+    def _toml(self) -> str:
         return dumping.to_toml(self)

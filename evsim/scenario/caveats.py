@@ -55,4 +55,14 @@ def _privacy(scenario: Scenario) -> Iterator[Caveat]:
         )
 
 
-_CHECKS: tuple[Callable[[Scenario], Iterator[Caveat]], ...] = (_privacy,)
+def _kept(scenario: Scenario) -> Iterator[Caveat]:
+    if scenario.keep and not scenario.evaluation.per_client:
+        yield Caveat(
+            "kept_unseen",
+            "leaves stay on the clients, and only the global model is evaluated, in which they are as they were built",
+            f"keep = {list(scenario.keep)}",
+            "set evaluation.per_client = true, and look at the metrics that begin with personal_",
+        )
+
+
+_CHECKS: tuple[Callable[[Scenario], Iterator[Caveat]], ...] = (_privacy, _kept)

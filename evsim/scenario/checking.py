@@ -260,7 +260,7 @@ def _blame(message: str, known: Mapping[str, object], at: str) -> str:
 
 def _unfit(cls: Any, base: type | None, kind: str) -> Iterator[tuple[str, str]]:
     """Why a class cannot fill a slot: what was given, what was expected."""
-    if base is not None and inspect.isclass(cls) and issubclass(cls, base) and not _decorated(cls):
+    if base is not None and inspect.isclass(cls) and issubclass(cls, base) and not _decorated(cls, base):
         yield repr(kind), f"a frozen dataclass: write @dataclass(frozen=True, kw_only=True) above class {cls.__name__}"
     elif not _fits(cls, base):
         yield repr(kind), f"a frozen dataclass derived from {base and base.__name__}"
@@ -269,9 +269,10 @@ def _unfit(cls: Any, base: type | None, kind: str) -> Iterator[tuple[str, str]]:
 
 
 def _fits(cls: object, base: type | None) -> bool:
-    return inspect.isclass(cls) and _decorated(cls) and (base is None or issubclass(cls, base))
+    return inspect.isclass(cls) and _decorated(cls, base) and (base is None or issubclass(cls, base))
 
 
-def _decorated(cls: type) -> bool:
-    """Whether a class is a dataclass itself, not only by what it inherits."""
-    return is_dataclass(cls) and "__dataclass_fields__" in vars(cls)
+def _decorated(cls: type, base: type | None) -> bool:
+    """Whether a class is a dataclass by itself or by a policy it derives from, not only by the base of its slot."""
+    own = (each for each in cls.__mro__ if base is None or (each is not base and issubclass(each, base)))
+    return is_dataclass(cls) and any("__dataclass_fields__" in vars(each) for each in own)

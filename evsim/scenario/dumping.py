@@ -24,10 +24,11 @@ from evsim.scenario.hints import (
 
 def to_toml(scenario: object) -> str:
     """Every field of every table, defaults included; what is None is left out."""
-    return tomli_w.dumps(_fields(scenario))
+    return tomli_w.dumps(to_tables(scenario))
 
 
-def _fields(value: object) -> dict[str, Any]:
+def to_tables(value: object) -> dict[str, Any]:
+    """A scenario, a table of it or the fields of a policy, as a TOML file holds them."""
     hints = hints_of(type(value))
     found = {}
     for key, field in fields_of(type(value)).items():
@@ -48,13 +49,13 @@ def write_value(hint: Any, value: Any, key: str) -> object:
         if is_policy(member) and isinstance(value, plain_class(member) or object):
             return policy_table(slot_of(key, member), value)
         if is_table(member) and isinstance(value, plain_class(member) or object):
-            return _fields(value)
+            return to_tables(value)
     return unparse(hint, value)
 
 
 def policy_table(slot: str, policy: object) -> dict[str, Any]:
     """A policy as the table a scenario file writes."""
-    fields = _fields(policy)
+    fields = to_tables(policy)
     if slot in registry.MADE and {"target", "options"} <= set(fields):  # a class or factory of the user's
         target, options = fields.pop("target"), fields.pop("options")
         return {"kind": target, **options, **fields}

@@ -8,6 +8,7 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Union, final, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -78,9 +79,14 @@ _CONVERTERS: dict[Edge, tuple[Callable[[object], Any], Callable[[Any], object]]]
 # -- annotations -----------------------------------------------------------------------------------------------------
 
 
-def hints_of(cls: type) -> dict[str, Any]:
+def hints_of(cls: type) -> Mapping[str, Any]:
     """The resolved annotations of a class, with their metadata."""
-    return get_type_hints(cls, include_extras=True)
+    return _hints(cls)
+
+
+@lru_cache(maxsize=1024)
+def _hints(cls: type) -> Mapping[str, Any]:
+    return MappingProxyType(get_type_hints(cls, include_extras=True))  # slow, and asked again and again
 
 
 def fields_of(cls: type) -> dict[str, Field[Any]]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _BLOCK = 32  # draws beyond the expected number, so that one block nearly always suffices
 _LIKELY = 24  # draws one by one that cost about as much as one block
 _MOST_DRAWS = 128  # prepared for one selection
+_SHARE = 16  # chosen among so many of the population: few
+_CHUNK = 1 << 14  # draws at a time where many are chosen: arrays that stay in the processor's cache
 _ONE_BY_ONE = 64  # one by one at most: where `_LIKELY` are expected to suffice, one in fifteen needs more than these
 
 
@@ -86,6 +88,8 @@ def _first_of_few(view: ClientView, key: int) -> int:
 
 def _first_idle(view: ClientView, n: int, key: int) -> IntArray:
     """The first n distinct idle clients of an endless sequence of uniform draws from the population."""
+    if n > view.n_clients // _SHARE:
+        return _first_of_many(view, n, key)
     chosen: IntArray = np.empty(0, np.int64)
     block = 2 * n * view.n_clients // view.n_idle + _BLOCK
     start = 0
@@ -97,6 +101,24 @@ def _first_idle(view: ClientView, n: int, key: int) -> IntArray:
         chosen = candidates[np.sort(first)]
         start += block
     return chosen[:n]
+
+
+def _first_of_many(view: ClientView, n: int, key: int) -> IntArray:
+    """`_first_idle` where so many are chosen that a flag per client is cheaper than sorting the draws."""
+    n_clients = view.n_clients
+    free, place = np.zeros(n_clients, np.bool_), np.empty(n_clients, np.int64)
+    free[view.idle] = True
+    parts: list[IntArray] = []
+    start = 0
+    while n > 0:
+        draws = (rng.hash64(key, np.arange(start, start + _CHUNK)) % np.uint64(n_clients)).astype(np.int64)
+        found = draws[free[draws]]
+        place[found[::-1]] = np.arange(len(found))[::-1]  # the last assignment wins, so the first draw of a client
+        first = found[place[found] == np.arange(len(found))][:n]
+        free[first] = False
+        parts.append(first)
+        n, start = n - len(first), start + _CHUNK
+    return np.concatenate(parts)
 
 
 @final

@@ -12,8 +12,6 @@ from evsim.base.vocabulary import Rank
 from evsim.timeline.sessions import SessionEdges
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import ArrayLike
 
     from evsim.base.vocabulary import BoolArray, IntArray
@@ -154,11 +152,10 @@ class MovingSessions:
             return self._of_absences(now, most=1)
         return self._of_trace(self._sessions.take_one(now))
 
-    def each(self, now: int) -> Iterator[tuple[int, int, bool]]:
-        """`take` edge by edge, in plain numbers."""
-        edges = self.take(now)
-        if edges is not None:
-            yield from zip(*(column.tolist() for column in edges), strict=True)
+    def take_single(self, now: int) -> tuple[int, int, bool] | None:
+        """`take_one` in plain numbers: instant, client, whether it is a check-in."""
+        edges = self.take_one(now)
+        return None if edges is None else (int(edges.at[0]), int(edges.clients[0]), bool(edges.check_in[0]))
 
     def next_check_ins(self, count: int, until: int) -> IntArray:
         """Instants of the next check-ins, at most `count`, none after `until`; some may be of devices that are away."""

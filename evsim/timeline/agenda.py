@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     Wait = Generator[simpy.Event, Any, None]
     Question = Callable[[], int]
+    Single = tuple[Callable[[int], Any], Callable[[Any], None]]  # takes the next thing of this instant; hears it
 
 
 _ALWAYS = 2  # sources of every run: sessions and endings
@@ -69,10 +70,14 @@ class Agenda:
         #: Called when a process is about to sleep for ever and nobody else will do anything.
         self.on_nothing_left: Callable[[], None] = lambda: None
 
-    def add(self, source: Source, hear: Callable[[Any], None]) -> None:
-        """Own a source; `hear` is given what it hands over."""
+    def add(self, source: Source, hear: Callable[[Any], None], single: Single | None = None) -> None:
+        """Own a source; `hear` is given what it hands over.
+
+        `single`: where there is one, how the next thing is taken and heard in plain numbers, instead of by the source's
+        `take_one` and `hear`.
+        """
         self._heard.append((source, hear))
-        self._pumps.append(_Pump(self, self._clock, source, hear))
+        self._pumps.append(_Pump(self, self._clock, source, single or (source.take_one, hear)))
 
     def start(self) -> None:
         """Begin; all sources must be there."""
@@ -196,13 +201,14 @@ class _Sleeper:
 class _Pump:
     """Makes an event of each thing of a source: one alarm at a time, for the next one."""
 
-    def __init__(self, agenda: Agenda, clock: Clock, source: Source, hear: Callable[[Any], None]) -> None:
-        self._agenda, self._clock, self._source, self._hear = agenda, clock, source, hear
+    def __init__(self, agenda: Agenda, clock: Clock, source: Source, single: Single) -> None:
+        self._agenda, self._clock, self._head = agenda, clock, source.head
+        self._take, self._hear = single
         self._tick: Tick = clock.tick(self._happens)
         self.armed: tuple[int, int] | None = None
 
     def arm(self) -> None:
-        head = self._source.head()
+        head = self._head()
         if head[0] >= FOREVER or (self.armed is not None and self.armed <= head):
             return  # what is armed too early finds nothing, and arms again
         if self.armed is not None:
@@ -222,7 +228,7 @@ class _Pump:
     def _happens(self) -> None:
         self.armed = None
         self._agenda.n_ticks -= 1
-        happened = self._source.take_one(self._clock.now)
+        happened = self._take(self._clock.now)
         if happened is not None:
             self._agenda.n_events += 1
             self._hear(happened)

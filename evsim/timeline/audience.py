@@ -118,6 +118,13 @@ class Audience:
         if self._bulk[fact]:
             self._waiting[fact].append((at, *ids))
 
+    def happened_one(self, fact: str, *words: int) -> None:
+        """`happened` of one thing, in plain numbers: its instant, then ids."""
+        for call in self._single[fact]:
+            _told(call, fact, words)
+        if self._bulk[fact]:
+            self._waiting[fact].append(tuple(np.array([word]) for word in words))
+
     def flush(self) -> None:
         """Tell what waits, as arrays, in the order of ranks."""
         for fact, waiting in self._waiting.items():

@@ -8,6 +8,7 @@ scheduled.
 from __future__ import annotations
 
 from contextlib import suppress
+from heapq import heappush
 from typing import TYPE_CHECKING, Any, final
 
 import simpy
@@ -79,8 +80,11 @@ class Clock:
 
     def arm(self, tick: Tick, instant: int, rank: int) -> None:
         """Let a tick that is not armed happen at the instant."""
+        env = self._env
+        if instant < env._now:  # noqa: SLF001
+            raise _past(instant, self.now)
         tick.callbacks = tick.actions
-        self._schedule(tick, instant, rank)
+        heappush(env._queue, (instant, rank, next(env._eid), tick))  # type: ignore[misc]  # noqa: SLF001  as `schedule` does
 
     def process(self, generator: Generator[simpy.Event, Any, Any]) -> simpy.Process:
         """Start a SimPy process."""
@@ -143,10 +147,12 @@ class Clock:
     def _schedule(self, event: simpy.Event, instant: int, rank: int) -> None:
         delay = int(instant) - self.now
         if delay < 0:
-            raise MisuseError(
-                f"asked for instant {instant} ms, but the clock stands at {self.now} ms: nothing happens in the past"
-            )
+            raise _past(instant, self.now)
         self._env.schedule(event, rank, delay)  # type: ignore[arg-type]  # a rank is a priority
+
+
+def _past(instant: int, now: int) -> MisuseError:
+    return MisuseError(f"asked for instant {instant} ms, but the clock stands at {now} ms: nothing happens in the past")
 
 
 @final

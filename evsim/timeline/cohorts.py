@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _OPEN, _AGGREGATED = int(Outcome.IN_FLIGHT), int(Outcome.AGGREGATED)
 _DROPPED, _ABORTED = int(Outcome.DROPPED), int(Outcome.ABORTED)
+#: What becomes of reports that are put into a step, by whether their updates are finite.
+OF_USED = np.array([Outcome.INVALID, Outcome.AGGREGATED])
 _OF_QUERY = np.array([Outcome.DROPPED, Outcome.ANSWERED, Outcome.ABORTED])  # by fate
 _OF_LOSS = np.array([_DROPPED, -1, _ABORTED])  # by fate
 
@@ -68,6 +70,7 @@ class Cohorts:
     ) -> None:
         self._ledger, self._manager, self._learning = ledger, manager, learning
         self._feedback, self._audience = feedback, audience
+        self._one = manager.one_by_one
         self._prompt = manager.selector.prompt
         self._tells = audience.hears("reported") or audience.hears("stopped")
         self.open: dict[int, Cohort] = {}
@@ -80,12 +83,26 @@ class Cohorts:
             self._tell(tasks, clients)
         self._manager.release(clients)
         if len(tasks) == 1:
-            self.hear_one(int(tasks[0]))
+            self.enter(int(tasks[0]))
         else:
             self._many(tasks)
 
     def hear_one(self, task: int) -> None:
-        """What `hear` enters, for one task, without array overhead."""
+        """`hear` of one, without array overhead."""
+        cell = self._ledger.cell
+        client = cell("client", task)
+        if self._tells and (fate := cell("fate", task)) != LOST:
+            self._audience.happened_one(
+                "reported" if fate == ARRIVES else "stopped", cell("known_at", task), task, client
+            )
+        if self._one is None:
+            self._manager.release(np.array([client]))
+        else:
+            self._one.free(client)
+        self.enter(task)
+
+    def enter(self, task: int) -> None:
+        """The end of one task, in the account of its cohort."""
         cell = self._ledger.cell
         fate = cell("fate", task)
         if cell("kind", task) == QUERY:
@@ -180,7 +197,12 @@ class Cohorts:
 
     def _by_cohort(self, tasks: IntArray) -> list[tuple[Cohort, BoolArray]]:
         """The cohorts of tasks, and which of the tasks are theirs."""
+        if len(tasks) == 0:
+            return []
         rounds = self._ledger.column("round", tasks)
+        of_first = rounds == rounds[0]
+        if of_first.all():  # nearly always, where rounds do not overlap
+            return [(self.open[int(rounds[0])], of_first)]
         return [(self.open[number], rounds == number) for number in np.unique(rounds).tolist()]
 
     def _clients(self, tasks: IntArray) -> IntArray:

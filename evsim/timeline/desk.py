@@ -13,7 +13,7 @@ from evsim.base.units import FOREVER
 from evsim.base.vocabulary import BoolArray, FloatArray, IntArray, Outcome, Rank
 from evsim.selection.base import Answers, ClientView, Query
 from evsim.timeline.closing import Close, close_of
-from evsim.timeline.cohorts import Inbox
+from evsim.timeline.cohorts import OF_USED, Inbox
 from evsim.timeline.dispatch import QUERY
 from evsim.timeline.fates import ARRIVES
 from evsim.timeline.refills import Refills
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from evsim.timeline.server import LiveServer
 
 _NONE = np.empty(0, np.int64)
-_AGGREGATED = int(Outcome.AGGREGATED)
+_AGGREGATED, _SURPLUS, _LATE = int(Outcome.AGGREGATED), int(Outcome.SURPLUS), int(Outcome.LATE)
 
 
 @final
@@ -50,6 +50,7 @@ class Desk:
         self._refills = Refills(server)
         self._endless = server.world.horizon >= FOREVER
         self._reserved: int | None = None  # number of a round for which candidates were asked
+        self._closing = (-1, 0, 0), Close(FOREVER, "")  # a round as things stood, and when it would close
         self._idle = -1  # clients when the last selection was made
 
     @property
@@ -135,7 +136,7 @@ class Desk:
     def close(self, cohort: Cohort, reason: str, *, keep_late: bool) -> None:
         """What arrives from now on is surplus or late."""
         cohort.keep_late = keep_late
-        cohort.close_code = Outcome.SURPLUS if reason == "goal" else Outcome.LATE
+        cohort.close_code = _SURPLUS if reason == "goal" else _LATE
 
     def stragglers(self, cohort: Cohort) -> IntArray:
         """Tasks whose end is not known."""
@@ -234,8 +235,8 @@ class Desk:
         feedback, staleness, applied = self._server.step(cohort, reports)
         if cohort is not self._inbox.buffer:
             self._tell_step(feedback.valid, reports, feedback.utility if self._learns else None)
-            left = cohort.reports[~np.isin(cohort.reports, reports)]
-            self._cohorts.resolve(np.sort(left), Outcome.SURPLUS, self.now)
+            left = _without(cohort.reports, reports)
+            self._cohorts.resolve(left, _SURPLUS, self.now)
         self._record(cohort, reason if applied else "invalid", staleness, feedback.utility, applied=applied)
 
     def fail(self, cohort: Cohort, reports: IntArray, reason: str) -> None:
@@ -280,8 +281,11 @@ class Desk:
         return int(self._ledger.column("known_at", tasks).max())
 
     def _close_of(self, cohort: Cohort) -> Close:
-        known, fate = (self._ledger.column(name, cohort.tasks) for name in ("known_at", "fate"))
-        return close_of(known, fate, cohort.goal, cohort.deadline)
+        state = cohort.round, len(cohort.tasks), self._ledger.n_changes
+        if self._closing[0] != state:  # asked three times a round, and nearly always as things stood before
+            known, fate = (self._ledger.column(name, cohort.tasks) for name in ("known_at", "fate"))
+            self._closing = state, close_of(known, fate, cohort.goal, cohort.deadline)
+        return self._closing[1]
 
     def _deadline(self, cohort: Cohort) -> None:
         """The round's deadline passes; its process closes it at the server's rank of this instant."""
@@ -309,7 +313,7 @@ class Desk:
 
     def _tell_step(self, valid: BoolArray, reports: IntArray, utility: FloatArray | None) -> None:
         """What became of a step's reports; a prompt selector knows already of those that went well."""
-        outcomes = np.where(valid, Outcome.AGGREGATED, Outcome.INVALID)
+        outcomes = OF_USED[valid.astype(np.int64)]
         if not self._manager.selector.prompt:
             self._feedback.decided(reports, outcomes, utility, self.now)
         elif not valid.all():
@@ -333,7 +337,7 @@ class Desk:
             "reports": len(cohort.arrived),
             "dropped": cohort.lost,
             "late": cohort.stale if is_buffer else cohort.invited - len(cohort.arrived) - cohort.lost,
-            "mean_staleness": float(staleness.mean()) if len(staleness) else float("nan"),
+            "mean_staleness": int(staleness.sum()) / len(staleness) if len(staleness) else float("nan"),
         }
         self._server.record(row, float(known.mean()) if len(known) else float("nan"))
 
@@ -341,3 +345,14 @@ class Desk:
         flags = np.zeros(self._manager.n_clients, np.bool_)
         flags[np.asarray(clients, np.int64)] = True
         return flags
+
+
+def _without(tasks: IntArray, others: IntArray) -> IntArray:
+    """Those of some tasks that are not among others, ascending."""
+    if len(tasks) == 0:
+        return tasks
+    first, last = int(tasks.min()), int(tasks.max())
+    left = np.zeros(last - first + 1, np.bool_)
+    left[tasks - first] = True
+    left[others[(others >= first) & (others <= last)] - first] = False
+    return np.flatnonzero(left) + first

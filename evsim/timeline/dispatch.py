@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from evsim.cost.work import Work
 from evsim.timeline.digest import TimelineHash
 from evsim.timeline.fates import ARRIVES, LOST, STOPPED, fates, fates_at_completion, loss_known
 from evsim.timeline.ledger import KINDS, NO_WEIGHT, Ledger
-from evsim.timeline.world import Errand, World, cut
+from evsim.timeline.world import CanStopEarly, Errand, World, cut
 
 TRAIN, QUERY = KINDS.index("train"), KINDS.index("query")
 _FEW = 8  # so many tasks are given one by one sooner than as arrays
@@ -47,10 +48,16 @@ class Dispatcher:
         self._n_tasks = np.zeros(len(world.samples), np.int64)
         self.training = Errand(TRAIN, world.work, world.wire_bytes, partial=world.partial, drawn=world.drawn_work)
         self._prices = _single_prices(world)
+        self._whole = replace(world.pricing, compute_share=None)  # a query is about the whole model
         self._throughout = world.pricing.cost.availability_check == "throughout"
         # The same storage as Python integers, for tasks that are given one at a time.
         self._one_nth, self._one_samples = self._n_tasks.data, world.samples.data
         self._one_until = world.sessions.online_until.data
+        nothing, (down, up) = np.zeros(len(world.samples), np.int64), world.sizes
+        self._one_down, self._one_up = (nothing + down).data, (nothing + up).data
+        #: Most local steps of a task, by client; 0: as many as are scheduled.
+        self.limits: IntArray = nothing if world.own is None else world.own.max_steps
+        self._one_limit = self.limits.data
 
     @property
     def asked(self) -> IntArray:
@@ -75,7 +82,7 @@ class Dispatcher:
             now = self._clock.now
             rows = [self.give_one(number, version, client, loss_by, stop_at, now) for client in clients.tolist()]
             tasks, nth = (np.array(column) for column in zip(*rows, strict=True))
-            max_steps = np.zeros_like(tasks)
+            max_steps = self.limits[clients]
         else:
             tasks, nth, max_steps = self._many(number, version, clients, errand, loss_by, stop_at)
             self._endings.enter(tasks)
@@ -128,13 +135,13 @@ class Dispatcher:
         samples = world.samples[clients]
         if errand.max_samples is not None:
             samples = np.minimum(samples, errand.max_samples)
-        down, up = (np.full(len(clients), size, np.int64) for size in errand.wire_bytes)
-        work = errand.work_of(samples, clients, nth)
-        price = world.pricing.price(clients, nth, work, (down, up), now)
-        max_steps = np.zeros(len(clients), np.int64)
+        work, (down, up), max_steps = self._asked_for(clients, nth, samples, errand)
+        pricing = world.pricing if errand.kind == TRAIN else self._whole
+        price = pricing.price(clients, nth, work, (down, up), now)
         if errand.partial is not None and min(loss_by, stop_at) < FOREVER:
-            max_steps = self._whole_steps(errand, samples, work, price, min(loss_by, stop_at) - now)
-            work = cut(errand.partial, work, samples, max_steps)
+            fewer = self._whole_steps(errand.partial, work, samples, price, min(loss_by, stop_at) - now)
+            max_steps = np.where((fewer > 0) & ((max_steps == 0) | (fewer < max_steps)), fewer, max_steps)
+            work = cut(errand.partial, work, samples, fewer)
             price = world.pricing.price(clients, nth, work, (down, up), now)
         leaves_at = world.sessions.online_until[clients]
         ended, fate, known = self._fate(clients, now + price.total_ms, leaves_at, loss_by, stop_at)
@@ -191,14 +198,14 @@ class Dispatcher:
         download, compute, upload, charged = self._prices.of(client, nth)
         leaves_at = self._one_until[client]
         ended, fate, known = self._fate_of_one(client, now + download + compute + upload, leaves_at, loss_by, stop_at)
-        down, up = self._world.wire_bytes
+        down, up, max_steps = self._one_down[client], self._one_up[client], self._one_limit[client]
         task = self._ledger.add_row(  # a value for each of the ledger's columns, in their order
             client,
             number,
             version,
             TRAIN,
             nth,
-            0,
+            max_steps,
             now,
             leaves_at,
             loss_by,
@@ -223,13 +230,24 @@ class Dispatcher:
         self._endings.enter_one(task, known)
         return task, nth
 
-    def _whole_steps(self, errand: Errand, samples: IntArray, work: Work, price: Price, left_ms: int) -> IntArray:
+    def _asked_for(
+        self, clients: IntArray, nth: IntArray, samples: IntArray, errand: Errand
+    ) -> tuple[Work, tuple[IntArray, IntArray], IntArray]:
+        """The work of tasks, their bytes down and up, and most steps (0: all)."""
+        own = self._world.own
+        if own is None or errand is not self.training:
+            down, up = (np.full(len(clients), size, np.int64) for size in errand.wire_bytes)
+            return errand.work_of(samples, clients, nth), (down, up), np.zeros(len(clients), np.int64)
+        work = own.work_at(clients) if errand.drawn is None else errand.drawn(samples, clients, nth)
+        return work, (own.bytes_down[clients], own.bytes_up[clients]), self.limits[clients]
+
+    def _whole_steps(
+        self, partial: CanStopEarly, work: Work, samples: IntArray, price: Price, left_ms: int
+    ) -> IntArray:
         """Steps that fit for clients that would be too late; 0, no limit, for the others and where not one fits."""
-        if errand.partial is None:
-            return np.zeros_like(samples)
         budget = np.maximum(left_ms - price.download_ms - price.upload_ms - 1, 0)  # 1 ms for rounding
         fits = self._world.pricing.samples_within(price, work, budget)
-        return np.where(price.total_ms > left_ms, errand.partial.n_steps_within(samples, fits), 0)
+        return np.where(price.total_ms > left_ms, partial.n_steps_within(samples, fits), 0)
 
     def _fate(
         self, clients: IntArray, finish: IntArray, leaves_at: IntArray, loss_by: IntArray | int, stop_at: IntArray | int
@@ -268,4 +286,4 @@ def _single_prices(world: World) -> SinglePrices | None:
     varies = world.partial is not None or world.drawn_work is not None
     if varies or not pricing.network.is_constant or pricing.cost.availability_check != "throughout":
         return None
-    return SinglePrices(pricing, world.work(world.samples), world.wire_bytes)
+    return SinglePrices(pricing, world.whole_work, world.sizes)

@@ -87,7 +87,7 @@ class Endings:
             task = self._due[0]
             return self._ledger.cell("known_at", task), self._ledger.rank_of(task)
         at = self.next()
-        return at, int(Rank.REPORT)  # the earliest there can be: `take_one` looks closer
+        return at, _REPORT  # the earliest there can be: `take_one` looks closer
 
     def take(self, now: int) -> IntArray | None:
         """Tasks whose end became known up to now, in order."""
@@ -100,17 +100,23 @@ class Endings:
 
     def take_one(self, now: int) -> IntArray | None:
         """The next task whose end becomes known at this instant."""
-        if not self._due:
-            tasks = self._pop(now)
-            if len(tasks) == 0:
-                return None
-            if len(tasks) > 1 or self._ledger.rank_of(int(tasks[0])) != Rank.REPORT:
-                self._due.extend(self._ledger.by_rank(tasks).tolist())
-                return None  # the first of them has a rank of its own to wait for
+        task = self.take_single(now)
+        return None if task is None else np.array([task])
+
+    def take_single(self, now: int) -> int | None:
+        """`take_one` as a plain number."""
+        if self._due:
             self.in_flight -= 1
-            return tasks
-        self.in_flight -= 1
-        return np.array([self._due.popleft()])
+            return self._due.popleft()
+        if self.alone_before(now + 1) >= 0:
+            task = self.take_alone()
+            if self._ledger.rank_of(task) == _REPORT:
+                return task
+            self.in_flight += 1
+            self._due.append(task)  # it has a rank of its own to wait for
+        else:
+            self._due.extend(self._ledger.by_rank(self._pop(now)).tolist())
+        return None
 
     def enter_one(self, task: int, known_at: int) -> None:
         """`enter` of one task."""
@@ -134,11 +140,17 @@ class Endings:
     def take_alone(self) -> int:
         """The task of `alone_before`."""
         self.in_flight -= 1
-        _, run = heapq.heappop(self._heads)
+        _, run = self._heads[0]
         if run < 0:
+            heapq.heappop(self._heads)
             return ~run
-        known, ids = self._runs.pop(run)
-        self._keep(run, known[1:], ids[1:])
+        known, ids = self._runs[run]
+        if len(known) > 1:
+            self._runs[run] = known[1:], ids[1:]
+            heapq.heapreplace(self._heads, (int(known[1]), run))
+        else:
+            del self._runs[run]
+            heapq.heappop(self._heads)
         return int(ids[0])
 
     # -- looking ahead ----------------------------------------------------------------------------------------------
@@ -250,4 +262,5 @@ class _Moved:
         self.known_at, self.entries = -1, 0
 
 
+_REPORT = int(Rank.REPORT)
 _NOTHING: IntArray = np.empty(0, np.int64)

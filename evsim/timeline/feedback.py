@@ -47,7 +47,7 @@ class FeedbackDesk:
                 self._join()
         elif len(tasks):
             self._join()
-            outcomes = np.broadcast_to(np.asarray(outcome, np.int8), tasks.shape)
+            outcomes = np.full(len(tasks), outcome, np.int8) if np.ndim(outcome) == 0 else outcome.astype(np.int8)
             told = np.full(len(tasks), np.nan) if utility is None else utility
             self._parts.append((tasks, outcomes, told, np.full(len(tasks), at)))
         if self._prompt:

@@ -52,6 +52,7 @@ _COLUMNS = (
     "compute_ms",
     "upload_ms",
 )
+_ENDS = ("known_at", "fate")
 KINDS = ("train", "query")
 #: Of the float64 NaN, as the column `weight` wants it.
 NO_WEIGHT = int(np.array(np.nan).view(np.int64))
@@ -60,6 +61,7 @@ _PHASES = (("download_ms", "bytes_down"), ("compute_ms", "charged_samples"), ("u
 Moved = Callable[[str, "Mapping[str, IntArray]", "IntArray", "IntArray"], "IntArray"]
 _ROW = struct.Struct(f"={len(_COLUMNS)}q")
 _in_order = itemgetter(*_COLUMNS)
+_IN_FLIGHT = int(Outcome.IN_FLIGHT)
 _REPORT, _CHECK_IN, _DEADLINE = int(Rank.REPORT), int(Rank.CHECK_IN), int(Rank.DEADLINE)
 
 
@@ -71,6 +73,7 @@ class Ledger:
         self._tie = rng.key(seed, "tie")
         self.first = 0  # id of row 0
         self._size = 0
+        self.n_changes = 0  # of the ends of tasks, ever
         self._hold(np.empty((1024, len(_COLUMNS)), np.int64))
         self._held: dict[int, int] = {}  # rows from this task on stay in memory, and how often that is wanted
 
@@ -124,6 +127,7 @@ class Ledger:
 
     def set(self, name: str, ids: IntArray, values: ArrayLike) -> None:
         """Set a column at some tasks."""
+        self.n_changes += name in _ENDS
         self._rows[name][ids - self.first] = values
 
     def in_order(self, tasks: IntArray) -> IntArray:
@@ -177,7 +181,7 @@ class Ledger:
 
     def unresolved(self) -> IntArray:
         """Ids of the tasks in memory whose outcome is not decided."""
-        return self.first + np.flatnonzero(self._rows["outcome"][: self._size] == Outcome.IN_FLIGHT)
+        return self.first + np.flatnonzero(self._rows["outcome"][: self._size] == _IN_FLIGHT)
 
     def release(
         self, now: int, *, everything: bool = False, moved: Moved | None = None
@@ -188,7 +192,7 @@ class Ledger:
         short had moved, where that is not in proportion to their time.
         """
         used = slice(0, self._size)
-        unfinished = np.flatnonzero(self._rows["outcome"][used] == Outcome.IN_FLIGHT)
+        unfinished = np.flatnonzero(self._rows["outcome"][used] == _IN_FLIGHT)
         count = self._size if everything or len(unfinished) == 0 else int(unfinished[0])
         if self._held and not everything:
             count = min(count, min(self._held) - self.first)
@@ -222,7 +226,7 @@ def _as_spent(rows: dict[str, IntArray], now: int, moved: Moved | None) -> dict[
 
     What a phase would have been stays, as `planned_*`. A phase is whole once a later one began, however short it is.
     """
-    running = (rows["outcome"] == Outcome.IN_FLIGHT) & (rows["ended_at"] > now)
+    running = (rows["outcome"] == _IN_FLIGHT) & (rows["ended_at"] > now)
     left = np.minimum(rows["ended_at"], now) - rows["dispatched_at"]
     done = left >= sum(rows[phase] for phase, _ in _PHASES)
     rows["planned_samples"], begin = rows["charged_samples"], rows["dispatched_at"]

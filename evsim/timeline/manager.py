@@ -31,6 +31,7 @@ T = TypeVar("T", bound=np.generic)
 
 _INT64 = np.dtype(np.int64)
 _PREPARED = 64  # selections of one client, prepared together
+_COUNTED = 1_000  # flags are counted in the time that it takes to sort one client
 _FEW = 16  # so many clients are handled one by one sooner than as an array
 
 
@@ -217,10 +218,13 @@ class ClientManager:
 
     @property
     def one_by_one(self) -> OneByOne | None:
-        """Itself, if its selector can choose one client without arrays."""
-        deaf = not self._hears and not self._learns_visits  # nobody wants to be told of each check-in
-        fast = deaf and self.selector.memoryless and self.selector.singles(self, []) is not None
-        return self if fast else None
+        """Itself, unless somebody wants to be told of each check-in."""
+        return None if self._hears or self._learns_visits else self
+
+    @property
+    def chooses(self) -> bool:
+        """Whether its selector can `choose`."""
+        return self.selector.memoryless and self.selector.singles(self, []) is not None
 
     def check_in(self, client: int, at: int) -> None:
         """A device that registered before checks in."""
@@ -322,7 +326,7 @@ class ClientManager:
                 self._refresh_one(client)
             return
         idle = self._online[clients] & ~self._busy[clients]
-        if 16 * len(clients) > self.n_clients:  # counting flags is fast, sorting clients is not
+        if self.n_clients < _COUNTED * len(clients):  # counting flags is fast, sorting clients is not
             self._idle[clients] = idle
             self._n_idle = int(np.count_nonzero(self._idle))
             return
@@ -396,7 +400,7 @@ class ClientManager:
         return ""
 
     def _count_distinct(self, clients: IntArray) -> int:
-        if 16 * len(clients) < self.n_clients:
+        if self.n_clients > _COUNTED * len(clients):
             return len(np.unique(clients))
         chosen = np.zeros(self.n_clients, np.bool_)  # flags are faster than sorting where many are chosen
         chosen[clients] = True

@@ -30,6 +30,10 @@ class OneByOne(Protocol):
     def n_idle(self) -> int:
         """How many clients are idle."""
 
+    @property
+    def chooses(self) -> bool:
+        """Whether there is `choose`: of a selector that is memoryless and has `Selector.singles`."""
+
     def check_in(self, client: int, at: int) -> None:
         """A device that registered before checks in."""
 
@@ -68,10 +72,7 @@ class ManagerPort(ClientView, Protocol):
 
     @property
     def one_by_one(self) -> OneByOne | None:
-        """The same for one client at a time; None, as of most classes: there is nothing faster than arrays of one.
-
-        Only of a manager whose selector is memoryless and has `Selector.singles`.
-        """
+        """The same for one client at a time; None, as of most classes: there is nothing faster than arrays of one."""
 
     @property
     def told(self) -> Told:

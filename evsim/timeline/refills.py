@@ -28,9 +28,9 @@ class Refills:
     def __init__(self, server: LiveServer) -> None:
         self._server, self._one = server, server.manager.one_by_one
         told = any(server.audience.hears(fact) for fact in _TOLD)
+        self._possible = not told and self._one is not None and self._one.chooses and server.dispatcher.gives_one
         if self._one is not None:
             self._one.on_likely = server.dispatcher.expect
-        self._possible = self._one is not None and server.dispatcher.gives_one and not told
 
     def run(self, buffer: Cohort, reports: int, timeout: int | None, until: int) -> int:
         """Go on until the last but one of so many reports has arrived, or something else is going to happen.
@@ -45,16 +45,15 @@ class Refills:
         if one is None or not self._possible or not server.agenda.is_alone or server.n_processes > 1:
             return idle
         endings, dispatcher, cohorts, cell = server.endings, server.dispatcher, server.cohorts, server.ledger.cell
-        edges, observed = server.world.sessions.each, server.registration.hear_one
+        edge_before, observed = server.world.sessions.take_single, server.registration.hear_one
         number, version, stop_at = buffer.round, server.version, FOREVER
         given, end = _Given(server), min(until, server.clock.next_at)
         while reports > 1 and (now := endings.alone_before(end)) >= 0:
-            for at, client, check_in in edges(now):
-                observed(at, client, check_in, one)
+            while (edge := edge_before(now)) is not None:
+                observed(edge)
             if not one.n_idle:
                 break
             task = endings.take_alone()
-            one.free(cell("client", task))
             if cell("fate", task) == ARRIVES:
                 reports -= 1
             else:
@@ -77,7 +76,7 @@ class _Given:
     """Tasks of which the learning side has not heard; it hears of many at once, in order."""
 
     def __init__(self, server: LiveServer) -> None:
-        self._learning = server.world.learning
+        self._learning, self._limits = server.world.learning, server.dispatcher.limits
         self._rows: list[tuple[int, int, int]] = []
 
     def add(self, *row: int) -> None:
@@ -88,5 +87,5 @@ class _Given:
         """Everything so far."""
         if self._rows:
             tasks, clients, nth = (np.array(column) for column in zip(*self._rows, strict=True))
-            self._learning.dispatched(tasks, clients, nth, np.zeros_like(tasks))
+            self._learning.dispatched(tasks, clients, nth, self._limits[clients])
             self._rows = []

@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from evsim.base.vocabulary import BoolArray, FloatArray, IntArray
     from evsim.timeline.audience import Audience
-    from evsim.timeline.port import ManagerPort, OneByOne
+    from evsim.timeline.port import ManagerPort
     from evsim.timeline.sessions import SessionEdges
 
 
@@ -31,6 +31,7 @@ class Registration:
     def __init__(self, manager: ManagerPort, audience: Audience, samples: IntArray, declared_ms: FloatArray) -> None:
         self._manager, self._audience = manager, audience
         self._samples, self._declared = samples, declared_ms
+        self._one = manager.one_by_one
         self._has_data = samples > 0
         self._all_have_data = bool(self._has_data.all())
         self._seen = np.zeros(len(samples), np.bool_)
@@ -65,16 +66,21 @@ class Registration:
                 self._register(clients[new], at[new])
             self._manager.observe(clients, check_in, at)
 
-    def hear_one(self, at: int, client: int, check_in: bool, one: OneByOne) -> None:  # noqa: FBT001
-        """`hear` of one, where nobody listens."""
+    def hear_one(self, edge: tuple[int, int, bool]) -> None:
+        """`hear` of one, in plain numbers: instant, client, whether it is a check-in."""
+        at, client, check_in = edge
+        if self._tells:
+            self._audience.happened_one("checked_in" if check_in else "checked_out", at, client)
         if not self._one_has_data[client]:
             return
-        if not check_in:
-            one.check_out(client)
-        elif self._one_seen[client]:
-            one.check_in(client, at)
-        else:
+        if not self._one_seen[client]:
             self._register(np.array([client]), np.array([at]))
+        elif self._one is None:
+            self._manager.observe(np.array([client]), np.array([check_in]), np.array([at]))
+        elif check_in:  # what it declares does not change
+            self._one.check_in(client, at)
+        else:
+            self._one.check_out(client)
 
     def _register(self, clients: IntArray, at: IntArray) -> None:
         """Devices check in, and declare their data size and their class."""

@@ -22,7 +22,7 @@ from evsim.base.vocabulary import Feedback, IntArray, Outcome, Rank
 from evsim.cost.network import SharedNetwork
 from evsim.timeline.absences import MovingSessions, Presence
 from evsim.timeline.agenda import Agenda, PatientAgenda
-from evsim.timeline.cohorts import Cohorts
+from evsim.timeline.cohorts import OF_USED, Cohorts
 from evsim.timeline.digest import TimelineHash
 from evsim.timeline.dispatch import Dispatcher
 from evsim.timeline.dropouts import Dropouts
@@ -158,7 +158,7 @@ class LiveServer:
         self.ledger.set("server_step", used, self.version)
         if feedback.weight is not None:
             self.ledger.set("weight", used, feedback.weight[feedback.valid].view(np.int64))
-        self.ledger.set("outcome", reports, np.where(feedback.valid, Outcome.AGGREGATED, Outcome.INVALID))
+        self.ledger.set("outcome", reports, OF_USED[feedback.valid.astype(np.int64)])
         return feedback, staleness, applied
 
     def record(self, row: Mapping[str, Any], loss: float) -> None:
@@ -217,10 +217,12 @@ class LiveServer:
 
     def _own_sources(self) -> None:
         world = self.world
-        declared = world.pricing.declared_ms(world.work(world.samples), world.wire_bytes)
+        declared = world.pricing.declared_ms(world.whole_work, world.sizes)
         self.registration = Registration(world.manager, world.audience, world.samples, declared)
-        self.agenda.add(world.sessions, self.registration.hear)
-        self.agenda.add(self.endings, self.cohorts.hear)
+        self.agenda.add(
+            world.sessions, self.registration.hear, (world.sessions.take_single, self.registration.hear_one)
+        )
+        self.agenda.add(self.endings, self.cohorts.hear, (self.endings.take_single, self.cohorts.hear_one))
         if self._tells_dropouts:
             self.agenda.add(self._dropouts, self._tell_dropouts)
         if world.audience.hears_in_bulk:

@@ -14,7 +14,7 @@ from evsim.base.units import FOREVER, MS_PER_HOUR
 from evsim.base.vocabulary import Rank
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from evsim.base.vocabulary import BoolArray, IntArray
     from evsim.traces.availability import AvailabilityTrace, Edges
@@ -77,8 +77,8 @@ class Sessions:
             self._load()
         return self._hand_over(int(self._at.searchsorted(now, side="right")))
 
-    def each(self, now: int) -> Iterator[tuple[int, int, bool]]:
-        """`take` edge by edge, in plain numbers: instant, client, whether it is a check-in."""
+    def take_single(self, now: int) -> tuple[int, int, bool] | None:
+        """`take_one` in plain numbers: instant, client, whether it is a check-in; also of the past."""
         while self._next_at <= now:
             place = self._next
             if place == len(self._at):
@@ -90,7 +90,8 @@ class Sessions:
             self.n_edges += 1
             self._next = place + 1
             self._next_at = self._one_at[place + 1] if place + 1 < len(self._at) else self._loaded_until
-            yield at, client, check_in
+            return at, client, check_in
+        return None
 
     def take_one(self, now: int) -> SessionEdges | None:
         """The next edge, if it is of this instant."""

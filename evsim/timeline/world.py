@@ -10,7 +10,8 @@ import numpy as np
 
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import Feedback, FloatArray, IntArray
-from evsim.cost.pricing import Pricing
+from evsim.cost.own import Own
+from evsim.cost.pricing import Pricing, Sizes
 from evsim.cost.work import Work
 from evsim.timeline.absences import MovingSessions, Presence
 from evsim.timeline.audience import Audience
@@ -72,6 +73,13 @@ class NoLearning:
         return np.full(len(clients), np.nan)
 
 
+class HasWork(Protocol):
+    """Says what a task of so many steps asks of each client."""
+
+    def work_of(self, n_samples: IntArray, steps: IntArray) -> Work:
+        """Its work."""
+
+
 class CanStopEarly(Protocol):
     """Work of which a part counts: what a client does whose deadline comes first."""
 
@@ -99,7 +107,7 @@ class Errand:
         return self.work(samples) if self.drawn is None else self.drawn(samples, clients, nth)
 
 
-def cut(partial: CanStopEarly, full: Work, samples: IntArray, max_steps: IntArray) -> Work:
+def cut(partial: HasWork, full: Work, samples: IntArray, max_steps: IntArray) -> Work:
     """The work of clients of which some do only so many steps (0: all of them)."""
     short, few = partial.work_of(samples, max_steps), max_steps > 0
     return Work(np.where(few, short.samples, full.samples), np.where(few, short.forward_samples, full.forward_samples))
@@ -124,6 +132,7 @@ class World:
         work: what the client rule asks of clients with so many samples; at most, where it is drawn for each task.
         drawn_work: what it asks, given samples, clients and how many tasks these had; None where all tasks are alike.
         wire_bytes: charged bytes of a message down and up.
+        own: what tasks cost where clients differ; None where they do not.
         partial: lets a client that would miss the deadline do what fits; None if it then does everything, too late.
         horizon: the last instant of the run, ms; FOREVER if there is none.
         audience: who listens to what happens.
@@ -142,9 +151,20 @@ class World:
     learning: LearningPort
     rows: Rows
     seed: int
+    own: Own | None = None
     partial: CanStopEarly | None = None
     horizon: int = FOREVER
     audience: Audience = field(default_factory=Audience)
     by_events: bool = False
     write_now: Callable[[], bool] = _not_yet
     drawn_work: Callable[[IntArray, IntArray, IntArray], Work] | None = None
+
+    @property
+    def whole_work(self) -> Work:
+        """The work of everybody's tasks."""
+        return self.work(self.samples) if self.own is None else self.own.work
+
+    @property
+    def sizes(self) -> Sizes:
+        """Charged bytes of everybody's messages down and up."""
+        return self.wire_bytes if self.own is None else (self.own.bytes_down, self.own.bytes_up)

@@ -156,6 +156,23 @@ class AvailabilityTrace:
         """Whether each device is online at each instant (ms, any integer); the two are broadcast together."""
         return self._left(np.asarray(devices), np.asarray(at)) > 0
 
+    def count_online(self, devices: IntArray, instants: IntArray) -> IntArray:
+        """How many of some devices are online at each instant, ms >= 0."""
+        if not self._common_period:
+            return np.array([np.count_nonzero(self.is_online(devices, at)) for at in instants.tolist()], np.int64)
+        period, counts = self._common_period, self.offsets[devices + 1] - self.offsets[devices]
+        rows = ranges(self.offsets[devices], counts)
+        starts, stops = self.starts[rows], self.stops[rows]
+        begun_before = stops > period  # goes on at the period's beginning
+        within, place = np.unique(instants % period, return_inverse=True)
+        online = (
+            _up_to(within, starts)
+            - _up_to(within, stops)
+            + np.count_nonzero(begun_before)
+            - _up_to(within, stops[begun_before] - period)
+        )
+        return online[place]
+
     def online_until(self, devices: ArrayLike, at: ArrayLike) -> IntArray:
         """The check-out that ends the interval around each instant, ms.
 
@@ -322,3 +339,8 @@ class AvailabilityTrace:
         check_in = rows >= len(once) // 2
         order = np.lexsort((device[rows], check_in, at))
         return Edges(at[order], device[rows][order], check_in[order])
+
+
+def _up_to(instants: IntArray, events: IntArray) -> IntArray:
+    """How many events there are up to and including each of some ascending instants."""
+    return np.cumsum(np.bincount(np.searchsorted(instants, events), minlength=len(instants) + 1)[:-1])

@@ -31,7 +31,7 @@ _LABELS = {
 _LATER = frozenset({"client_evaluations", "selections", "changes", "energy"})  # tables that older folders do not have
 FORMAT = 2  # of run folders; an older one lacks columns
 _REAL = (
-    *("weight", "compute_factor", "link_factor", "mean_staleness", "value", "online_share"),
+    *("weight", "compute_factor", "link_factor", "mean_staleness", "value", "online_share", "compute_share"),
     *("compute_ms_per_sample", "download_kbps", "upload_kbps", "latency_ms"),
     *("first_j", "charged_j", "idle_j", "tasks_j", "last_j"),
 )

@@ -33,7 +33,7 @@ def steps(run: Folder) -> Iterator[Check]:
     tasks, train = run.tasks, run.tasks["kind"] == "train"
     yield tasks.equal("queries take no step", "steps", 0, ~train)
     most = tasks["max_steps"]
-    if not run.setting("client_rule", "partial_work", default=False):
+    if not run.setting("client_rule", "partial_work", default=False) and run.setting("work") is None:
         yield tasks.equal("no partial work", "max_steps", NULL)
     if run.kind("client_rule") not in _KNOWN:
         yield Check("local steps", skipped="the client rule is not one of evsim's own")
@@ -80,6 +80,8 @@ def _computation(run: Folder) -> Iterator[Check]:
     tasks, scale = run.tasks, run.manifest["cost"]["sample_scale"]
     factor = run.manifest["cost"]["training_factor"]
     rate = run.clients["compute_ms_per_sample"][tasks["client"]] * tasks["compute_factor"]
+    if "compute_share" in run.clients.columns:  # older folders know no parts of models
+        rate = np.where(tasks["kind"] == "query", rate, rate * run.clients["compute_share"][tasks["client"]])
     instant = tasks["planned_download_ms"] + tasks["planned_upload_ms"] == 0
     least = np.where(instant, 1, 0)  # a task takes at least 1 ms
     query = tasks["kind"] == "query"
@@ -137,7 +139,12 @@ def _scheduled(run: Folder) -> Ints | None:
 def whole_bytes(run: Folder) -> tuple[Ints, Ints]:
     """Bytes down and up of each task, were it not cut short."""
     cost, query = run.manifest["cost"], run.tasks["kind"] == "query"
-    return np.full(len(query), cost["bytes_down"]), np.where(query, cost.get("answer_bytes", 8), cost["bytes_up"])
+    down, up = np.full(len(query), cost["bytes_down"]), np.full(len(query), cost["bytes_up"])
+    if "bytes_down_of_groups" in cost:
+        group = run.clients["group"][run.tasks["client"]]
+        down = np.where(query, down, np.array(cost["bytes_down_of_groups"])[group])
+        up = np.array(cost["bytes_up_of_groups"])[group]
+    return down, np.where(query, cost.get("answer_bytes", 8), up)
 
 
 def alone(run: Folder, phase: str, sizes: Ints) -> networks.Reals:

@@ -20,7 +20,12 @@ TABLES = {
     "client_rule": {"learning_rate": 0.1, "batch_size": 5},
     "executor": {"kind": "serial", "threads": 1},
 }
-SELECTORS = ["uniform", "by_samples", "oort", "power_of_choice_stale"]
+SELECTORS = {
+    kind: {"kind": kind}
+    for kind in ("uniform", "by_samples", "oort", "tifl", "tifl_loss", "afl", "fastest", "power_of_choice_stale")
+}
+SELECTORS["power_of_choice_stale"]["d"] = 5  # type: ignore[assignment]
+SELECTORS |= {kind: {"kind": kind, "predictor": "daily"} for kind in ("refl_ips", "longest_stay")}
 
 
 def run(tmp_path: Path, **tables: object) -> pd.DataFrame:
@@ -39,8 +44,7 @@ def test_every_named_algorithm_runs_with_a_buffer(tmp_path: Path, algorithm: str
 
 @pytest.mark.parametrize("kind", SELECTORS)
 def test_every_selector_refills_a_buffer(tmp_path: Path, kind: str) -> None:
-    selection = {"kind": kind, "d": 5} if kind == "power_of_choice_stale" else {"kind": kind}
-    assert len(run(tmp_path, algorithm="fedbuff", selection=selection)) == 12
+    assert len(run(tmp_path, algorithm="fedbuff", selection=SELECTORS[kind])) == 12
 
 
 def test_queries_before_every_refill(tmp_path: Path) -> None:

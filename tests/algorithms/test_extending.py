@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from evsim import load_run
 from evsim.algorithms.base import ReportMeta, StepInfo, Wire, total_bytes
 from evsim.algorithms.weighting import EqualWeights
 from evsim.base import registry
 from evsim.run.simulation import Simulation
 from evsim.scenario import Scenario
+from evsim.testing.objectives import ObjectiveContract
 from tests.algorithms.oracle import CLASSES, INPUTS, Drive, client_rows, learning, problem
 
 PAGE = Path(__file__).parents[2].joinpath("docs", "extending.md").read_text()
@@ -121,3 +123,40 @@ def test_the_geometric_median_ignores_a_far_away_update(kinds):
     unit = (rows - z) / np.linalg.norm(rows - z, axis=1, keepdims=True)
     assert np.linalg.norm(unit.sum(0)) < 1e-6  # the condition of optimality
     assert np.abs(z).max() < 3
+
+
+class TestPinball(ObjectiveContract):
+    """The objective of the page keeps the promises of its slot."""
+
+    @pytest.fixture(autouse=True)
+    def found(self, kinds):
+        self.kind = kinds("objective", "Pinball")
+
+    def make(self):
+        return self.kind(quantile=0.75)
+
+    def judged(self):
+        draws = torch.from_numpy(np.random.default_rng(0).normal(size=(60, 2)))
+        return draws[:, :1], draws[:, 1]
+
+
+def test_the_objective_of_the_page_learns_a_quantile_and_its_metric_says_so(folder):
+    draw = np.random.default_rng(0)
+    np.savez(folder / "stock.npz", x=np.ones((2000, 1), np.float32), y=draw.exponential(size=2000))
+    tables = {
+        "name": "stock",
+        "data": {"dataset": {"kind": "arrays", "path": ".", "labels": "numbers"}, "partition": "iid"},
+        "population": {"clients": 10, "availability": "always", "speed": "phones"},
+        "model": "softmax",
+        "objective": {"kind": "my_method.py:Pinball", "quantile": 0.9},
+        "client_rule": {"kind": "sgd", "learning_rate": 0.1, "batch_size": 40},
+        "aggregation": {"kind": "synchronous", "cohort_goal": 10},
+        "executor": {"kind": "serial"},
+        "evaluation": {"every": 10},
+        "stop": {"rounds": 40},
+    }
+    run = load_run(Simulation(Scenario.from_dict(tables, folder=folder)).run(folder / "run"))
+    assert run.headline == "too_little"
+    short = run.curve("too_little", final=True).value
+    assert short[0] > 0.5
+    assert short[-1] == pytest.approx(0.1, abs=0.03)

@@ -17,10 +17,15 @@ import pytest
 
 from evsim.base import rng
 from evsim.base.vocabulary import Outcome
+from evsim.selection.afl import ActiveFl
 from evsim.selection.base import Outcomes
+from evsim.selection.bounds import Fastest
 from evsim.selection.by_samples import BySamples
+from evsim.selection.forecast import Constant
 from evsim.selection.oort import Oort
 from evsim.selection.power_of_choice import PowerOfChoiceStale
+from evsim.selection.refl_ips import ReflIps
+from evsim.selection.tifl import Tifl, TiflLoss
 from evsim.selection.uniform import Uniform
 from evsim.timeline.manager import ClientManager
 
@@ -39,6 +44,11 @@ SELECTORS: dict[str, Callable[[], Selector[Any]]] = {
     "by_samples": BySamples,
     "power_of_choice_stale": lambda: PowerOfChoiceStale(d=2 * COHORT),
     "oort paper": Oort,
+    "tifl": Tifl,
+    "tifl_loss": TiflLoss,
+    "afl": ActiveFl,
+    "fastest": Fastest,
+    "refl_ips": lambda: ReflIps(predictor=Constant()),
     "oort fedscale": lambda: Oort(preset="fedscale"),
 }
 

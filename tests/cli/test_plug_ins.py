@@ -69,6 +69,7 @@ SLOTS = {
             "evsim.algorithms.fedprox:FedProx": ["loss", "step", "finish", "direction"],
         },
     ),
+    "work": ("work", "shares = [0.5]", {"evsim.algorithms.workload:ByClass": ["steps", "problems"]}),
     "epochs": (
         "client_rule.epochs",
         "from = 1, to = 2",
@@ -88,10 +89,21 @@ SLOTS = {
         "mean = [0.1], deviation = [1.0]",
         {"evsim.training.data.transforms.normalize:Normalize": ["refusal", "draws", "apply"]},
     ),
+    "objective": (
+        "objective",
+        "",
+        {"evsim.training.objectives.classification:Classification": ["output_shape", "loss", "guess"]},
+    ),
+    "metric": (
+        "objective.metrics",
+        "",
+        {"evsim.training.objectives.metrics.counting:Accuracy": ["name", "keep", "of"]},
+    ),
+    "network": ("network", "", {"evsim.cost.network:IndependentLinks": ["open", "lasts_ms"]}),
     "join": ("population.join", "", {"evsim.traces.population:Modulo": ["devices"]}),
 }
 #: Slots whose plug-ins are no dataclasses (tested by themselves).
-OTHERS = {"trace_format"}
+OTHERS = {"trace_format", "rate_format"}
 PRODUCT = [
     (slot, base, name) for slot, (_, _, bases) in SLOTS.items() for base, methods in bases.items() for name in methods
 ]
@@ -119,11 +131,11 @@ def _with_mine(slot: str, base: str) -> str:
     key, options, _ = SLOTS[slot]
     parts = ['kind = "mine.py:Mine"', options, "mu = 0.1" if "fedprox" in base else ""]
     table = f"{{ {', '.join(filter(None, parts))} }}"
-    return f"{key}=[{table}]" if slot in {"upload", "transform"} else f"{key}={table}"
+    return f"{key}=[{table}]" if slot in {"upload", "transform", "metric"} else f"{key}={table}"
 
 
 def test_every_slot_is_in_the_product():
-    assert set(SLOTS) | OTHERS >= set(registry.slots()) - {"network", "listener", "data_format"}
+    assert set(SLOTS) | OTHERS >= set(registry.slots()) - {"listener", "data_format"}
 
 
 def test_the_scenario_of_these_tests_runs(evsim):

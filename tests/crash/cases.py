@@ -11,7 +11,8 @@ from typing import Any
 from evsim import Scenario
 from evsim.run.schema import TABLES
 
-_SMALL = [
+#: Overrides of the bundled quickstart: a run of a second.
+SMALL = [
     "population.clients=100",
     'executor.kind="serial"',
     "stop={server_steps=8}",
@@ -26,6 +27,7 @@ _TOP_K = ['upload=[{kind="top_k",share=0.1}]']
 #: Whether all cases are tried instead of some; how many runs are killed.
 EVERY_CASE, KILLS = "EVSIM_KILLS" in os.environ, int(os.environ.get("EVSIM_KILLS", "4"))
 
+_OUTAGE = "{kind='outage',at='20min',lasts='10min',keep=true}"
 #: By name, what is laid over the bundled quickstart.
 CASES = {
     "synchronous": [],
@@ -45,8 +47,7 @@ CASES = {
     "clients by themselves": ["evaluation.per_client=true", "data.client_test_fraction=0.3"],
     "some clients": ["evaluation.per_client=true", "evaluation.client_sample=20"],
     "acted on": [
-        "actor=[{kind='outage',at='20min',lasts='10min',keep=true},{kind='fault',crash_every='1h',link_every='1h'},"
-        "{kind='battery',first=0.1}]",
+        f"actor=[{_OUTAGE},{{kind='fault',crash_every='1h',link_every='1h'}},{{kind='battery',first=0.1}}]",
         "network={kind='shared',down_kbps=100000,up_kbps=50000}",
     ],
     "batched": ['executor={kind="batched",chunk=4}'],
@@ -58,7 +59,7 @@ CASES = {
 def scenario_of(case: str, *more: str) -> Scenario:
     """A run of a second."""
     rounds = [] if any("buffered" in each for each in CASES[case]) else _ROUNDS
-    return Scenario.load("quickstart", overrides=[*_SMALL, *rounds, *CASES[case], *more])
+    return Scenario.load("quickstart", overrides=[*SMALL, *rounds, *CASES[case], *more])
 
 
 def results(folder: Path) -> dict[str, Any]:

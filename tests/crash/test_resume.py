@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from evsim import Scenario, Simulation, load_run
-from evsim.base.errors import RunFolderError, TrainingError
+from evsim.base.errors import EvsimError, RunFolderError, TrainingError
 from evsim.base.lock import locked
 from evsim.base.vocabulary import Feedback
 from evsim.run.checkpoints import Checkpoints, whole
@@ -25,7 +26,7 @@ from evsim.run.schema import TABLES
 from evsim.run.signals import Signals
 from evsim.timeline.world import NoLearning
 from evsim.training.learning.learning import Learning
-from tests.crash.cases import CASES, EVERY_CASE, results, scenario_of
+from tests.crash.cases import CASES, EVERY_CASE, SMALL, results, scenario_of
 
 _FEW = [
     "some clients",
@@ -154,7 +155,7 @@ def test_resuming_nothing_is_starting_and_a_run_that_is_over_stays(tmp_path: Pat
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"versions": {"torch": "0.4"}}, r"versions: python: '.*' now; expected 'nothing'"),
+        ({"versions": {"torch": "0.4"}}, r"versions: evsim: '.*' now; expected 'nothing'"),
         ({"data": "other"}, r"data: '[0-9a-f]{32}' now; expected 'other', as when the run was started"),
         ({"traces": "other"}, "traces"),
         ({"model": "other"}, "model"),
@@ -180,6 +181,78 @@ def test_a_timeline_that_came_out_otherwise_is_refused(tmp_path: Path, trained: 
     with pytest.raises(RunFolderError, match="the timeline up to the checkpoint is not the one"):
         Simulation.resume(cut, device="cpu")
     assert results(cut) == before
+
+
+MINE = """
+from dataclasses import dataclass
+from typing import final
+from evsim.algorithms.weighting import Reports, SampleWeights, Weighting
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Mine(Weighting):
+    def weights(self, reports: Reports):
+        return SampleWeights().weights(reports)
+"""
+
+
+def test_a_changed_plug_in_is_refused_by_name(tmp_path: Path, trained: list[Any]) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(MINE)
+    scenario = Scenario.load("quickstart", overrides=[*SMALL, f"weighting={{kind='{mine}:Mine'}}"], paths_from=tmp_path)
+    cut = interrupted(scenario, tmp_path / "cut", trained, 1)
+    told = load_run(cut).manifest["plug_ins"]
+    assert told == {"weighting Mine": hashlib.sha256(MINE.encode()).hexdigest()}
+    mine.write_text(MINE + "# and something else")
+    with pytest.raises(RunFolderError, match=r"plug-ins: weighting Mine: '[0-9a-f]{64}' now; expected '[0-9a-f]{64}'"):
+        Simulation.resume(cut, device="cpu")
+    mine.write_text(MINE)
+    Simulation.resume(cut, device="cpu")
+
+
+_DAMAGE: dict[str, Any] = {
+    "no object": "[]",
+    "deep": "[" * 100_000,
+    "empty": "",
+    "no keys": "{}",
+    "another form": {"files": []},
+    "no number": {"position": "9"},
+    "a file elsewhere": {"tensors": "../../x"},
+    "answers elsewhere": {"answers": ["../run.json"]},
+    "no clients": {"clients": {}},
+    "no learning": {"learning": {}},
+    "deep learning": {"learning": {"server": [[[[[1]]]]]}},
+}
+
+
+@pytest.mark.parametrize("how", _DAMAGE)
+def test_damaged_checkpoints_are_refused_in_words_or_passed_over(tmp_path: Path, trained: list[Any], how: str) -> None:
+    cut = interrupted(scenario_of("scaffold"), tmp_path / "cut", trained, 3)
+    before, path = results(cut), next(resume_folder(cut).glob("checkpoint-*.json"))
+    damage = _DAMAGE[how]
+    path.write_text(damage if isinstance(damage, str) else json.dumps(json.loads(path.read_text()) | damage))
+    if how in {"no clients", "no learning", "deep learning"}:  # it looks like a checkpoint until it is loaded
+        with pytest.raises(RunFolderError, match="the checkpoint is damaged"):
+            Simulation.resume(cut, device="cpu")
+        assert results(cut) == before
+    else:
+        Simulation.resume(cut, device="cpu")
+        assert is_over(cut)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "", "{", "{}", '{"scenario": 1, "paths_from": "."}', '{"scenario": "a = ", "paths_from": "."}']
+)
+def test_what_a_run_depends_on_may_be_damaged(tmp_path: Path, trained: list[Any], text: str) -> None:
+    cut = interrupted(scenario_of("buffered"), tmp_path / "cut", trained, 1)
+    (cut / "resume/run.json").write_text(text)
+    for again in (
+        lambda: Simulation.resume(cut, device="cpu"),
+        lambda: Simulation(scenario_of("buffered"), device="cpu").run(cut, resume=True),
+        lambda: Simulation.extend(cut, ["stop.server_steps=9"], device="cpu"),
+    ):
+        with pytest.raises(EvsimError):
+            again()
 
 
 def test_a_journal_that_answers_something_else_is_noticed(tmp_path: Path) -> None:

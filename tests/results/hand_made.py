@@ -55,7 +55,7 @@ def write(
         "clients",
         {"client": numbers, "device": numbers, "clone": numbers * 0, "speed_device": numbers, "samples": numbers + 10}
         | {"compute_ms_per_sample": ones, "download_kbps": ones, "upload_kbps": ones, "online_share": ones / 2}
-        | {"latency_ms": 0 * ones},
+        | {"latency_ms": 0 * ones, "group": numbers * 0, "compute_share": ones},
     )
     recorder.append("availability", {"at": [0, 500], "online": [6, 4]})
     manifest = {
@@ -72,7 +72,8 @@ def write(
         "executor": {"kind": "serial", "pin": {"kind": "serial", "threads": 1}},
         "population": {"clients": clients, "distinct_devices": clients, "notes": []},
     }
-    recorder.finish(manifest=manifest | more, scenario_toml=scenario, tensors=None)
+    recorder.close()
+    recorder.finish(manifest=manifest | {"tables": recorder.seals()} | more, scenario_toml=scenario, tensors=None)
     return load_run(folder)
 
 

@@ -124,6 +124,17 @@ def test_divergence_says_when():
     assert told(tables(steps=steps))["diverged"] == "no finite update in round 1, after 0.3 s"
 
 
+def test_a_metric_without_a_value_is_no_divergence():
+    found = tables()
+    rows = found["evaluations"]
+    values = np.where(np.arange(len(rows)) < 3, np.nan, 0.5)
+    found["evaluations"] = pd.concat([rows, rows.assign(metric="auc", value=values)], ignore_index=True)
+    assert told(found) == {"undefined_metric": "in 3 of 20 evaluations"}
+    rows.loc[:2, "value"] = np.nan  # where the loss has none either, that is what is said
+    found["evaluations"] = pd.concat([rows, rows.assign(metric="auc", value=values)], ignore_index=True)
+    assert set(told(found)) == {"diverged"}
+
+
 def test_a_column_that_an_older_folder_lacks_takes_its_check_away_and_no_other():
     found = tables(steps=[{"applied": False, "invited": 5}])
     del found["tasks"]["ended_at"], found["server_steps"]["reason"]

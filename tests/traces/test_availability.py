@@ -88,6 +88,16 @@ def test_queries_in_any_order_equal_a_scan(raw, questions):
 
 
 @PROPERTY
+@given(raw_traces(), raw_traces(equal_periods=True), st.lists(st.integers(0, 200), max_size=9))
+def test_how_many_are_online_is_a_count_of_who_is(raw, equal, instants):
+    for world in (raw, equal):
+        trace = build(world)
+        some = np.arange(trace.n_devices)[::2]
+        expected = [int(trace.is_online(some, at).sum()) for at in instants]
+        assert trace.count_online(some, np.array(instants, np.int64)).tolist() == expected
+
+
+@PROPERTY
 @given(raw_traces(), st.integers(-70, 100), st.integers(0, 90))
 def test_edges_of_any_window_equal_a_scan(raw, begin, length):
     assert as_tuples(build(raw).edges(begin, begin + length)) == Scan(raw).edges(begin, begin + length)

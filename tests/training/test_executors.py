@@ -24,6 +24,7 @@ from evsim.testing.executors import (
     opened,
 )
 from evsim.training.data.samples import Ahead, Batch, fits
+from evsim.training.data.transforms.base import Keys
 from evsim.training.executors import batched, chunk
 from evsim.training.executors.base import Executor, Job, Result, TrainTask
 from evsim.training.executors.batched import Batched
@@ -95,9 +96,9 @@ def test_every_step_but_the_first_finds_its_samples_ready(monkeypatch: pytest.Mo
     job = replace(job, data=replace(job.data, streamed=True))
     ready: list[tuple[int, bool]] = []
 
-    def noted(self: Ahead, step: int, rows: torch.Tensor) -> Batch:
+    def noted(self: Ahead, step: int, rows: torch.Tensor, keys: Keys) -> Batch:
         ready.append((step, self._held is not None and self._held[0] == step))
-        batch = get(self, step, rows)
+        batch = get(self, step, rows, keys)
         assert batch[0].shape[:2] == rows.shape
         return batch
 

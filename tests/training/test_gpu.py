@@ -15,7 +15,16 @@ import torch
 from evsim import Scenario, Simulation
 from evsim.algorithms.tree import Payload, apply
 from evsim.base import registry
-from evsim.testing.executors import MODELS, assert_agree, make_job, make_rule, make_tasks, mlp, opened
+from evsim.testing.executors import (
+    MODELS,
+    assert_agree,
+    make_job,
+    make_rule,
+    make_tasks,
+    mlp,
+    objective_job,
+    opened,
+)
 from evsim.training.executors import batched
 from evsim.training.executors.base import Executor, Job, Result
 from evsim.training.executors.batched import Batched
@@ -66,6 +75,12 @@ def compare(job: Job, executor: Executor, *, streamed: bool = False) -> None:
 @pytest.mark.parametrize("name", sorted(registry.entries("client_rule")))
 def test_every_client_rule_trains_as_on_the_cpu(name: str, executor: Executor) -> None:
     compare(make_job(mlp(), make_rule(name)), executor)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS, ids=describe)
+@pytest.mark.parametrize("kind", sorted(registry.entries("objective")))
+def test_every_objective_trains_as_on_the_cpu(kind: str, executor: Executor) -> None:
+    compare(objective_job(registry.load("objective", kind)()), executor)
 
 
 @pytest.mark.parametrize("executor", EXECUTORS, ids=describe)

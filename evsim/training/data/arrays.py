@@ -17,7 +17,7 @@ from evsim.base.vocabulary import BoolArray, IntArray
 from evsim.training.data.base import DataSet, Samples
 from evsim.training.data.columns import Reading, numbered, read_inputs, whole
 from evsim.training.data.labels import Labels, read_labels
-from evsim.training.data.promises import check_npz
+from evsim.training.data.npz import read_npz
 
 #: How a damaged archive fails: encrypted, packed in unknown ways, with a header that is no Python.
 _BROKEN = (OSError, EOFError, ValueError, SyntaxError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
@@ -63,7 +63,7 @@ class Arrays(DataSet):
         except ValueError as error:
             raise DataError(f"{self.path}: the arrays of its files do not fit together: {error}") from error
         x, tokens = read_inputs(x, self.inputs, self.path)
-        y, n_classes, labels = read_labels(self._joined(parts), self.labels, self.path)
+        y, n_classes, labels = read_labels(self._joined(parts), self.labels, self.path, f"{self.path}: y")
         is_test = None
         if self.test is not None:
             is_test = np.repeat([file.name == self.test for file in files], [len(part["y"]) for part in parts])
@@ -114,10 +114,8 @@ def _read(file: Path) -> _Part:
     if not zipfile.is_zipfile(file):
         raise DataError(f"{file.name}: is no .npz archive; expected arrays x, y and optionally client")
     try:
-        check_npz(file)
-        with np.load(file, allow_pickle=False) as content:
-            found = sorted(content)
-            arrays = {_NAMES[name]: content[name] for name in found if name in _NAMES}
+        named, found = read_npz(file, set(_NAMES))
+        arrays = {_NAMES[name]: array for name, array in named.items()}
     except _BROKEN as error:
         raise DataError(f"{file.name}: cannot be read as .npz without pickles: {error}") from error
     if {"client", "clients"} <= set(found):

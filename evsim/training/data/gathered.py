@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from evsim.base.errors import DataError
 from evsim.base.vocabulary import IntArray
 
+_COPIED = 1 << 24  # bytes of an array up to which some of its rows are copied
+
 
 @final
 class Pages:
@@ -48,14 +50,19 @@ class Pages:
         found = np.empty((rows.size, *self.array.shape[1:]), self.array.dtype)
         size = found.nbytes // max(1, rows.size)
         if found.nbytes:
-            flat = rows.reshape(-1)
-            starts = np.concatenate([[0], np.flatnonzero(np.diff(flat) != 1) + 1, [len(flat)]])
-            content = found.reshape(-1).view(np.uint8).data
-            for start, stop, row in zip(
-                starts[:-1].tolist(), starts[1:].tolist(), flat[starts[:-1]].tolist(), strict=True
-            ):
-                self._fill(content[start * size : stop * size], self._offset + row * size)
+            flat, places = rows.reshape(-1), None
+            if (np.diff(flat) != 1).any():  # a client's samples lie together: in order they are one call
+                flat, places = np.unique(flat, return_inverse=True)
+            self._read_runs(flat, found, size)
+            found = found if places is None else np.take(found, places, axis=0)
         return found.reshape(*rows.shape, *self.array.shape[1:])
+
+    def _read_runs(self, rows: IntArray, found: NDArray[Any], size: int) -> None:
+        """Read sorted rows into the first places of `found`."""
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(rows) != 1) + 1, [len(rows)]])
+        content = found.reshape(-1).view(np.uint8).data
+        for start, stop, row in zip(starts[:-1].tolist(), starts[1:].tolist(), rows[starts[:-1]].tolist(), strict=True):
+            self._fill(content[start * size : stop * size], self._offset + row * size)
 
     def _fill(self, content: memoryview, at: int) -> None:
         """Read into all of it; one call may give less."""
@@ -135,7 +142,7 @@ class Gathered:
 
     def _read(self, key: Any) -> NDArray[Any]:
         if self.pages is None:
-            return np.array(self.base[key if self.rows is None else self.rows[key]])
+            return _copied(self.base, key if self.rows is None else self.rows[key])
         if self.rows is not None:
             return self.pages.read(self.rows[key])
         rows = np.arange(len(self.base))[key] if isinstance(key, slice) else np.asarray(key)
@@ -151,5 +158,16 @@ Values = NDArray[Any] | Gathered
 
 
 def select(values: Values, rows: IntArray) -> Values:
-    """Some rows: a copy of an array, or rows that are read later."""
-    return values.select(rows) if isinstance(values, Gathered) else values[rows]
+    """Some rows: a copy of a small array, or rows that are read later."""
+    if isinstance(values, Gathered):
+        return values.select(rows)
+    return values[rows] if values.nbytes <= _COPIED else Gathered(values, rows)
+
+
+def _copied(base: NDArray[Any], key: Any) -> NDArray[Any]:
+    """Rows of an array in memory, or a part of it, as a copy."""
+    if isinstance(key, slice):
+        return np.array(base[key])
+    if base.flags.c_contiguous:
+        return np.asarray(np.take(base, key, axis=0))  # faster than an index; of other layouts it would first copy all
+    return np.asarray(base[np.asarray(key)])

@@ -25,7 +25,7 @@ IN_WORDS: dict[LabelKind, str] = {
 }
 
 
-def read_labels(y: NDArray[Any], said: Labels, where: str) -> tuple[NDArray[Any], int, LabelKind]:
+def read_labels(y: NDArray[Any], said: Labels, where: str, column: str = "y") -> tuple[NDArray[Any], int, LabelKind]:
     """Labels in the form in which they are kept; how many classes, tokens, flags or numbers; and what they are.
 
     "auto": one whole number per sample is a class; of several per sample zeros and ones are flags, other whole numbers
@@ -37,41 +37,39 @@ def read_labels(y: NDArray[Any], said: Labels, where: str) -> tuple[NDArray[Any]
     Raises:
         DataError: if they cannot be read so.
     """
-    kind = _kind(y, where) if said == "auto" else said
+    kind = _kind(y, column) if said == "auto" else said
     if kind == "numbers":
         with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which is refused
             return y.astype(np.float32), prod(y.shape[1:]), kind
     if y.ndim != (1 if kind == "classes" else 2):
-        raise DataError(f"{where}: y holds {y.dtype} of shape {y.shape}; expected {IN_WORDS[kind]}")
-    ids = whole(y.reshape(-1), f"{where}: y").reshape(y.shape)
+        raise DataError(f"{column} holds {y.dtype} of shape {y.shape}; expected {IN_WORDS[kind]}")
+    ids = whole(y.reshape(-1), column).reshape(y.shape)
     if kind == "classes":
         return ids, count_labels(ids, where), kind
     low, high = (0, 1) if kind == "flags" else (-1, np.inf)
     wrong = (ids < low) | (ids > high)
     if wrong.any():
         expected = "zeros and ones" if kind == "flags" else "classes from 0, or -1 where a time step has none"
-        raise DataError(f"{where}: y holds {ids[wrong][0]}; expected {expected}")
+        raise DataError(f"{column} holds {ids[wrong][0]}; expected {expected}")
     if kind == "flags":
         return ids.astype(np.uint8), prod(y.shape[1:]), kind
     n_classes = int(ids.max(initial=-1)) + 1
     return ids.astype(np.min_scalar_type(-max(n_classes, 1))), n_classes, kind
 
 
-def _kind(y: NDArray[Any], where: str) -> LabelKind:
+def _kind(y: NDArray[Any], column: str) -> LabelKind:
     """What labels seem to be; refused where that would be a guess."""
     if y.ndim == 1:
         if y.dtype.kind == "f" and (y != np.floor(y)).any():
             at = int(np.flatnonzero(y != np.floor(y))[0])
             expected = 'whole numbers from 0, the labels; if these are numbers to be predicted, say labels = "numbers"'
-            raise DataError(f"{where}: y holds {y[at]} at sample {at}; expected {expected}")
+            raise DataError(f"{column} holds {y[at]} at sample {at}; expected {expected}")
         return "classes"
     if y.dtype.kind == "f":
         return "numbers"
     if y.shape[1] == 1:
         hint = "y[:, 0] if these are classes, else say which labels they are"
-        raise DataError(
-            f"{where}: y holds {y.dtype} of shape {y.shape}; expected one axis, or a wide second one; {hint}"
-        )
+        raise DataError(f"{column} holds {y.dtype} of shape {y.shape}; expected one axis, or a wide second one; {hint}")
     return "flags" if y.dtype.kind == "b" or bool(np.isin(y, (0, 1)).all()) else "steps"
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evsim.base import registry
 from evsim.base.errors import DataError, EvsimError, suggest
@@ -15,6 +16,7 @@ from evsim.base.units import format_bytes
 from evsim.base.vocabulary import FloatArray, IntArray
 from evsim.training.data.base import DataSet
 from evsim.training.data.gathered import Gathered, Values, select
+from evsim.training.data.labels import LabelKind
 from evsim.training.data.partition import label_skew
 from evsim.training.data.store import is_store, open_store
 
@@ -34,6 +36,7 @@ class Look:
         name: what it is called.
         inputs: what x holds, in words.
         y: labels of the samples that clients learn from.
+        labels: what they are.
         owner: number of the client of each of them; None if they have no natural clients.
         n_clients: number of natural clients.
         n_classes: number of labels.
@@ -44,12 +47,13 @@ class Look:
 
     name: str
     inputs: str
-    y: IntArray
+    y: NDArray[Any]
     owner: IntArray | None
     n_clients: int
     n_classes: int
     n_test: int
     x: Values | None = None
+    labels: LabelKind = "classes"
     label_names: list[str] = field(default_factory=list)
     client_names: list[str] = field(default_factory=list)
 
@@ -113,14 +117,14 @@ def describe_data(look: Look) -> dict[str, str]:
     }
     if look.owner is None:
         return {**lines, "clients": "none of its own: use a partition such as dirichlet or iid"}
-    sizes = look.sizes
-    held = np.unique(look.owner * look.n_classes + look.y) // look.n_classes
-    per_client = np.bincount(held, minlength=look.n_clients)
     lines |= {
         "clients": f"{look.n_clients:,}{_examples(look.client_names)}",
-        "samples per client": _quartiles(sizes),
-        "labels per client": _quartiles(per_client),
+        "samples per client": _quartiles(look.sizes),
     }
+    if look.labels != "classes":
+        return lines
+    held = np.unique(look.owner * look.n_classes + look.y) // look.n_classes
+    lines["labels per client"] = _quartiles(np.bincount(held, minlength=look.n_clients))
     if look.n_clients * look.n_classes <= _MOST_CELLS:
         skew = label_skew(look.label_counts())
         lines["label skew"] = f"{skew:.2f} (mean Jensen-Shannon distance to all: 0 equal, 1 disjoint)"
@@ -141,11 +145,17 @@ def plot_data(look: Look, out: Path) -> None:
         left, right = figure.subplots(1, 2)
         if look.owner is None:
             left.text(0.5, 0.5, "no clients of its own", ha="center")
-            right.bar(np.arange(look.n_classes), np.bincount(look.y, minlength=look.n_classes))
+            left.set_axis_off()
+        else:
+            left.plot(np.arange(1, look.n_clients + 1), np.sort(look.sizes)[::-1], drawstyle="steps-mid")
+            left.set(xlabel="clients, largest first", ylabel="samples", ylim=(0, None))
+        if look.labels == "numbers":
+            right.hist(look.y.reshape(len(look.y), -1), bins=40)
+            right.set(xlabel="number to be predicted", ylabel="samples")
+        elif look.owner is None:
+            right.bar(np.arange(look.n_classes), _totals(look))
             right.set(xlabel="label", ylabel="samples")
         else:
-            left.plot(np.sort(look.sizes)[::-1])
-            left.set(xlabel="clients, largest first", ylabel="samples", ylim=(0, None))
             spread = np.unique(np.linspace(0, look.n_clients - 1, min(_SHOWN, look.n_clients)).astype(np.int64))
             counts = _counts_of(look, spread)
             shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -165,8 +175,21 @@ def _counts_of(look: Look, clients: IntArray) -> IntArray:
     place = np.full(look.n_clients, -1)
     place[clients] = np.arange(len(clients))
     own = place[owner]
-    flat = np.bincount(own[own >= 0] * look.n_classes + look.y[own >= 0], minlength=len(clients) * look.n_classes)
+    shown, y = own[own >= 0], look.y[: len(own)][own >= 0]
+    if look.labels == "flags":
+        found = np.zeros((len(clients), look.n_classes), np.int64)
+        np.add.at(found, shown, y)
+        return found
+    shown, y = np.repeat(shown, y[:1].size), y.reshape(-1)  # a class, or one of each time step
+    flat = np.bincount(shown[y >= 0] * look.n_classes + y[y >= 0], minlength=len(clients) * look.n_classes)
     return flat.reshape(len(clients), look.n_classes).astype(np.int64)
+
+
+def _totals(look: Look) -> IntArray:
+    """How often each label occurs."""
+    if look.labels == "flags":
+        return np.asarray(look.y.sum(axis=0, dtype=np.int64))
+    return np.bincount(look.y[look.y >= 0].astype(np.int64), minlength=look.n_classes)
 
 
 def _store(folder: Path) -> Look:
@@ -185,6 +208,7 @@ def _store(folder: Path) -> Look:
         n_classes=store.n_classes,
         n_test=store.n_test,
         x=None if kind == "tokens" else Gathered(store.pages.array, np.arange(n_train), store.pages),
+        labels=store.labels,
         label_names=names.get("labels", []),
         client_names=names.get("clients", []),
     )
@@ -214,6 +238,7 @@ def _dataset(kind: str) -> Look:
         n_classes=samples.n_classes,
         n_test=int((~train).sum()),
         x=None if samples.n_tokens is not None else select(samples.x, np.flatnonzero(train)),
+        labels=samples.labels,
     )
 
 
@@ -232,9 +257,14 @@ def _numbers(values: FloatArray) -> str:
 
 
 def _labels(look: Look) -> str:
-    counts = np.bincount(look.y, minlength=look.n_classes)
-    spread = f"{counts.min():,} to {counts.max():,} samples each"
-    return f"{look.n_classes}{_examples(look.label_names)}, {spread}"
+    if look.labels == "numbers":
+        mean, deviation = float(look.y.mean()), float(look.y.std())
+        spread = f"{look.y.min():g} to {look.y.max():g}, mean {mean:.4g}, deviation {deviation:.4g}"
+        return f"{look.n_classes} number{'s' * (look.n_classes > 1)} to predict, {spread}"
+    counts = _totals(look)
+    what = {"classes": "", "flags": " flags", "steps": " classes of time steps"}[look.labels]
+    each = "times" if look.labels == "steps" else "samples"
+    return f"{look.n_classes}{what}{_examples(look.label_names)}, {counts.min():,} to {counts.max():,} {each} each"
 
 
 def _examples(names: list[str]) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Any, final
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from evsim.base.profiling import part
 from evsim.base.vocabulary import IntArray
 from evsim.training.data.gathered import Gathered, Values
 from evsim.training.data.held_out import HeldOut
@@ -16,12 +19,17 @@ from evsim.training.data.placing import on_device
 from evsim.training.data.transforms.base import Keys, Transform, applied
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from evsim.training.data.base import FederatedData
 
 _HOST = torch.device("cpu")
 _SHARE = 0.5  # of the free memory of a GPU that a data set may take
 
 _READ = 1 << 30  # bytes of rows that are read when they are asked for, up to which they are read at once for a GPU
+
+_NEAR = 64 << 20  # bytes of rows, as they are stored, that are read together for a chunk of tasks
+_BLOCK = 4 << 20  # bytes of samples, as a model gets them, that are made at a time for the steps of a task
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # x and y on the device
 
@@ -59,6 +67,7 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.raw)
 
+    @part("data")
     def __getitem__(self, key: slice | torch.Tensor) -> torch.Tensor:
         if isinstance(self.raw, Gathered):
             found = torch.from_numpy(self.raw[key.numpy() if isinstance(key, torch.Tensor) else key])
@@ -131,6 +140,33 @@ class TrainingData:
         """Row numbers as `take` wants them: beside the samples."""
         return on_device(rows, self.x.device)
 
+    @part("data")
+    def near(self, rows: IntArray) -> tuple[TrainingData, IntArray]:
+        """The samples of these rows, any shape, read once, and the row of each among them; to be used by `take` only.
+
+        What is in memory, or too much at once, stays where it is.
+        """
+        x = self.x
+        if not isinstance(x, Inputs) or not isinstance(x.raw, Gathered) or x.raw.pages is None:
+            return self, rows
+        own, places = np.unique(rows, return_inverse=True)
+        if x.raw.nbytes // max(len(x), 1) * len(own) > _NEAR:
+            return self, rows
+        raw, nobody = torch.from_numpy(x.raw[own]), np.zeros(0, np.int64)
+        near = replace(self, x=replace(x, raw=raw), y=self.y[torch.from_numpy(own)], index=nobody, offsets=nobody)
+        return near, places.reshape(rows.shape)
+
+    def blocks(self, rows: IntArray, keys: Keys) -> Iterator[Batch]:
+        """The samples of some steps at a time: (steps, batch, ...) of rows (steps, batch) and keys (steps,).
+
+        A few large operations instead of many small ones, within a bound on memory.
+        """
+        one = prod(self.x.shape[1:]) * self.x.dtype.itemsize * max(1, rows.shape[-1])
+        count = max(1, _BLOCK // max(1, one))
+        for start in range(0, len(rows), count):
+            yield self.take(self.rows(rows[start : start + count]), keys[start : start + count])
+
+    @part("data")
     def take(self, rows: torch.Tensor, keys: Keys | None = None) -> Batch:
         """The samples of these rows, any shape, on the device.
 

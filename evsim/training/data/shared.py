@@ -63,8 +63,8 @@ def load(dataset: DataSet, *, n_clients: int | None, seed: int, folder: Path) ->
 
 def _is_worth_it(x: Values) -> bool:
     """Whether inputs are large, in memory, and of a type that means the same if it is mapped."""
-    if isinstance(x, Gathered) or x.nbytes < _WORTH_BYTES:
-        return False
+    if isinstance(x, Gathered) or x.nbytes < _WORTH_BYTES or not x.flags.writeable:
+        return False  # what cannot be written is mapped already
     return x.dtype == np.uint8 or x.dtype.kind == "f" or (x.dtype.kind in "iu" and x.dtype.itemsize > 1)
 
 
@@ -73,7 +73,8 @@ def _write(samples: Samples, key: Path) -> None:
     inputs = key.with_name(f"x-{_digest(x)}.npy")  # of every seed the same, for most data sets
     if not inputs.exists():
         _whole(inputs, lambda file: np.save(file, x, allow_pickle=False))
-    told = {"inputs": inputs.name, "name": samples.name, "n_classes": samples.n_classes, "n_tokens": samples.n_tokens}
+    kept = ("name", "n_classes", "n_tokens", "labels")
+    told = {"inputs": inputs.name, **{name: getattr(samples, name) for name in kept}}
     columns = {
         name: getattr(samples, name) for name in ("y", "groups", "is_test") if getattr(samples, name) is not None
     }
@@ -94,7 +95,7 @@ def _read(key: Path) -> Samples:
         columns.get("groups"),
         columns.get("is_test"),
     )
-    return Samples(x, y, told["n_classes"], groups, told["name"], told["n_tokens"], is_test)
+    return Samples(x, y, told["n_classes"], groups, told["name"], told["n_tokens"], is_test, told["labels"])
 
 
 def _whole(path: Path, write: Any) -> None:

@@ -184,10 +184,9 @@ class SkewedRows(Change):
 
 def _made(x: Values, change: SkewedRows) -> Values:
     """The rows of all clients: in memory, if the inputs are there and the rows are not too many; else when read."""
-    if isinstance(x, Gathered):
-        return replace(x.select(change.seen.sample), change=change)
-    later = Gathered(x, change.seen.sample, None, change)
-    if later.nbytes > _KEPT:
+    rows = x.select(change.seen.sample) if isinstance(x, Gathered) else Gathered(x, change.seen.sample)
+    later = replace(rows, change=change)
+    if later.pages is not None or later.nbytes > _KEPT:
         return later
     made = np.empty(later.shape, later.dtype)
     step = max(1, _BLOCK // max(1, int(np.prod(later.shape[1:]))))

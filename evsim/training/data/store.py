@@ -1,7 +1,7 @@
 """evsim's own store: a folder of memory-mapped arrays, sorted by client, with names and checksums.
 
 - ``x.npy``: inputs, one row per sample; client after client, the test set last.
-- ``y.npy``: labels.
+- ``y.npy``: labels: classes, classes of time steps, flags or numbers, as the manifest says.
 - ``offsets.npy``: client k has the rows ``offsets[k]`` to ``offsets[k + 1]``; only if the data have clients.
 - ``names.json``: names of clients and labels, where they have any, and the vocabulary of a text.
 - ``manifest.json``: counts, shape, where it comes from; size and SHA-256 of every other file.
@@ -26,6 +26,7 @@ from evsim.base.errors import DataError, Problem, report
 from evsim.base.vocabulary import IntArray
 from evsim.training.data.base import DataSet, Samples
 from evsim.training.data.gathered import Gathered, Pages
+from evsim.training.data.labels import IN_WORDS, LabelKind
 from evsim.training.data.promises import check_npy
 
 FORMAT = "evsim-data"
@@ -57,7 +58,7 @@ class Store(DataSet):
             groups[:n_train] = np.repeat(np.arange(len(store.offsets) - 1), np.diff(store.offsets))
         is_test = np.arange(len(store.y)) >= n_train if store.n_test else None
         x = Gathered(store.pages.array, pages=store.pages)
-        return Samples(x, store.y, store.n_classes, groups, store.name, store.n_tokens, is_test)
+        return Samples(x, store.y, store.n_classes, groups, store.name, store.n_tokens, is_test, store.labels)
 
 
 @final
@@ -69,14 +70,14 @@ class OpenStore:
         folder: where it lies.
         manifest: what it says about itself.
         pages: inputs, (samples, ...).
-        y: labels, (samples,).
+        y: labels, (samples, ...): what they are, `labels` says.
         offsets: first row of each client, and one past the last; None if the data have no clients.
     """
 
     folder: Path
     manifest: Mapping[str, Any]
     pages: Pages
-    y: IntArray
+    y: NDArray[Any]
     offsets: IntArray | None
 
     @property
@@ -93,6 +94,12 @@ class OpenStore:
     def n_classes(self) -> int:
         """Number of labels."""
         return int(self.manifest["labels"])
+
+    @property
+    def labels(self) -> LabelKind:
+        """What y holds."""
+        kind: LabelKind = self.manifest.get("label_kind", "classes")
+        return kind
 
     @property
     def n_tokens(self) -> int | None:
@@ -130,7 +137,9 @@ def open_store(folder: Path) -> OpenStore:
             if name.endswith(".npy"):
                 check_npy(folder / name)
         pages = Pages(folder / INPUTS)
-        y: NDArray[Any] = np.load(folder / LABELS, allow_pickle=False).astype(np.int64)
+        y: NDArray[Any] = np.load(folder / LABELS, allow_pickle=False)
+        if manifest.get("label_kind", "classes") == "classes":
+            y = y.astype(np.int64)
         offsets: NDArray[Any] | None = None
         if OFFSETS in manifest["files"]:
             offsets = np.load(folder / OFFSETS, allow_pickle=False).astype(np.int64)
@@ -179,6 +188,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
     missing = [key for key in ("name", "files", "samples", "test_samples", "labels", "tokens") if key not in manifest]
     if missing:
         raise DataError(f"{folder}: its manifest lacks {', '.join(missing)}; import it again")
+    if manifest.get("label_kind", "classes") not in IN_WORDS:
+        raise DataError(f"{folder}: labels of kind {manifest['label_kind']!r}; expected {', '.join(IN_WORDS)}")
     return manifest
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from evsim.base.errors import DataError
 from evsim.base.vocabulary import BoolArray, IntArray
 from evsim.training.data.columns import Reading
+from evsim.training.data.labels import Labels
 
 
 class Column(Protocol):
@@ -31,10 +32,11 @@ class Table:
 
     Attributes:
         x: inputs, (n, ...).
-        y: labels, (n,): whole numbers or texts.
+        y: labels, as `labels` says: (n,) whole numbers, texts or floats; (n, m) flags, floats or classes of steps.
         client: whose each sample is, (n,): integers or texts; None if nobody's.
         is_test: which samples are the test set, (n,); None if the data have none of their own.
         inputs: what integers in x are, as in the data set `arrays`.
+        labels: what y holds, likewise.
         label_names: names of the labels 0, 1, ...; None: none, or the texts in y.
         vocabulary: what the token ids 0, 1, ... stand for, if x holds token ids and it is known.
     """
@@ -44,6 +46,7 @@ class Table:
     client: NDArray[Any] | None = None
     is_test: BoolArray | None = None
     inputs: Reading = "auto"
+    labels: Labels = "auto"
     label_names: tuple[str, ...] | None = None
     vocabulary: tuple[str, ...] | None = None
 
@@ -54,8 +57,11 @@ class Table:
         if len(set(lengths.values())) > 1 or not lengths["x"]:
             said = ", ".join(f"{name}: {length}" for name, length in lengths.items())
             raise DataError(f"the columns hold {said}; expected as many of each, at least one")
-        for name, column, kinds in (("label", self.y, "fiubUS"), ("client", self.client, "fiuUS")):
-            if column is not None and (column.ndim != 1 or column.dtype.kind not in kinds):
+        for name, column, kinds, axes in (("label", self.y, "fiubUS", 2), ("client", self.client, "fiuUS", 1)):
+            if column is None:
+                continue
+            most = 1 if column.dtype.kind in "US" else axes
+            if not 1 <= column.ndim <= most or column.dtype.kind not in kinds:
                 what = f"{column.dtype} of shape {column.shape}"
                 raise DataError(f"the {name} column holds {what}; expected a number or a text per sample")
 
@@ -92,6 +98,7 @@ def stacked(tables: list[Table]) -> Table:
     first = tables[0]
     try:
         x = np.concatenate([table.x[np.arange(len(table.x))] for table in tables])
+        y = np.concatenate([table.y for table in tables])
     except ValueError as error:
         raise DataError(f"the parts do not fit together: {error}") from error
     clients = [table.client for table in tables if table.client is not None]
@@ -99,10 +106,11 @@ def stacked(tables: list[Table]) -> Table:
     is_test = np.concatenate(tests)
     return Table(
         x=x,
-        y=np.concatenate([table.y for table in tables]),
+        y=y,
         client=np.concatenate(clients) if len(clients) == len(tables) else None,
         is_test=is_test if is_test.any() else None,
         inputs=first.inputs,
+        labels=first.labels,
         label_names=first.label_names,
         vocabulary=first.vocabulary,
     )

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from evsim.base.errors import DataError
 from evsim.base.vocabulary import IntArray
-from evsim.training.data.columns import count_labels, numbered, read_inputs, whole
+from evsim.training.data.columns import numbered, read_inputs, whole
+from evsim.training.data.labels import LabelKind, check_labels, read_labels
 from evsim.training.data.store import FORMAT, INPUTS, LABELS, MANIFEST, NAMES, OFFSETS, VERSION
 from evsim.training.data.table import Table
 
@@ -54,15 +55,15 @@ def write_store(folder: Path, table: Table, *, about: Mapping[str, object], limi
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: is there already; expected a folder that is not there yet, or is empty")
-    y, label_names = _labels(table, folder.name)
+    y, n_classes, kind, label_names = _labels(table, folder.name)
     rows, offsets, client_names = _arranged(table, limits or Limits())
     n_test = len(rows) - (int(offsets[-1]) if offsets is not None else _n_train(table))
     names = {"clients": client_names, "labels": label_names, "tokens": table.vocabulary}
     with _unfinished(folder) as partial:
         files: dict[str, object] = {}
         kept, n_tokens = _write_inputs(partial / INPUTS, table, rows, files)
-        n_classes = len(label_names) if label_names else count_labels(y, folder.name)
-        _write_array(partial / LABELS, y[rows].astype(np.min_scalar_type(max(n_classes - 1, 0))), files)
+        kept_y = y.astype(np.min_scalar_type(max(n_classes - 1, 0))) if kind == "classes" else y
+        _write_array(partial / LABELS, kept_y[rows], files)
         if offsets is not None:
             _write_array(partial / OFFSETS, offsets, files)
         _write_json(partial / NAMES, {key: list(each) for key, each in names.items() if each is not None}, files)
@@ -78,22 +79,27 @@ def write_store(folder: Path, table: Table, *, about: Mapping[str, object], limi
             "test_samples": n_test,
             "clients": None if offsets is None else len(offsets) - 1,
             "labels": n_classes,
+            "label_kind": kind,
             "tokens": n_tokens,
             "files": files,
         }
         _write_json(partial / MANIFEST, manifest, {})
 
 
-def _labels(table: Table, where: str) -> tuple[IntArray, tuple[str, ...] | None]:
-    """Labels as numbers, and their names."""
+def _labels(table: Table, where: str) -> tuple[NDArray[Any], int, LabelKind, tuple[str, ...] | None]:
+    """Labels as they are kept, how many there are, what they are, and their names."""
     if table.y.dtype.kind in "US":
+        if table.labels not in {"auto", "classes"}:
+            raise DataError(f"{where}: labels are texts; expected {table.labels}")
         y, names = numbered(table.y)
-        return y, tuple(map(str, names))
-    y = whole(table.y, "the label column")
-    n_classes = count_labels(y, where)
-    if table.label_names is not None and n_classes > len(table.label_names):
+        return y, len(names), "classes", tuple(map(str, names))
+    y, n_classes, kind = read_labels(table.y, table.labels, where)
+    check_labels(y, n_classes, kind, where)
+    if table.label_names is None:
+        return y, n_classes, kind, None
+    if n_classes > len(table.label_names):
         raise DataError(f"label {n_classes - 1}, but names of {len(table.label_names)} labels; expected 0 to one less")
-    return y, table.label_names
+    return y, len(table.label_names), kind, table.label_names
 
 
 def _n_train(table: Table) -> int:

@@ -17,6 +17,7 @@ from typing import Any, final
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from evsim.base.documents import load_json
 from evsim.base.errors import EvsimError
 from evsim.base.user_code import said
 from evsim.training.draws import named_draws
@@ -36,6 +37,7 @@ _START_S = 2.5  # what the first vmapped call may cost
 _FORK_S = 0.5  # what starting workers may cost
 _CLEARLY = 1.05  # a later candidate must be this much faster
 _NO_TIME = "no time left to measure it"
+_MOST_BYTES = 100_000  # of an earlier pick
 _STEP_FLOPS = 1e7  # what calling a step costs, beside its arithmetic
 _KINDS: dict[str, type[Executor]] = {"serial": Serial, "batched": Batched, "workers": Workers}
 
@@ -235,11 +237,11 @@ class Cache:
     def load(self) -> Pick | None:
         """The pick, or None if there is none that can be read."""
         try:
-            saved = json.loads(self._path.read_text())
+            saved = load_json(self._path, what="a calibration", raising=EvsimError, most=_MOST_BYTES)
             settings = dict(saved["settings"])
             executor = _KINDS[settings.pop("kind")](**settings)
             pick = Pick(executor=executor, rates=saved["rates"], seconds=float(saved["seconds"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (EvsimError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return None
         return None if pick.unmeasured else pick
 

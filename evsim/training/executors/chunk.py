@@ -16,7 +16,7 @@ from evsim.algorithms.base import Carry, OpeningPass, State
 from evsim.algorithms.sums import WeightedSums
 from evsim.algorithms.tree import Payload, Tree
 from evsim.training.data.placing import on_device
-from evsim.training.data.samples import Ahead, Batch
+from evsim.training.data.samples import Ahead, Batch, TrainingData
 from evsim.training.executors.agreement import tolerance
 from evsim.training.executors.base import Job, Result, TrainTask
 from evsim.training.executors.batches import BatchPlan, plan_batches
@@ -89,6 +89,7 @@ class _Chunk:
     carry: Carry
     buffers: Tree
     sums: torch.Tensor = field(init=False)  # (clients, 2): losses and their squares
+    data: TrainingData = field(init=False)  # where their samples are
     rows: torch.Tensor = field(init=False)  # (clients, steps, batch), beside the samples
     ahead: Ahead = field(init=False)
     weights: torch.Tensor = field(init=False)  # (clients, steps, batch): 1 / size of the batch, 0 for padding
@@ -98,7 +99,8 @@ class _Chunk:
 
     def __post_init__(self) -> None:
         device = self.job.device
-        self.rows, self.ahead = self.job.data.rows(self.plan.rows), Ahead(self.job.data)
+        self.data, near = self.job.data.near(self.plan.rows)
+        self.rows, self.ahead = self.data.rows(near), Ahead(self.data)
         self.weights = on_device(_weights(self.plan), device).to(self.job.dtype)
         self.steps = on_device(self.plan.steps, device)
         self.keys = on_device(self.plan.keys, device) if self.functional.uses_key else None
@@ -197,7 +199,7 @@ class _Chunk:
             rows, weights = rows.index_select(0, places.to(rows.device)), weights.index_select(0, places)
             keys = None if keys is None else keys.index_select(0, places)
         drawn = self.plan.keys[: self.count, step]
-        samples = self.ahead.get(step, rows, drawn) if at is None else self.job.data.take(rows, drawn[at])
+        samples = self.ahead.get(step, rows, drawn) if at is None else self.data.take(rows, drawn[at])
         grads, losses, new = gradients(self.job, self.functional, carry, buffers, (samples, keys, weights))
         stepped = self.job.rule.step(carry, grads, of(self.received), of(self.state))
         seen = losses.double() * (weights > 0)

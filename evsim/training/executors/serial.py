@@ -20,6 +20,7 @@ from evsim.training.executors.threads import check_threads, limited_threads
 if TYPE_CHECKING:
     from evsim.algorithms.base import Carry
     from evsim.algorithms.tree import Payload, Tree
+    from evsim.training.data.samples import Batch
 
 _AHEAD = 64  # tasks whose mini-batches are drawn together; cannot change them
 
@@ -94,8 +95,8 @@ class SerialRunner(Runner):
         carry = open_task(self._job, task, carry, self._functional)
         buffers = received["buffers"]
         losses = []
-        for step in range(steps):
-            grads, loss, buffers = self._gradient(carry, buffers, plan, (place, step))
+        for step, samples in enumerate(self._samples(plan, place, steps)):
+            grads, loss, buffers = self._gradient(carry, buffers, samples, plan.keys[place, step])
             carry = rule.step(carry, grads, received, task.state)
             losses.append(loss)
         update = rule.finish(carry, received, task.state, torch.tensor(steps, device=self._job.device))
@@ -105,17 +106,21 @@ class SerialRunner(Runner):
         metrics = {name: float(value) for name, value in update.metrics.items()}
         return Result(task, payload, update.state, steps, *_moments(losses), metrics)
 
-    def _gradient(
-        self, carry: Carry, buffers: Tree, plan: BatchPlan, place: tuple[int, int]
-    ) -> tuple[Tree, torch.Tensor, Tree]:
+    def _samples(self, plan: BatchPlan, place: int, steps: int) -> Iterator[Batch]:
+        """The mini-batch of each step."""
+        counts = iter(plan.counts[place, :steps].tolist())
+        for x, y in self._job.data.blocks(plan.rows[place, :steps], plan.keys[place, :steps]):
+            for inputs, labels in zip(x, y, strict=True):
+                count = next(counts)
+                yield inputs[:count], labels[:count]
+
+    def _gradient(self, carry: Carry, buffers: Tree, samples: Batch, key: int) -> tuple[Tree, torch.Tensor, Tree]:
         """Gradient of the mean loss of a step, the per-sample losses, the new buffers."""
-        data = self._job.data
-        batch = data.take(data.rows(plan.rows[place][: plan.counts[place]]), plan.keys[place])
-        key = self._functional.key(plan.keys[place])
         train = {name: leaf.detach().requires_grad_() for name, leaf in carry["train"].items()}
-        apply = self._functional.apply(key)
+        apply = self._functional.apply(self._functional.key(key))
+        carry, criterion = {**carry, "train": train}, self._job.criterion
         with torch.enable_grad():
-            per_sample, new = self._job.rule.loss(apply, {**carry, "train": train}, buffers, batch, self._job.criterion)
+            per_sample, new = self._job.rule.loss(apply, carry, buffers, samples, criterion)
             grads = gradient_of(per_sample.mean(), train)
         return grads, per_sample.detach(), {k: v.detach() for k, v in new.items()}
 

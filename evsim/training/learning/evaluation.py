@@ -64,11 +64,12 @@ def evaluate(
     params, buffers = state[0], {**local(model), **state[1]}
     device = next((leaf.device for leaf in model.parameters()), x.device)
     kept: Tree = {}
-    with evaluating(model), named_draws(key, device), user_code(TrainingError, slot="model", cls=model, **_WHILE):
+    with evaluating(model), named_draws(key, device):
         for start in range(0, len(y), batch_size):
             own = {**params, **{name: leaf.clone() for name, leaf in buffers.items()}}  # a model may write into buffers
             part = slice(start, start + batch_size)
-            outputs = functional_call(model, own, (x[part].to(device),))
+            with user_code(TrainingError, slot="model", cls=model, **_WHILE):
+                outputs = functional_call(model, own, (x[part].to(device),))
             for name, rows in keep(outputs, y[part].to(device)).items():
                 if name not in kept:  # not lists: what is kept between batches would scatter the heap
                     kept[name] = torch.empty((len(y), *rows.shape[1:]), dtype=rows.dtype, device=device)

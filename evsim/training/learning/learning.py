@@ -33,6 +33,7 @@ from evsim.training.executors.sums import Weights, weights_at
 from evsim.training.executors.threads import limited_threads
 from evsim.training.learning.client_state import ClientStates
 from evsim.training.learning.evaluation import Some, Stored, evaluate
+from evsim.training.learning.kept import Kept
 from evsim.training.learning.parts import Messages, groups_of
 from evsim.training.learning.pending import Pending
 from evsim.training.learning.reports import Seen, feedback_of, moved
@@ -106,14 +107,15 @@ class Learning:
         probe(job)
         self._job = job
         self._runner = executor.open(job)
-        self._sums_suffice = isinstance(method.merge, SummingMerge) and not method.upload
+        kept = Kept.of(method.keep, self._model)
+        self._sums_suffice = isinstance(method.merge, SummingMerge) and not method.upload and not kept
         self.client_states = ClientStates(setting.state_budget, setting.state_folder)
         self.client_states.begin()
         clients = setting.clients or ClientInfo.unknown(np.diff(self._data.offsets))
         groups = groups_of(method.broadcast, clients)
         self._messages = Messages(method.broadcast, job, groups)
         known = replace(clients, group=groups)
-        self._pending = Pending(method, job, self._runner, self.client_states, known)
+        self._pending = Pending(method, job, self._runner, self.client_states, known, kept)
         self.version = 0
         self._looked_at = -1, False  # a version, and whether it has diverged
 
@@ -219,7 +221,8 @@ class Learning:
     def evaluate_clients(self, batch_size: int, clients: IntArray | None = None) -> dict[str, FloatArray]:
         """Loss and metrics of the current version on each client's own samples: those held out, if some are.
 
-        Arrays (clients,), of all clients or of those named; NaN for a client that has none.
+        Arrays (clients,), of all clients or of those named; NaN for a client that has none. Where clients keep models
+        or leaves of their own, also what each would use: metrics that begin with ``personal_``.
         """
         key, data = rng.key(self._seed, "evaluate clients", self.version), self._data
         index, offsets = data.judged
@@ -231,7 +234,31 @@ class Learning:
         else:
             only = data.rows(rows)
             kept = self._judged((Some(data.x, only), data.y[only]), key, batch_size)
-        return self._objective.measure(kept, Groups(places, offsets))
+        found = self._objective.measure(kept, Groups(places, offsets))
+        if not self._pending.keeps_models:
+            return found
+        own = {f"personal_{name}": values.copy() for name, values in found.items()}
+        for place in range(len(offsets) - 1):
+            client = place if clients is None else int(clients[place])
+            for name, value in self._personal(
+                client, index[offsets[place] : offsets[place + 1]], key, batch_size
+            ).items():
+                own[f"personal_{name}"][place] = value
+        return {**found, **own}
+
+    def _personal(self, client: int, samples: IntArray, key: int, batch_size: int) -> dict[str, float]:
+        """Metrics of what one client would use, on some samples; {} if that is the global model, or there are none."""
+        received = self._messages.of(client, self.version, self._message)
+        own = self._pending.own_payload(client, received) if len(samples) else None
+        if own is None:
+            return {}
+        rows = self._data.rows(samples)
+        pair = self._data.x[rows], self._data.y[rows]
+        kept = evaluate(
+            self._model, (own["model"], own["buffers"]), pair, self._objective.keep, batch_size=batch_size, key=key
+        )
+        measured = self._objective.measure(kept, Groups.whole(len(samples)))
+        return {name: float(value[0]) for name, value in measured.items()}
 
     @property
     def judged_samples(self) -> IntArray:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from evsim.algorithms import tree
-from evsim.algorithms.base import Method, ReportMeta, Reports, State
+from evsim.algorithms.base import KeepsModel, Method, ReportMeta, Reports, State
 from evsim.algorithms.schedule import TaskNames
 from evsim.algorithms.tree import Payload
 from evsim.base import rng
@@ -26,6 +26,7 @@ from evsim.base.vocabulary import IntArray
 from evsim.training.executors.base import Job, Result, Runner, TrainTask
 from evsim.training.executors.sums import Block, Weights, weights_at
 from evsim.training.learning.client_state import ClientStates, States
+from evsim.training.learning.kept import PLACE, Kept
 from evsim.training.learning.reports import Resolved, Seen
 
 if TYPE_CHECKING:
@@ -46,11 +47,14 @@ class Pending:
         runner: the open executor.
         states: of the clients; kept by the caller.
         known: what the server knows of all clients, their groups included.
+        kept: leaves that stay on the clients.
     """
 
-    def __init__(self, method: Method, job: Job, runner: Runner, states: ClientStates, known: ClientInfo) -> None:
+    def __init__(
+        self, method: Method, job: Job, runner: Runner, states: ClientStates, known: ClientInfo, kept: Kept
+    ) -> None:
         self._method, self._job, self._runner, self._states = method, job, runner, states
-        self._known, self._knows = known, method.client_rule.knows
+        self._known, self._knows, self._kept = known, method.client_rule.knows, kept
         with_data = np.diff(job.data.offsets) > 0
         self._places = np.cumsum(with_data) - 1  # a client's number among those with data
         self.n_clients = int(with_data.sum())  # clients that can be drawn, which is what N means everywhere
@@ -190,6 +194,8 @@ class Pending:
         waiting = [self._waiting[task] for task in tasks]
         if self._state_bytes(tasks[0]):
             waiting = [replace(each, state=self._state_of(each)) for each in waiting]
+        if self._kept:
+            waiting = [self._kept.task(each, self._own_of(each.client)) for each in waiting]
         return self._told(tasks, waiting) if self._knows else waiting
 
     def _told(self, tasks: Sequence[int], waiting: list[TrainTask]) -> list[TrainTask]:
@@ -205,7 +211,28 @@ class Pending:
     def _state_bytes(self, task: int) -> int:
         """Size of the state that a client keeps for its rule; 0 if the rule keeps none."""
         state = self._method.client_rule.init_client(self._waiting[task].received)
-        return sum(leaf.nbytes for leaves in state.values() for leaf in leaves.values())
+        size = sum(leaf.nbytes for leaves in state.values() for leaf in leaves.values())
+        return size + (self._kept.n_bytes(self._waiting[task].received) if self._kept else 0)
+
+    def _own_of(self, client: int) -> State | None:
+        """The leaves that a client keeps; None if it has none yet."""
+        own = self._states.get(client).get(PLACE)
+        return None if own is None else self._moved(own)
+
+    def own_payload(self, client: int, received: Payload) -> Payload | None:
+        """What a client would use that got this message; None if it is the message itself."""
+        rule, own = self._method.client_rule, self._own_of(client) if self._kept else None
+        used = received if own is None else self._kept.into(received, own)
+        state = self._states.get(client).get("rule") if isinstance(rule, KeepsModel) else None
+        if state is None or not isinstance(rule, KeepsModel):
+            return None if own is None else used
+        with user_code(TrainingError, slot="client_rule", cls=rule, step="own_model", client=client):
+            return rule.own_model(used, self._moved(state))
+
+    @property
+    def keeps_models(self) -> bool:
+        """Whether clients would use something else than the global model."""
+        return bool(self._kept) or isinstance(self._method.client_rule, KeepsModel)
 
     def _state_of(self, task: TrainTask) -> State:
         kept = self._states.get(task.client).get("rule")
@@ -224,9 +251,11 @@ class Pending:
         return Resolved(update, utility)
 
     def _encode(self, result: Result, version: int) -> tuple[Payload, States]:
-        task = result.task
-        update = {name: tree.double(leaves) for name, leaves in result.update.items()}
+        task, sent = result.task, result.update
         states: States = {"rule": _without_what_is_known(result.state)}
+        if self._kept:
+            sent, states[PLACE] = self._kept.taken(result)
+        update = {name: tree.double(leaves) for name, leaves in sent.items()}
         if not self._method.upload:
             return update, states
         old, (meta,) = self._states.get(task.client), self.metas([task.task], version)

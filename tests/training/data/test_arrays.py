@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from evsim.base.errors import DataError
+from evsim.training.data import gathered
 from evsim.training.data.arrays import Arrays
 from evsim.training.data.base import federate
 from evsim.training.data.partition import Iid, Natural
@@ -169,3 +170,49 @@ def test_what_integers_are_can_be_said(tmp_path):
     save(tmp_path, x=pixels.astype(int), y=y)
     with pytest.raises(DataError, match="x holds int64; expected uint8"):
         load(tmp_path, inputs="numbers")
+
+
+# -- large arrays that are not packed are mapped -----------------------------------------------------------------------
+
+
+def big(tmp_path, save_as=np.savez):
+    (tmp_path / "mine").mkdir()
+    x = np.random.default_rng(0).integers(0, 256, (600, 3, 32, 32), np.uint8)  # 1.8 MB
+    save_as(tmp_path / "mine" / "a.npz", x=x, y=np.arange(600) % 3)
+    return x
+
+
+@pytest.mark.parametrize(("save_as", "mapped"), [(np.savez, True), (np.savez_compressed, False)])
+def test_a_large_array_is_mapped_where_it_is_not_packed(tmp_path, save_as, mapped):
+    x = big(tmp_path, save_as)
+    samples = load(tmp_path)
+    np.testing.assert_array_equal(samples.x, x)
+    assert samples.x.flags.writeable != mapped
+
+
+def test_a_mapped_array_in_fortrans_order_is_read(tmp_path):
+    (tmp_path / "mine").mkdir()
+    x = np.asfortranarray(np.random.default_rng(0).random((2_000, 200), np.float32))
+    np.savez(tmp_path / "mine" / "a.npz", x=x, y=np.arange(2_000) % 3)
+    np.testing.assert_array_equal(load(tmp_path).x, x)
+
+
+def test_a_mapped_array_that_was_damaged_is_refused(tmp_path):
+    big(tmp_path)
+    file = tmp_path / "mine" / "a.npz"
+    content = bytearray(file.read_bytes())
+    content[900_000] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.npz: cannot be read as \.npz without pickles: Bad CRC-32 for file 'x"):
+        load(tmp_path)
+
+
+def test_large_arrays_are_dealt_without_a_copy(tmp_path, monkeypatch):
+    x = big(tmp_path)
+    plain = federate(Arrays(path="mine"), Iid(), test_fraction=0.2, n_clients=5, seed=0, folder=tmp_path)
+    monkeypatch.setattr(gathered, "_COPIED", 1 << 20)
+    later = federate(Arrays(path="mine"), Iid(), test_fraction=0.2, n_clients=5, seed=0, folder=tmp_path)
+    assert isinstance(later.x, gathered.Gathered)
+    assert later.digest() == plain.digest()
+    np.testing.assert_array_equal(later.x[later.samples_of(3)], plain.x[plain.samples_of(3)])
+    assert later.x.nbytes + later.x_test.nbytes == x.nbytes

@@ -112,7 +112,7 @@ def test_leaf_texts_of_unequal_length_are_refused_or_filled_up(tmp_path):
 @pytest.mark.parametrize(
     ("users", "said"),
     [
-        ({"a": ([[1.0]], [5.5])}, r"the label column holds 5\.5 at sample 0"),
+        ({"a": ([[1.0]], [5.5])}, r"y holds 5\.5 at sample 0"),
         ({"a": ([[1.0]], [-1])}, "label -1 of sample 0"),
         ({"a": ([[1.0]], [0]), "b": ([], [])}, "user 'b' has no samples; -o drop_empty=true"),
         ({"a": ([[1.0], [2.0]], [0])}, "user 'a' has 2 inputs and 1 labels"),

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from evsim.base.errors import DataError
+from evsim.training.data import samples
 from evsim.training.data.base import FederatedData
 from evsim.training.data.gathered import Gathered, Pages, select
 from evsim.training.data.label_flip import LabelFlip
 from evsim.training.data.samples import Inputs, TrainingData, ready
+from evsim.training.data.transforms.images import Flip
 
 CPU = torch.device("cpu")
 
@@ -99,3 +101,34 @@ def test_flipped_labels_copy_no_rows_that_are_read_later():
     assert flipped.x.base is base
     np.testing.assert_array_equal(flipped.x[:], plain.x)
     np.testing.assert_array_equal(flipped.y, plain.y)
+
+
+@pytest.mark.parametrize("block", [1, 3 * 4 * 12, 1 << 22], ids=["a step", "three steps", "all"])
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_the_steps_of_a_task_are_gathered_together_as_they_are_alone(tmp_path, monkeypatch, kind, block):
+    monkeypatch.setattr(samples, "_BLOCK", block)
+    content = np.random.default_rng(0).integers(0, 256, (50, 3, 2, 2), np.uint8)
+    np.save(tmp_path / "x.npy", content)
+    pages = Pages(tmp_path / "x.npy")
+    stored = Gathered(pages.array, pages=pages) if kind == "file" else Gathered(content)
+    x = Inputs(stored, torch.float32, (Flip(),))
+    data = TrainingData(x, torch.arange(50), np.arange(50), np.array([0, 50]))
+    rows, keys = np.random.default_rng(1).integers(0, 50, (7, 4)), np.arange(7)
+    found = [batch for some in data.blocks(rows, keys) for batch in zip(*some, strict=True)]
+    near, places = data.near(rows)
+    assert (near is data) == (kind == "memory")
+    assert len(found) == 7
+    for step, (inputs, labels) in enumerate(found):
+        for expected in (data.take(data.rows(rows[step]), keys[step]), near.take(near.rows(places[step]), keys[step])):
+            assert torch.equal(inputs, expected[0])
+            assert torch.equal(labels, expected[1])
+
+
+def test_rows_of_a_client_are_one_call_whatever_their_order(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", np.arange(60).reshape(20, 3))
+    pages, calls = Pages(tmp_path / "x.npy"), []
+    fill = pages._fill
+    monkeypatch.setattr(pages, "_fill", lambda content, at: (calls.append(at), fill(content, at)))
+    rows = np.random.default_rng(0).permutation(np.arange(5, 15))
+    np.testing.assert_array_equal(pages.read(rows), pages.array[rows])
+    assert len(calls) == 1

@@ -82,3 +82,12 @@ def test_a_window_longer_than_any_role_and_impossible_values_are_refused():
     for wrong in ({"window": 0}, {"stride": 0}, {"test_share": 1.0}, {"most_samples": 0}, {"most_test_samples": 0}):
         with pytest.raises(PolicyError, match="but got"):
             Shakespeare(**wrong)
+
+
+def test_every_character_of_a_window_has_the_next_one_as_its_label():
+    last, every = load(stride=40, window=20), load(stride=40, window=20, labels="every")
+    assert (last.labels, every.labels) == ("classes", "steps")
+    rows = np.arange(0, len(last.y), 997)
+    np.testing.assert_array_equal(every.x[rows], last.x[rows])
+    np.testing.assert_array_equal(every.y[rows, :-1], last.x[rows][:, 1:])
+    np.testing.assert_array_equal(every.y[rows, -1], last.y[rows])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
@@ -109,6 +109,20 @@ def test_federated_data_have_the_same_digest(tmp_path):
         assert federate(Counting(), Iid(), **asked).digest() == plain.digest()
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_the_digest_sees_every_input(tmp_path, monkeypatch, mapped):
+    monkeypatch.setattr("evsim.training.data.base._DIGESTED", 1)
+    data = federate(Counting(kind="uint8"), Iid(), test_fraction=0.2, n_clients=3, seed=0, folder=tmp_path)
+    monkeypatch.setattr("evsim.training.data.base._BLOCK", 13)
+    seen = {data.digest()}
+    for part in ("x", "x_test"):
+        for row in range(len(getattr(data, part))):
+            other = np.array(getattr(data, part))
+            other[row, 1, 1] ^= 1
+            seen.add(replace(data, **{part: Gathered(other) if mapped else other}).digest())
+    assert len(seen) == 1 + 40
+
+
 @pytest.mark.parametrize("case", ["synchronous", "batched"])
 def test_a_run_with_shared_data_is_the_same_run(tmp_path, case):
     (tmp_path / "shared").mkdir()
@@ -116,3 +130,29 @@ def test_a_run_with_shared_data_is_the_same_run(tmp_path, case):
     with shared.sharing(tmp_path / "shared"):
         assert results(Simulation(scenario_of(case), device="cpu").run(tmp_path / "run")) == expected
     assert list((tmp_path / "shared").glob("x-*.npy"))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Heights(DataSet):
+    """Numbers to be predicted."""
+
+    @override
+    def load(self, *, n_clients: int | None, seed: int, folder: Path) -> Samples:
+        x = np.arange(80, dtype=np.float32).reshape(40, 2)
+        return Samples(x, x[:, 0] / 7, 1, None, "heights", None, None, "numbers")
+
+
+def test_labels_of_every_kind_come_back_as_they_were(tmp_path):
+    plain = load(Heights(), tmp_path)
+    with shared.sharing(tmp_path):
+        for found in (load(Heights(), tmp_path), load(Heights(), tmp_path)):
+            assert (found.labels, found.y.dtype) == ("numbers", np.float32)
+            np.testing.assert_array_equal(found.y, plain.y)
+
+
+def test_what_is_mapped_already_is_not_written_again(tmp_path):
+    x = np.zeros((40, 2), np.float32)
+    assert shared._is_worth_it(x)
+    x.flags.writeable = False
+    assert not shared._is_worth_it(x)

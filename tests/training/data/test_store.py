@@ -12,6 +12,9 @@ import pytest
 from evsim.base.errors import DataError
 from evsim.training.data.base import federate
 from evsim.training.data.gathered import Gathered
+from evsim.training.data.importers import numpy as numpy_importer
+from evsim.training.data.importers import table as table_importer
+from evsim.training.data.looks import describe_data, look_at, plot_data
 from evsim.training.data.partition import Iid
 from evsim.training.data.store import Store, checksum, is_store, open_store, verify
 from evsim.training.data.table import Decoded, Table
@@ -98,7 +101,7 @@ x, y = np.zeros((2, 3)), np.array([0, 1])
         ({"x": x, "y": y - 1}, "label -1 of sample 0"),
         ({"x": x, "y": y * 10**9}, "label 1000000000 among 2 samples"),
         ({"x": x, "y": y * 2, "label_names": ("a", "b")}, "label 2, but names of 2 labels"),
-        ({"x": x, "y": y[:, None]}, r"the label column holds int64 of shape \(2, 1\)"),
+        ({"x": x, "y": y[:, None]}, r"y holds int64 of shape \(2, 1\); expected one axis"),
         ({"x": x + np.inf, "y": y}, "sample 0: inputs hold numbers that are not finite"),
         ({"x": x, "y": y, "is_test": np.ones(2, bool)}, "all samples are in the test set"),
         ({"x": x.astype(int) - 1, "y": y}, "token id -1"),
@@ -229,3 +232,37 @@ def test_a_store_of_10_gb_is_opened_in_two_seconds_and_read_below_a_gibibyte(tmp
     opened, _, peak = trained(sparse(tmp_path / "huge", 3_400_000, 10_000), tasks=2_000)
     assert opened < 2
     assert peak < 1024
+
+
+@pytest.mark.parametrize(
+    ("y", "labels", "kind", "count"),
+    [
+        (np.arange(24).reshape(12, 2) / 7, "auto", "numbers", 2),
+        (np.arange(12) / 7, "numbers", "numbers", 1),
+        (np.arange(36).reshape(12, 3) % 2, "auto", "flags", 3),
+        (np.arange(36).reshape(12, 3) % 5 - 1, "auto", "steps", 4),
+        (np.arange(12) % 3, "auto", "classes", 3),
+    ],
+)
+def test_labels_of_every_kind_are_kept_as_they_are(tmp_path, y, labels, kind, count):
+    x = np.arange(24, dtype=np.float32).reshape(12, 2)
+    write_store(tmp_path / "kept", Table(x=x, y=y, client=np.arange(12) % 2, labels=labels), about={})
+    samples = Store(path="kept").load(n_clients=None, seed=0, folder=tmp_path)
+    assert (samples.labels, samples.n_classes) == (kind, count)
+    for row, inputs in enumerate(x):
+        at = int(np.flatnonzero((samples.x[:] == inputs).all(1))[0])
+        np.testing.assert_allclose(samples.y[at], y[row], rtol=1e-6)
+    lines = describe_data(look_at(str(tmp_path / "kept")))
+    assert ("label skew" in lines) == (kind == "classes")
+    plot_data(look_at(str(tmp_path / "kept")), tmp_path / "kept.png")
+
+
+def test_labels_of_an_importer_are_what_is_said(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.ones((4, 2), np.float32), y=np.array([0.5, 1.5, 2.5, 3.0]))
+    (tmp_path / "a.csv").write_text("a,price\n1.5,0.5\n2.5,1.5\n3,2.0\n")
+    for source, read, options in (("a.npz", numpy_importer.read, {}), ("a.csv", table_importer.read, {"y": "price"})):
+        name = source.replace(".", "-")
+        write_store(tmp_path / name, read(str(tmp_path / source), labels="numbers", **options), about={})
+        assert open_store(tmp_path / name).labels == "numbers"
+        with pytest.raises(DataError, match='say labels = "numbers"'):
+            write_store(tmp_path / "no", read(str(tmp_path / source), **options), about={})

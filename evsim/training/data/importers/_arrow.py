@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from evsim.base.errors import DataError, suggest
 from evsim.training.data.importers._files import existing, open_image
 from evsim.training.data.importers.text import PAD, characters, encode
+from evsim.training.data.labels import Labels
 from evsim.training.data.table import Decoded, Table
 
 if TYPE_CHECKING:
@@ -33,15 +34,17 @@ class Columns:
 
     Attributes:
         x: columns of the inputs: an image, a list or a text, or several of numbers.
-        y: the label.
+        y: columns of the label: one, or several of numbers.
         client: whose a sample is; "" if no column says.
         length: texts are cut, and filled up in front, to so many characters.
+        labels: what the label is, as in the data set `arrays`.
     """
 
     x: str | None = None
     y: str | None = None
     client: str | None = None
     length: int | None = None
+    labels: Labels = "auto"
 
 
 def as_table(found: pa.Table, columns: Columns, where: str, is_test: NDArray[np.bool_] | None = None) -> Table:
@@ -54,19 +57,20 @@ def as_table(found: pa.Table, columns: Columns, where: str, is_test: NDArray[np.
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"{where}: has several columns {', '.join(twice)}; expected one of each name")
-    label = _named(columns.y, _LABELS, names, where, "-o y=NAME says which column is the label")
+    labels = _named(columns.y, _LABELS, names, where, "-o y=NAME says which column is the label").split(",")
     client = _client(columns.client, names, where)
-    taken = {label, client}
+    taken = {*labels, client}
     inputs = columns.x.split(",") if columns.x else [next((each for each in _INPUTS if each in names), "")]
     if not columns.x and not inputs[0]:
         inputs = [name for name in names if name not in taken]
         _check_no_counter(found, inputs, where)
     if not inputs:
         raise DataError(f"{where}: no column is left for the inputs; there is: {', '.join(names)}")
-    for name in [*inputs, label, *([client] if client else [])]:
+    for name in [*inputs, *labels, *([client] if client else [])]:
         _check(found, name, where)
     options: dict[str, Any] = {
-        "y": _plain(found, label),
+        "y": _label(found, labels, where),
+        "labels": columns.labels,
         "client": _plain(found, client) if client else None,
         "is_test": is_test,
     }
@@ -133,6 +137,20 @@ def _numbers(found: pa.Table, name: str, where: str) -> NDArray[Any]:
     if values.ndim > 1:
         raise DataError(f"{where}: column {name} holds lists; expected numbers, or name it alone: -o x={name}")
     return values.astype(np.float32)
+
+
+def _label(found: pa.Table, names: Sequence[str], where: str) -> NDArray[Any]:
+    """One column, of numbers, texts or lists of numbers, or several columns of numbers."""
+    import pyarrow as pa
+
+    if len(names) > 1:
+        columns = [_listed(found.column(name), f"{where}: column {name}") for name in names]
+        if any(column.ndim > 1 for column in columns):
+            raise DataError(f"{where}: columns {', '.join(names)} hold lists; expected a number in each")
+        return np.stack(columns, axis=1)
+    kind = found.column(names[0]).type
+    nested = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return _listed(found.column(names[0]), f"{where}: column {names[0]}") if nested else _plain(found, names[0])
 
 
 def _plain(found: pa.Table, name: str) -> NDArray[Any]:

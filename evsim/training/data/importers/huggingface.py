@@ -15,6 +15,7 @@ from evsim.base.errors import DataError, suggest
 from evsim.training.data.importers._arrow import Columns, as_table
 from evsim.training.data.importers._files import existing, existing_folder, read_bytes
 from evsim.training.data.importers.table import read_file
+from evsim.training.data.labels import Labels
 from evsim.training.data.table import Table
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def read(  # noqa: PLR0913  each is an option of the command line
     train: str = "train",
     test: str = "test",
     length: int | None = None,
+    labels: Labels = "auto",
 ) -> Table:
     """Inputs, labels and clients from columns.
 
@@ -41,6 +43,7 @@ def read(  # noqa: PLR0913  each is an option of the command line
         train: the split to learn from.
         test: the split that is the test set, if there is one of this name.
         length: texts are cut, and filled up in front, to so many characters.
+        labels: what the label is: "classes", "steps", "flags" or "numbers"; "auto": as in the data set `arrays`.
     """
     import pyarrow as pa
 
@@ -55,7 +58,10 @@ def read(  # noqa: PLR0913  each is an option of the command line
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise DataError(f"{root}: its splits do not fit together: {error}") from error
     made = as_table(
-        whole, Columns(x=x, y=y, client=client, length=length), root.name, is_test if len(parts) > 1 else None
+        whole,
+        Columns(x=x, y=y, client=client, length=length, labels=labels),
+        root.name,
+        is_test if len(parts) > 1 else None,
     )
     names = _label_names(parts[0].schema, y, made)
     return made if names is None else _named(made, names)

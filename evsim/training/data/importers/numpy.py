@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,19 @@ from numpy.typing import NDArray
 from evsim.base.errors import DataError, suggest
 from evsim.training.data.columns import Reading
 from evsim.training.data.importers._files import existing
+from evsim.training.data.labels import Labels
 from evsim.training.data.table import Table, stacked
 
 
-def read(
-    source: str, *, x: str = "x", y: str = "y", client: str = "client", test: str = "test", inputs: Reading = "auto"
+def read(  # noqa: PLR0913  each is an option of the command line
+    source: str,
+    *,
+    x: str = "x",
+    y: str = "y",
+    client: str = "client",
+    test: str = "test",
+    inputs: Reading = "auto",
+    labels: Labels = "auto",
 ) -> Table:
     """Arrays x, y and, where there is one, client; x_test and y_test are a test set.
 
@@ -27,6 +36,7 @@ def read(
         client: name of the array that says whose a sample is.
         test: what the names of the test set's arrays end with, after an underscore.
         inputs: what integers in x are: "numbers" or "tokens"; "auto": bytes with two or three axes are images.
+        labels: what y holds: "classes", "steps", "flags" or "numbers"; "auto": as in the data set `arrays`.
     """
     root = existing(Path(source), "a folder with x.npy and y.npy, or an .npz archive")
     arrays = _folder(root) if root.is_dir() else _archive(root)
@@ -36,10 +46,10 @@ def read(
     if f"{x}_{test}" in arrays:
         parts.append(_part(arrays, (f"{x}_{test}", f"{y}_{test}", ""), root, inputs, is_test=True))
     if len(parts) == 1:
-        return parts[0]
+        return replace(parts[0], labels=labels)
     if parts[0].client is not None:
         parts[1] = _of_nobody(parts[1], parts[0].client)
-    return stacked(parts)
+    return replace(stacked(parts), labels=labels)
 
 
 def _part(

@@ -10,13 +10,14 @@ import numpy as np
 from evsim.base.errors import DataError
 from evsim.training.data.importers._arrow import Columns, as_table
 from evsim.training.data.importers._files import existing
+from evsim.training.data.labels import Labels
 from evsim.training.data.table import Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def read(
+def read(  # noqa: PLR0913  each is an option of the command line
     source: str,
     *,
     x: str | None = None,
@@ -24,16 +25,18 @@ def read(
     client: str | None = None,
     test: str | None = None,
     length: int | None = None,
+    labels: Labels = "auto",
 ) -> Table:
     """Inputs, labels and clients from columns.
 
     Args:
         source: a ``.csv`` or ``.parquet`` file, or a folder of such files.
         x: columns of the inputs, divided by commas; default: image, x, text ..., else all that are nothing else.
-        y: column of the labels; default: label, y, target ...
+        y: column of the labels, or several divided by commas; default: label, y, target ...
         client: column of the clients, numbers or texts; default: client, client_id, user ...; "": none.
         test: name of the file of the folder that is the test set.
         length: texts are cut, and filled up in front, to so many characters.
+        labels: what the label is: "classes", "steps", "flags" or "numbers"; "auto": as in the data set `arrays`.
     """
     root = existing(Path(source), "a .csv or .parquet file, or a folder of them")
     files = [root] if root.is_file() else sorted([*root.glob("*.parquet"), *root.glob("*.csv")])
@@ -49,7 +52,7 @@ def read(
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise DataError(f"{root}: the columns of its files do not fit together: {error}") from error
     is_test = np.repeat([file.name == test for file in files], [len(part) for part in parts])
-    columns = Columns(x=x, y=y, client=client, length=length)
+    columns = Columns(x=x, y=y, client=client, length=length, labels=labels)
     return as_table(whole, columns, root.name, is_test if test is not None else None)
 
 

@@ -1,0 +1,138 @@
+"""The slot of work: how many of the scheduled steps each client does, from what its device declares.
+
+It is fixed once for a run, so the clock prices exactly what is trained. A client never does more than the schedule of
+its client rule says: state the most there, and let this slot say who does less.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import numpy as np
+from typing_extensions import override
+
+from evsim.algorithms.base import ClientInfo, WorkBySteps
+from evsim.algorithms.company import name_of
+from evsim.base.errors import PolicyError, Problem, report, require
+from evsim.base.policy import Policy
+from evsim.base.units import Duration
+from evsim.base.vocabulary import FloatArray, IntArray
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Promised:
+    """What each client's device class promises of a task, ms, without jitter; one entry per client.
+
+    Attributes:
+        transfer_ms: both transfers.
+        step_ms: computing a step of a whole mini-batch, or of all samples where they are fewer.
+        before_ms: computing before the first step, such as a pass for the loss.
+    """
+
+    transfer_ms: FloatArray
+    step_ms: FloatArray
+    before_ms: FloatArray
+
+
+class Workload(Policy, ABC):
+    """Says how much each client does."""
+
+    slot: ClassVar[str] = "work"
+
+    @abstractmethod
+    def steps(self, clients: ClientInfo, scheduled: IntArray, promised: Promised) -> IntArray:
+        """Local steps of each client, at least 1; more than `scheduled` means all of them."""
+
+    @override
+    def problems(self, scenario: Any) -> Iterator[Problem]:
+        rule, drawn = scenario.client_rule, scenario.client_rule.schedule.is_drawn
+        if not isinstance(rule, WorkBySteps):
+            given = f"client rule {name_of(rule)} does not say what so many steps cost"
+            yield Problem("work", given, "a client rule that does, such as sgd, adam or fedprox")
+        elif drawn:
+            yield Problem("work", "client_rule.epochs are drawn for each task", "epochs or steps that are a number")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ByDeadline(Workload):
+    """As many steps as a client's device class promises to finish in time; at least `minimum` (TimelyFL, FedProx).
+
+    steps = floor((deadline - transfers - work before the first step) / time of a step).
+
+    Attributes:
+        deadline: from dispatch to the report's arrival.
+        minimum: steps of those who would not even finish these.
+    """
+
+    deadline: Duration
+    minimum: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.deadline > 0, "deadline must be > 0", deadline=self.deadline)
+        require(self.minimum >= 1, "minimum must be >= 1", minimum=self.minimum)
+
+    @override
+    def steps(self, clients: ClientInfo, scheduled: IntArray, promised: Promised) -> IntArray:
+        left = self.deadline - promised.transfer_ms - promised.before_ms
+        fit = np.floor(left / np.maximum(promised.step_ms, 1e-9))
+        return np.clip(fit, self.minimum, np.maximum(scheduled, self.minimum)).astype(np.int64)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ByClass(Workload):
+    """Shares of the schedule by speed class: clients sorted by computing speed, in classes of equal size.
+
+    Attributes:
+        shares: of the scheduled steps, in (0, 1], fastest class first; rounded up.
+    """
+
+    shares: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        require(len(self.shares) > 0, "shares must not be empty")
+        require(all(0 < each <= 1 for each in self.shares), "shares must lie in (0, 1]", shares=self.shares)
+
+    @override
+    def steps(self, clients: ClientInfo, scheduled: IntArray, promised: Promised) -> IntArray:
+        share = np.array(self.shares)[speed_class(clients, len(self.shares))]
+        return np.ceil(np.round(share * scheduled, 9)).astype(np.int64)
+
+
+def speed_class(clients: ClientInfo, n_classes: int) -> IntArray:
+    """The class of each client with data, fastest first, in classes of equal size; equal ones by id. Others: the last.
+
+    >>> info = ClientInfo.unknown(np.array([5, 5, 0, 5, 5]))
+    >>> from dataclasses import replace
+    >>> speed_class(replace(info, compute_ms=np.array([9.0, 1.0, 3.0, 4.0, 4.0])), 2).tolist()
+    [1, 0, 1, 0, 1]
+    """
+    having = np.flatnonzero(clients.samples > 0)
+    order = having[np.argsort(clients.compute_ms[having], kind="stable")]
+    found = np.full(len(clients), n_classes - 1, np.int64)
+    found[order] = np.arange(len(order)) * n_classes // max(len(order), 1)
+    return found
+
+
+def checked_steps(work: Workload, clients: ClientInfo, scheduled: IntArray, promised: Promised) -> IntArray:
+    """Steps of each client, no more than are scheduled.
+
+    Raises:
+        PolicyError: if a client with data would do less than one.
+    """
+    found = work.steps(clients, scheduled, promised)
+    where = f"work {name_of(work)}.steps"
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "iu" or found.shape != scheduled.shape:
+        given = f"{type(found).__name__} {getattr(found, 'shape', '')} {getattr(found, 'dtype', '')}".strip()
+        raise PolicyError(report([Problem(where, given, f"an array of {len(scheduled)} integers")]))
+    idle = np.flatnonzero((found < 1) & (clients.samples > 0))
+    if len(idle):
+        client = int(idle[0])
+        given = f"{int(found[client])} steps for client {client}"
+        raise PolicyError(report([Problem(where, given, "at least 1", "a client without work has nothing to report")]))
+    return np.minimum(found, scheduled).astype(np.int64)

@@ -1,0 +1,344 @@
+"""Clients that hold parts of the model and do unequal work: HeteroFL's loop, every executor, prices, faults."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from evsim.algorithms.base import ClientInfo, GroupedBroadcast, Method
+from evsim.algorithms.broadcast import FullModel
+from evsim.algorithms.mean import Mean
+from evsim.algorithms.robust import Median
+from evsim.algorithms.server_sgd import ServerSgd
+from evsim.algorithms.sgd import Sgd
+from evsim.algorithms.top_k import TopK
+from evsim.algorithms.weighting import SampleWeights
+from evsim.base import registry
+from evsim.base.errors import EvsimError, PolicyError, ScenarioError, TrainingError
+from evsim.results import load_run
+from evsim.run.simulation import Simulation
+from evsim.scenario import Scenario
+from evsim.training.executors.batched import Batched
+from evsim.training.executors.serial import Serial
+from evsim.training.executors.workers import Workers
+from evsim.training.learning.learning import Learning, Setting
+from evsim.verify import verify
+from tests.algorithms.oracle import CLASSES, INPUTS, SEED, SIZES, Drive, client_batches, problem
+
+PAGE = Path(__file__).parents[2].joinpath("docs", "extending.md").read_text(encoding="utf-8")
+RATES, HIDDEN, RATE = (1.0, 0.5, 0.2), 7, 0.3
+GROUPS = (1, 0, 2, 2, 1, 2)  # of the problem's six clients
+
+
+@pytest.fixture(scope="module")
+def hetero(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("user")
+    (code,) = re.findall(r"```python\n(import math.*?class HeteroFL.*?)```", PAGE, flags=re.DOTALL)
+    assert len(code.splitlines()) <= 60
+    (folder / "heterofl.py").write_text(code, encoding="utf-8")
+    (toml,) = re.findall(r"```toml\n(extends[^`]*heterofl.py.*?)```", PAGE, flags=re.DOTALL)
+    (folder / "s.toml").write_text(toml, encoding="utf-8")
+    return folder, registry.load("broadcast", "heterofl.py:HeteroFL", folder)
+
+
+def model() -> torch.nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return torch.nn.Sequential(torch.nn.Linear(INPUTS, HIDDEN), torch.nn.Tanh(), torch.nn.Linear(HIDDEN, CLASSES))
+
+
+def learning(broadcast: Any, executor: Any = None, **slots: Any) -> Learning:
+    data = problem()
+    slow = np.array([2.0, 1.0, 5.0, 4.0, 3.0, 6.0])  # classes of two: 1 0 2 1 1 2 by speed; groups are given below
+    clients = replace(ClientInfo.unknown(np.array(SIZES)), compute_ms=slow)
+    parts = {"upload": (), "weighting": SampleWeights(), "merge": Mean(), "server_optimizer": ServerSgd(), **slots}
+    method = Method(broadcast=broadcast, **{"client_rule": rule(), **parts})
+    setting = Setting(seed=SEED, precision="float64", cohort_goal=3, clients=clients)
+    return Learning(method, model(), data, executor or Serial(threads=1), setting)
+
+
+def rule(**options: Any) -> Sgd:
+    return Sgd(learning_rate=RATE, batch_size=4, epochs=2, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given(GroupedBroadcast):
+    """Groups as given; the hidden units of a group are any positions."""
+
+    units: tuple[tuple[int, ...], ...] = tuple(tuple(range(ceil(rate * HIDDEN))) for rate in RATES)
+    of: tuple[int, ...] = GROUPS
+
+    @property
+    def n_groups(self) -> int:
+        return len(self.units)
+
+    def groups(self, clients: ClientInfo) -> Any:
+        return np.array(self.of)[clients.client]
+
+    def wires(self, model: Any) -> Any:
+        return model
+
+    def send(self, server: Any) -> Any:
+        return {"model": server["model"], "buffers": server["buffers"]}
+
+    def part(self, leaf: str, shape: tuple[int, ...], group: int) -> Any:
+        units = np.array(self.units[group])
+        return {"0.weight": (units, None), "0.bias": (units,), "2.weight": (None, units), "2.bias": None}[leaf]
+
+
+# -- the textbook ------------------------------------------------------------------------------------------------------
+
+Tree = dict[str, torch.Tensor]
+
+
+def textbook(rounds: Any, units: Any, of: Any, limits: Any = None) -> Tree:
+    """HeteroFL's loop: cut, train, average each number over those that hold it; lost clients change nothing."""
+    data, whole = problem(), {name: leaf.detach().double() for name, leaf in model().named_parameters()}
+    nth = dict.fromkeys(range(len(SIZES)), 0)
+    for asked, lost in rounds:
+        total = {name: torch.zeros_like(leaf) for name, leaf in whole.items()}
+        weight = {name: torch.zeros_like(leaf) for name, leaf in whole.items()}
+        for client in asked:
+            steps = client_batches(rule(), data, client, nth[client])
+            nth[client] += 1
+            if client in lost:
+                continue
+            hold = torch.tensor(units[of[client]])
+            start = {
+                "0.weight": whole["0.weight"][hold],
+                "0.bias": whole["0.bias"][hold],
+                "2.weight": whole["2.weight"][:, hold],
+                "2.bias": whole["2.bias"],
+            }
+            w = {name: leaf.clone().requires_grad_() for name, leaf in start.items()}
+            for x, y in steps[: None if limits is None else limits[client]]:
+                h = torch.tanh(torch.tensor(x) @ w["0.weight"].T + w["0.bias"])
+                loss = torch.nn.functional.cross_entropy(h @ w["2.weight"].T + w["2.bias"], torch.tensor(y))
+                grads = torch.autograd.grad(loss, list(w.values()))
+                w = {
+                    name: (leaf - RATE * grad).detach().requires_grad_()
+                    for (name, leaf), grad in zip(w.items(), grads, strict=True)
+                }
+            n = SIZES[client]
+            for name, where in (("0.weight", hold), ("0.bias", hold), ("2.bias", slice(None))):
+                total[name][where] += n * (w[name] - start[name]).detach()
+                weight[name][where] += n
+            total["2.weight"][:, hold] += n * (w["2.weight"] - start["2.weight"]).detach()
+            weight["2.weight"][:, hold] += n
+        whole = {name: leaf + total[name] / weight[name].clamp(min=1) for name, leaf in whole.items()}
+    return whole
+
+
+ROUNDS = [((0, 2, 3), (2,)), ((1, 3, 4, 5), ()), ((2, 5), ()), ((0, 1, 2, 3, 4, 5), (1, 4)), ((3,), ())]
+UNITS = Given().units
+ANY_UNITS = ((0, 1, 2, 3, 4, 5, 6), (6, 0, 3), (2,))
+
+
+def driven(server: Learning, limits: Any = None) -> Tree:
+    drive = Drive(server)
+    for asked, lost in ROUNDS:
+        tasks = np.arange(drive.n_tasks, drive.n_tasks + len(asked))
+        nth = np.array([drive.nth[client] for client in asked])
+        for client in asked:
+            drive.nth[client] += 1
+        drive.n_tasks += len(asked)
+        most = None if limits is None else np.array([limits[client] for client in asked])
+        server.dispatched(tasks, np.array(asked), nth, most)
+        gone = np.isin(asked, lost)
+        server.discard(tasks[gone].tolist())
+        server.apply(tasks[~gone])
+    server.close()
+    return {name: torch.from_numpy(leaf) for name, leaf in server.tensors().items()}
+
+
+def assert_close(one: Tree, other: Tree, atol: float = 1e-9) -> None:
+    for name, leaf in one.items():
+        torch.testing.assert_close(other[name], leaf, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("units", [UNITS, ANY_UNITS], ids=["first", "any"])
+def test_parts_agree_with_the_textbook_under_partial_participation_and_drop_outs(units: Any) -> None:
+    assert_close(textbook(ROUNDS, units, GROUPS), driven(learning(Given(units=units))))
+
+
+def test_heterofl_of_the_page_agrees_with_the_textbook(hetero: Any) -> None:
+    _, cls = hetero
+    broadcast = cls(first="0", last="2", rates=RATES)
+    by_speed = (0, 0, 2, 1, 1, 2)  # of the speeds in `learning`
+    assert_close(textbook(ROUNDS, UNITS, by_speed), driven(learning(broadcast)))
+
+
+def test_one_group_that_holds_everything_is_the_same_as_none() -> None:
+    alone = driven(learning(Given(units=(tuple(range(HIDDEN)),), of=(0,) * 6)))
+    assert_close(driven(learning(FullModel())), alone, atol=1e-14)
+
+
+LIMITS = (1, 3, 0, 2, 1, 0)
+
+
+@pytest.mark.parametrize("executor", [Batched(threads=1), Batched(chunk=2, threads=1), Workers(workers=2)], ids=str)
+@pytest.mark.parametrize("upload", [(), (TopK(share=0.4),)], ids=["plain", "top-k"])
+def test_every_executor_agrees_with_serial_with_groups_and_unequal_work(executor: Any, upload: Any) -> None:
+    serial = driven(learning(Given(), upload=upload), LIMITS)
+    assert_close(serial, driven(learning(Given(), executor, upload=upload), LIMITS))
+    if not upload:
+        assert_close(textbook(ROUNDS, UNITS, GROUPS, [n or None for n in LIMITS]), serial)
+
+
+def test_a_checkpoint_keeps_what_each_group_was_sent() -> None:
+    one, other = learning(Given()), learning(Given())
+    tasks, clients = np.arange(4), np.array([0, 1, 2, 3])
+    one.dispatched(tasks, clients, np.zeros(4, np.int64))
+    one.apply(tasks[:2])
+    other.restore(one.checkpoint())
+    for server in (one, other):
+        server.dispatched(np.array([4]), np.array([5]), np.array([0]))
+        server.apply(np.array([2, 3, 4]))
+    assert_close({k: torch.from_numpy(v) for k, v in one.tensors().items()},
+                 {k: torch.from_numpy(v) for k, v in other.tensors().items()}, atol=0)  # fmt: skip
+
+
+# -- on the clock ------------------------------------------------------------------------------------------------------
+
+SHORT = ["stop.server_steps=5", "executor.kind=serial", "population.clients=90", "aggregation.minimum_cohort=10"]
+
+
+@pytest.mark.filterwarnings("ignore::evsim.base.caveat.CaveatWarning")
+@pytest.mark.parametrize("more", [[], ["work={kind='by_deadline', deadline='4min'}", "client_rule.epochs=6"]])
+@pytest.mark.parametrize(
+    "aggregation", [[], ["aggregation={kind='buffered', concurrency=9, buffer_size=3, task_timeout='20min'}"]]
+)
+def test_heterofl_runs_and_every_price_is_recomputed(hetero: Any, tmp_path: Path, more: Any, aggregation: Any) -> None:
+    overrides = [*SHORT[: 3 if aggregation else 4], *more, *aggregation]
+    run = load_run(Simulation(Scenario.load(hetero[0] / "s.toml", overrides)).run(tmp_path / "run"))
+    group = run.clients["group"].to_numpy()
+    assert np.bincount(group).tolist() == [30, 30, 30]
+    down = run.manifest["cost"]["bytes_down_of_groups"]
+    assert down[0] == run.manifest["cost"]["bytes_down"] == 40_000_000
+    n = {rate: 64 * ceil(32 * rate) + ceil(32 * rate) + 10 * ceil(32 * rate) + 10 for rate in (1.0, 0.5, 0.25)}
+    assert down == [round(40_000_000 * n[rate] / n[1.0]) for rate in (1.0, 0.5, 0.25)]
+    done = run.tasks[run.tasks["outcome"] == "aggregated"]
+    assert (done["bytes_down"].to_numpy() == np.array(down)[group[done["client"]]]).all()
+    assert run.tasks["max_steps"].notna().any() == bool(more)
+    verdict = verify(tmp_path / "run")
+    assert verdict.ok, [check for check in verdict.checks if not check.ok]
+
+
+def test_work_by_deadline_is_what_the_device_promises(tmp_path: Path) -> None:
+    speed = "{compute_ms_per_sample={kind='log_normal', median=20, sigma=1.0}, download_kbps=9000, upload_kbps=9000}"
+    work = ["client_rule.epochs=20", "work={kind='by_deadline', deadline='10min'}"]
+    overrides = [*SHORT, *work, f"population.speed={speed}"]
+    run = load_run(Simulation(Scenario.load("quickstart", overrides)).run(tmp_path / "run"))
+    own, tasks = run.clients, run.tasks
+    transfer = 2 * np.rint(40_000_000 * 8 / 9000)
+    step = own["compute_ms_per_sample"] * 5 * 3 * 80  # batch, training factor, scale
+    fit = np.maximum(np.floor((600_000 - 2 * 40_000_000 * 8 / 9000) / step), 1).to_numpy()
+    expected = fit[tasks["client"]]
+    scheduled = 20 * 4
+    assert (tasks["steps"].to_numpy() == np.minimum(expected, scheduled)).all()
+    assert 0 < (expected < scheduled).mean() < 1
+    assert (tasks["planned_compute_ms"] + transfer <= 600_001)[expected > 1].all()
+    assert verify(tmp_path / "run").ok
+
+
+def test_work_by_class_gives_shares_of_the_schedule(tmp_path: Path) -> None:
+    overrides = [*SHORT, "client_rule.epochs=5", "work={kind='by_class', shares=[1.0, 0.5, 0.11]}"]
+    run = load_run(Simulation(Scenario.load("quickstart", overrides)).run(tmp_path / "run"))
+    rank = run.clients["compute_ms_per_sample"].rank(method="first").to_numpy() - 1
+    expected = np.array([20, 10, 3])[(rank // 30).astype(int)]
+    assert (run.tasks["steps"].to_numpy() == expected[run.tasks["client"]]).all()
+    assert verify(tmp_path / "run").ok
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("broadcast", "words"),
+    [
+        (Given(of=(0, 0, 1, 1, 0, 1)), "group 2 of 3 has no client with data; expected clients in every group"),
+        (Given(of=(0, 0, 1, 1, 3, 2)), "group 3 for client 4; expected groups from 0 to 2"),
+        (Given(of=(0, 0, -1, 1, 1, 2)), "group -1 for client 2"),
+        (Given(units=(*UNITS[:2], (0, 7))), r"positions \[0, 7\] along a dimension of 7"),
+        (Given(units=(*UNITS[:2], (1, 1))), r"positions \[1, 1\]"),
+    ],
+)
+def test_groups_and_parts_that_are_not_there_are_refused(broadcast: Any, words: str) -> None:
+    with pytest.raises(PolicyError, match=words):
+        learning(broadcast)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Misfit(Given):
+    def part(self, leaf: str, shape: tuple[int, ...], group: int) -> Any:
+        return None if leaf == "2.weight" else super().part(leaf, shape, group)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fewer(Given):
+    def part(self, leaf: str, shape: tuple[int, ...], group: int) -> Any:
+        last = np.arange(CLASSES - (group == 1))
+        return {"2.weight": (last, None), "2.bias": (last,)}.get(leaf)
+
+
+def test_a_part_that_does_not_fit_is_refused_with_its_group() -> None:
+    with pytest.raises(
+        TrainingError, match=r"broadcast Misfit \(group 1, while its part of the model is tried\): Runt"
+    ):
+        learning(Misfit())
+    with pytest.raises(
+        TrainingError, match=r"Fewer, group 1: a part of the model that gives outputs of shape \(2, 2\)"
+    ):
+        learning(Fewer())
+
+
+def test_a_merge_of_whole_models_is_refused(hetero: Any) -> None:
+    with pytest.raises(ScenarioError, match=r"merge: Median merges whole models, and broadcast HeteroFL sends parts"):
+        Scenario.load(hetero[0] / "s.toml", ["merge.kind=median"])
+    server = learning(Given(), merge=Median())
+    server.dispatched(np.arange(2), np.arange(2), np.zeros(2, np.int64))
+    with pytest.raises(EvsimError, match="only weighted sums can merge"):
+        server.apply(np.arange(2))
+
+
+ZERO = """
+from dataclasses import dataclass
+import numpy as np
+from evsim.algorithms.workload import Workload
+
+@dataclass(frozen=True)
+class Zero(Workload):
+    def steps(self, clients, scheduled, promised):
+        return {body}
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("np.where(clients.client == 3, 0, scheduled)", "work Zero.steps: 0 steps for client 3; expected at least 1"),
+        ("scheduled / 2", "work Zero.steps: ndarray .* float64; expected an array of 90 integers"),
+        ("scheduled.nothing", r"work Zero \(step steps\): AttributeError"),
+    ],
+)
+def test_work_of_zero_steps_is_refused(tmp_path: Path, body: str, words: str) -> None:
+    (tmp_path / "zero.py").write_text(ZERO.format(body=body), encoding="utf-8")
+    scenario = Scenario.load("quickstart", [*SHORT, f"work.kind={tmp_path}/zero.py:Zero"])
+    with pytest.raises(EvsimError, match=words):
+        Simulation(scenario).run(tmp_path / "run")
+
+
+def test_work_of_a_page_that_is_equal_in_time(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n([^`]*class EqualTime.*?)```", PAGE, flags=re.DOTALL)
+    (tmp_path / "mine.py").write_text(code, encoding="utf-8")
+    more = [f"work={{kind='{tmp_path}/mine.py:EqualTime', seconds=200.0}}", "client_rule.epochs=9"]
+    run = load_run(Simulation(Scenario.load("quickstart", [*SHORT, *more])).run(tmp_path / "run"))
+    assert run.tasks["steps"].nunique() > 5
+    assert verify(tmp_path / "run").ok

@@ -1,0 +1,234 @@
+"""Models and leaves of one's own: Ditto and personal heads by textbook loops, in every executor, and evaluated."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from evsim.algorithms.base import Method
+from evsim.algorithms.broadcast import FullModel
+from evsim.algorithms.mean import Mean
+from evsim.algorithms.server_sgd import ServerSgd
+from evsim.algorithms.sgd import Sgd
+from evsim.algorithms.weighting import SampleWeights
+from evsim.base import registry
+from evsim.base.errors import ModelError
+from evsim.results import load_run
+from evsim.run.simulation import Simulation
+from evsim.scenario import Scenario
+from evsim.training.executors.batched import Batched
+from evsim.training.executors.serial import Serial
+from evsim.training.executors.workers import Workers
+from evsim.training.learning.learning import Learning, Setting
+from evsim.verify import verify
+from tests.algorithms.oracle import (
+    CLASSES,
+    INPUTS,
+    SEED,
+    SIZES,
+    Drive,
+    Vector,
+    client_batches,
+    client_rows,
+    gradient,
+    learning,
+    local,
+    loss,
+    parameters,
+    problem,
+)
+
+PAGE = Path(__file__).parents[2].joinpath("docs", "extending.md").read_text(encoding="utf-8")
+RATE, LAM, N = 0.3, 0.7, len(SIZES)
+ROUNDS = [((0, 2, 3), (2,)), ((1, 3, 4, 5), ()), ((2, 3), ()), ((0, 1, 2, 3, 4, 5), (1, 4)), ((3,), ())]
+EXECUTORS = [Batched(threads=1), Batched(chunk=2, threads=1), Workers(workers=2)]
+
+
+@pytest.fixture(scope="module")
+def ditto(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("user")
+    (code,) = re.findall(r"```python\n([^`]*class Ditto.*?)```", PAGE, flags=re.DOTALL)
+    assert len(code.splitlines()) <= 60
+    (folder / "ditto.py").write_text(code, encoding="utf-8")
+    return registry.load("client_rule", "ditto.py:Ditto", folder), folder
+
+
+def driven(server: Learning) -> Learning:
+    drive = Drive(server)
+    for asked, lost in ROUNDS:
+        tasks = drive.dispatch(asked)
+        gone = np.isin(asked, lost)
+        server.discard(tasks[gone].tolist())
+        server.apply(tasks[~gone])
+    return server
+
+
+def textbook_ditto(rule: Any) -> tuple[Vector, dict[int, Vector]]:
+    """Algorithm 1: a lost client's personal model stays as it was."""
+    data, nth, own = problem(), dict.fromkeys(range(N), 0), dict[int, Vector]()
+    w = parameters(learning(data, client_rule=rule))
+    for asked, lost in ROUNDS:
+        total, weight = np.zeros_like(w), 0.0
+        for client in asked:
+            steps = client_batches(rule, data, client, nth[client])
+            nth[client] += 1
+            if client in lost:
+                continue
+            y, v = w.copy(), own.get(client, w).copy()
+            y = local(w, steps, RATE)
+            for x, labels in steps:
+                v = v - RATE * (gradient(v, x, labels) + LAM * (v - w))
+            own[client] = v
+            total, weight = total + SIZES[client] * (y - w), weight + SIZES[client]
+        w = w + total / weight
+    return w, own
+
+
+@pytest.mark.parametrize("executor", [Serial(threads=1), *EXECUTORS], ids=str)
+def test_ditto_of_the_page_agrees_with_the_textbook_under_drop_outs(ditto: Any, executor: Any) -> None:
+    rule = ditto[0](learning_rate=RATE, batch_size=4, epochs=2, lam=LAM)
+    server = driven(learning(problem(), client_rule=rule, executor=executor))
+    w, own = textbook_ditto(rule)
+    np.testing.assert_allclose(parameters(server), w, rtol=0, atol=1e-9)
+    found = server.evaluate_clients(64)
+    for client in range(N):
+        x, y = client_rows(problem(), client)
+        assert found["loss"][client] == pytest.approx(loss(w, x, y), abs=1e-9)
+        assert found["personal_loss"][client] == pytest.approx(loss(own.get(client, w), x, y), abs=1e-9)
+    server.close()
+
+
+def test_the_server_hears_of_the_loss_of_the_global_model_alone(ditto: Any) -> None:
+    options: Any = {"learning_rate": RATE, "batch_size": 4, "epochs": 2}
+    both = [learning(problem(), client_rule=rule) for rule in (ditto[0](**options, lam=LAM), Sgd(**options))]
+    heard = [server.apply(Drive(server).dispatch((0, 1, 3))).utility for server in both]
+    np.testing.assert_allclose(heard[0], heard[1], rtol=1e-12)
+
+
+# -- kept leaves -------------------------------------------------------------------------------------------------------
+
+
+def two_layers() -> torch.nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        body, norm, head = torch.nn.Linear(INPUTS, 5), torch.nn.BatchNorm1d(5), torch.nn.Linear(5, CLASSES)
+        return torch.nn.Sequential(body, norm, torch.nn.Tanh(), head)
+
+
+def keeping(keep: tuple[str, ...], executor: Any = None, data: Any = None) -> Learning:
+    rule = Sgd(learning_rate=RATE, batch_size=3, epochs=2, drop_last=True)
+    method = Method(broadcast=FullModel(), client_rule=rule, upload=(), weighting=SampleWeights(), merge=Mean(),
+                    server_optimizer=ServerSgd(), keep=keep)  # fmt: skip
+    setting = Setting(seed=SEED, precision="float64", cohort_goal=3)
+    return Learning(method, two_layers(), data or problem(), executor or Serial(threads=1), setting)
+
+
+KEEP = ("3.*", "1.running_*")
+
+
+def textbook_kept() -> tuple[dict[str, torch.Tensor], dict[int, dict[str, torch.Tensor]]]:
+    """FedPer with FedBN's statistics: every client trains the whole model, and sends what it does not keep."""
+    data, nth = problem(), dict.fromkeys(range(N), 0)
+    rule = Sgd(learning_rate=RATE, batch_size=3, epochs=2, drop_last=True)
+    whole = {name: leaf.detach().double() for name, leaf in two_layers().state_dict().items()}
+    own: dict[int, dict[str, torch.Tensor]] = {}
+    for asked, lost in ROUNDS:
+        total = {name: torch.zeros_like(leaf) for name, leaf in whole.items()}
+        weight = 0.0
+        for client in asked:
+            steps = client_batches(rule, data, client, nth[client])
+            nth[client] += 1
+            if client in lost:
+                continue
+            start = {**whole, **own.get(client, {})}
+            net = two_layers().double().train()
+            net.load_state_dict(start)
+            for x, y in steps:
+                net.zero_grad()
+                torch.nn.functional.cross_entropy(net(torch.tensor(x)), torch.tensor(y)).backward()
+                with torch.no_grad():
+                    for leaf in net.parameters():
+                        leaf.sub_(RATE * leaf.grad)
+            after = {name: leaf.detach().clone().double() for name, leaf in net.state_dict().items()}
+            own[client] = {name: leaf for name, leaf in after.items() if name[0] == "3" or "running" in name}
+            for name in whole:
+                if name not in own[client]:
+                    total[name] += SIZES[client] * (after[name] - start[name])
+            weight += SIZES[client]
+        whole = {name: leaf + total[name] / weight for name, leaf in whole.items()}
+        whole["1.num_batches_tracked"] = whole["1.num_batches_tracked"].round()
+    return whole, own
+
+
+@pytest.mark.parametrize("executor", [Serial(threads=1), *EXECUTORS], ids=str)
+def test_personal_heads_and_statistics_agree_with_the_textbook_under_drop_outs(executor: Any) -> None:
+    server = driven(keeping(KEEP, executor))
+    whole, own = textbook_kept()
+    for name, leaf in server.tensors().items():
+        np.testing.assert_allclose(leaf, whole[name].numpy(), rtol=0, atol=1e-9, err_msg=name)
+    built = two_layers().state_dict()
+    np.testing.assert_array_equal(server.tensors()["3.weight"], built["3.weight"].double().numpy())
+    found, data = server.evaluate_clients(64), problem()
+    for client in range(N):
+        x, y = (torch.as_tensor(part) for part in client_rows(data, client))
+        net = two_layers().double().eval()
+        net.load_state_dict({**whole, **own.get(client, {})})
+        expected = float(torch.nn.functional.cross_entropy(net(x), y).detach())
+        assert found["personal_loss"][client] == pytest.approx(expected, abs=1e-9)
+    assert (found["loss"] != found["personal_loss"]).all()
+    server.close()
+
+
+def test_nobody_who_keeps_nothing_is_slowed_or_changed() -> None:
+    one, other = driven(keeping(())), driven(keeping(("1.num_batches_tracked",)))
+    for name, leaf in one.tensors().items():
+        if name != "1.num_batches_tracked":
+            np.testing.assert_allclose(leaf, other.tensors()[name], rtol=0, atol=1e-12)
+    assert not [name for name in one.evaluate_clients(64) if name.startswith("personal_")]
+
+
+@pytest.mark.parametrize(
+    ("keep", "words"),
+    [
+        (("4.*",), r"keep: '4.\*' names no leaf; expected patterns of names"),
+        (("*",), "keep: every parameter; expected some that are sent"),
+    ],
+)
+def test_patterns_that_name_nothing_or_everything_are_refused(keep: tuple[str, ...], words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        keeping(keep)
+
+
+def test_a_run_with_a_personal_head_sends_less_and_is_better_for_each_client(tmp_path: Path) -> None:
+    overrides = ["stop.server_steps=30", "stop.target_accuracy=", "executor.kind=serial", "population.clients=40"]
+    overrides += ["aggregation.cohort_goal=10", "aggregation.minimum_cohort=6", "aggregation.minimum_reports=3"]
+    overrides += ["evaluation.per_client=true", "evaluation.every=15", "data.partition.alpha=0.1", 'keep=["3.*"]']
+    run = load_run(Simulation(Scenario.load("quickstart", overrides)).run(tmp_path / "run"))
+    rows = run.client_evaluations
+    last = rows[rows["version"] == 30]
+    assert set(last["metric"]) == {"loss", "accuracy", "personal_loss", "personal_accuracy"}
+    mean = last.groupby("metric", observed=True)["value"].mean()
+    assert mean["personal_accuracy"] > mean["accuracy"] + 0.1
+    body, head = 64 * 32 + 32, 32 * 10 + 10
+    assert run.manifest["cost"]["bytes_up"] == round(40_000_000 * body / (body + head))
+    verdict = verify(tmp_path / "run")
+    assert verdict.ok, [check for check in verdict.checks if not check.ok]
+
+
+def test_ditto_runs_from_its_file_and_resumes(ditto: Any, tmp_path: Path) -> None:
+    overrides = ["stop.server_steps=6", "executor.kind=serial", "population.clients=40", "aggregation.cohort_goal=8"]
+    overrides += ["aggregation.minimum_cohort=6", "aggregation.minimum_reports=3", "evaluation.per_client=true"]
+    overrides += [f"client_rule={{kind='{ditto[1]}/ditto.py:Ditto', lam=0.5, learning_rate=0.05, batch_size=5}}"]
+    scenario = Scenario.load("quickstart", overrides)
+    run = load_run(Simulation(scenario).run(tmp_path / "run"))
+    assert "personal_accuracy_mean" in set(run.evaluations["metric"])
+    done = run.tasks[run.tasks["outcome"] == "aggregated"]
+    assert (done["planned_samples"] == 2 * 80 * done["samples"]).all()
+    assert replace(scenario).keep == ()
+    assert verify(tmp_path / "run").ok
