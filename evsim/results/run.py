@@ -199,6 +199,12 @@ class Run:
         """What each client's battery gave and took, if the world had batteries."""
         return self._table("energy")
 
+    def events(self) -> pd.DataFrame:
+        """Everything that the tables tell, a row each, in order: at, event, client, task, round, detail."""
+        from evsim.results.events import events_of
+
+        return events_of(self)
+
     def _table(self, name: str) -> pd.DataFrame:
         return read_table(self.folder, name, partial=self.partial)
 

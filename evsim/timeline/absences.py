@@ -12,8 +12,6 @@ from evsim.base.vocabulary import Rank
 from evsim.timeline.sessions import SessionEdges
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import ArrayLike
 
     from evsim.base.vocabulary import BoolArray, IntArray
@@ -161,12 +159,6 @@ class MovingSessions:
             if edge is not None:
                 return int(edge.at[0]), int(edge.clients[0]), bool(edge.check_in[0])
         return None
-
-    def each(self, now: int) -> Iterator[tuple[int, int, bool]]:
-        """`take` edge by edge, in plain numbers."""
-        edges = self.take(now)
-        if edges is not None:
-            yield from zip(*(column.tolist() for column in edges), strict=True)
 
     def next_check_ins(self, count: int, until: int) -> IntArray:
         """Instants of the next check-ins, at most `count`, none after `until`; some may be of devices that are away."""

@@ -27,6 +27,7 @@ _TOP_K = ['upload=[{kind="top_k",share=0.1}]']
 #: Whether all cases are tried instead of some; how many runs are killed.
 EVERY_CASE, KILLS = "EVSIM_KILLS" in os.environ, int(os.environ.get("EVSIM_KILLS", "4"))
 
+_OUTAGE = "{kind='outage',at='20min',lasts='10min',keep=true}"
 #: By name, what is laid over the bundled quickstart.
 CASES = {
     "synchronous": [],
@@ -47,10 +48,7 @@ CASES = {
     "clients by themselves": ["evaluation.per_client=true", "data.client_test_fraction=0.3"],
     "some clients": ["evaluation.per_client=true", "evaluation.client_sample=20"],
     "acted on": [
-        (
-            "actor=[{kind='outage',at='20min',lasts='10min',keep=true},{kind='fault',crash_every='1h',link_every='1h'},"
-            "{kind='battery',first=0.1}]"
-        ),
+        f"actor=[{_OUTAGE},{{kind='fault',crash_every='1h',link_every='1h'}},{{kind='battery',first=0.1}}]",
         "network={kind='shared',down_kbps=100000,up_kbps=50000}",
     ],
     "batched": ['executor={kind="batched",chunk=4}'],
