@@ -24,6 +24,7 @@ _MOST_CELLS = 50_000_000  # clients times labels, up to which skew is computed
 _SHOWN = 60  # clients whose labels are drawn
 _TOP = 5  # names that are listed
 _READ = 10_000  # inputs of which mean and deviation are taken
+_COLUMNS = 16  # numbers of a sample, up to which each has a mean of its own
 _IMAGES = 4  # axes: samples, channels, height, width
 
 
@@ -243,10 +244,11 @@ def _dataset(kind: str) -> Look:
 
 
 def _moments(x: Values) -> dict[str, str]:
-    """Mean and deviation, of each channel for images, as the transform `normalize` takes them."""
+    """Mean and deviation, of each channel or each of a few columns, as the transform `normalize` takes them."""
     rows = np.unique(np.linspace(0, len(x) - 1, _READ).astype(np.int64))
     some = x[rows].astype(np.float64) / (255 if x.dtype == np.uint8 else 1)
-    along = (0, *range(2, some.ndim)) if some.ndim == _IMAGES else None
+    columns = some.ndim == 2 and some.shape[1] <= _COLUMNS  # noqa: PLR2004  samples and numbers
+    along = (0, *range(2, some.ndim)) if some.ndim == _IMAGES or columns else None
     mean, deviation = np.atleast_1d(some.mean(axis=along)), np.atleast_1d(some.std(axis=along))
     text = f"mean = {_numbers(mean)}, deviation = {_numbers(deviation)}"
     return {"scale": f"{text}{' (bytes as 0 to 1)' if x.dtype == np.uint8 else ''}"}
