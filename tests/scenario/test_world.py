@@ -24,10 +24,10 @@ BLOCKS = re.findall(r"```python\n(.*?)```", SECTION, flags=re.DOTALL)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("mine")
-    (path / "my_method.py").write_text("\n\n".join(BLOCKS), encoding="utf-8")
+    (path / "my_world.py").write_text("\n\n".join(BLOCKS), encoding="utf-8")
     (path / "mine.toml").write_text(TOML, encoding="utf-8")
     yield path
-    sys.modules.pop("evsim_plugin_my_method", None)
+    sys.modules.pop("evsim_plugin_my_world", None)
 
 
 class _OfThePage:
@@ -38,17 +38,17 @@ class _OfThePage:
 
 class TestRushHours(_OfThePage, NetworkContract):
     def make(self):
-        return registry.load("network", "my_method.py:RushHours", self.place)()
+        return registry.load("network", "my_world.py:RushHours", self.place)()
 
 
 class TestCells(_OfThePage, NetworkContract):
     def make(self):
-        return registry.load("network", "my_method.py:Cells", self.place)(cells=3, kbps=9_000.0)
+        return registry.load("network", "my_world.py:Cells", self.place)(cells=3, kbps=9_000.0)
 
 
 class TestMaintenance(_OfThePage, ActorContract):
     def make(self):
-        return registry.load("actor", "my_method.py:Maintenance", self.place)(at=20_000, lasts=5_000)
+        return registry.load("actor", "my_world.py:Maintenance", self.place)(at=20_000, lasts=5_000)
 
 
 def test_each_is_a_plug_in_of_at_most_sixty_lines():
