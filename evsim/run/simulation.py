@@ -38,7 +38,7 @@ from evsim.timeline.clock import Clock
 from evsim.timeline.manager import ClientManager
 from evsim.timeline.server import LiveServer
 from evsim.timeline.sessions import Sessions
-from evsim.timeline.world import NoLearning, World
+from evsim.timeline.world import NoLearning, World, n_drawn
 from evsim.traces.availability import Edges
 from evsim.training.learning.learning import Learning
 
@@ -298,7 +298,7 @@ class _Live:
             samples=parts.samples,
             manager=ClientManager(
                 scenario.selection,
-                len(parts.samples),
+                n_drawn(parts.samples),
                 scenario.seed,
                 parts.population.availability,
                 asks_why=scenario.record.selector,

@@ -64,7 +64,7 @@ class ClientView(Protocol):
 
     @property
     def n_clients(self) -> int:
-        """Size of the declared population."""
+        """Ids that clients may have: the declared population, up to the last client with data."""
 
     @property
     def n_idle(self) -> int:

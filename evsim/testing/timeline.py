@@ -29,7 +29,7 @@ from evsim.timeline.clock import Clock
 from evsim.timeline.manager import ClientManager
 from evsim.timeline.server import LiveServer
 from evsim.timeline.sessions import Sessions
-from evsim.timeline.world import LearningPort, NoLearning, World
+from evsim.timeline.world import LearningPort, NoLearning, World, n_drawn
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.speed import DeviceSpeed
 
@@ -144,7 +144,7 @@ class TinyWorld:
             clock=clock,
             availability=presence if self.acts else self.trace,
             samples=samples,
-            manager=ClientManager(self.selector, n, self.seed, self.trace),
+            manager=ClientManager(self.selector, n_drawn(samples), self.seed, self.trace),
             sessions=MovingSessions(Sessions(self.trace), presence) if self.acts else Sessions(self.trace),
             pricing=Pricing(self.cost, speed, self.seed, self.network.open(Site(speed, self.seed, Path()))),
             work=lambda sizes: Work(schedule.n_processed(sizes), np.zeros_like(sizes)),

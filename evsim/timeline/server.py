@@ -219,6 +219,7 @@ class LiveServer:
 
     def _own_sources(self) -> None:
         world = self.world
+        world.sessions.wait_for(world.samples > 0)
         declared = world.pricing.declared_ms(world.whole_work, world.sizes)
         self.registration = Registration(world.manager, world.audience, world.samples, declared)
         self.agenda.add(

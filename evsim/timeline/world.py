@@ -107,6 +107,12 @@ class Errand:
         return self.work(samples) if self.drawn is None else self.drawn(samples, clients, nth)
 
 
+def n_drawn(samples: IntArray) -> int:
+    """How many ids selectors draw from: those up to the last client with data, whoever stands behind."""
+    having = np.flatnonzero(samples)
+    return int(having[-1]) + 1 if len(having) else 0
+
+
 def cut(partial: HasWork, full: Work, samples: IntArray, max_steps: IntArray) -> Work:
     """The work of clients of which some do only so many steps (0: all of them)."""
     short, few = partial.work_of(samples, max_steps), max_steps > 0
