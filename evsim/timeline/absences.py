@@ -153,9 +153,12 @@ class MovingSessions:
         return self._of_trace(self._sessions.take_one(now))
 
     def take_single(self, now: int) -> tuple[int, int, bool] | None:
-        """`take_one` in plain numbers: instant, client, whether it is a check-in."""
-        edges = self.take_one(now)
-        return None if edges is None else (int(edges.at[0]), int(edges.clients[0]), bool(edges.check_in[0]))
+        """The next edge up to now in plain numbers: instant, client, whether it is a check-in."""
+        while self.next() <= now:
+            edge = self.take_one(now)  # None: of a device that is kept away
+            if edge is not None:
+                return int(edge.at[0]), int(edge.clients[0]), bool(edge.check_in[0])
+        return None
 
     def next_check_ins(self, count: int, until: int) -> IntArray:
         """Instants of the next check-ins, at most `count`, none after `until`; some may be of devices that are away."""

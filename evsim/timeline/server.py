@@ -23,6 +23,7 @@ from evsim.cost.network import SharedNetwork
 from evsim.timeline.absences import MovingSessions, Presence
 from evsim.timeline.agenda import Agenda, PatientAgenda
 from evsim.timeline.cohorts import OF_USED, Cohorts
+from evsim.timeline.desk import Desk
 from evsim.timeline.digest import TimelineHash
 from evsim.timeline.dispatch import Dispatcher
 from evsim.timeline.dropouts import Dropouts
@@ -86,8 +87,6 @@ class LiveServer:
         self, run: Callable[[Server], Process[None]], name: str, among: IntArray | None, full_goal: int = 0
     ) -> None:
         """A process of an aggregator, with a server of its own."""
-        from evsim.timeline.desk import Desk
-
         process: object = run(Desk(self, name, among, full_goal))
         if not isinstance(process, Generator):
             whose = getattr(run, "__qualname__", repr(run))
@@ -120,8 +119,7 @@ class LiveServer:
 
     def in_vain(self) -> None:
         """A process waits for clients that never come by themselves; the run ends unless another one will wake."""
-        if not (self.agenda.somebody_wakes or self.dispatcher.busy or self._somebody_is_away()):
-            self.end("no_clients")
+        self.clock.call(self.now, Rank.END, self._end_if_all_wait)  # others may only begin at this instant
 
     def down_until(self, instant: int) -> None:
         """The server decides nothing until an instant."""
@@ -214,6 +212,10 @@ class LiveServer:
             return moving, moving.transfers.moved
         dispatcher = Dispatcher(world, self.ledger, self.endings, self._hash)
         return dispatcher, None if network.is_even else world.pricing.moved
+
+    def _end_if_all_wait(self) -> None:
+        if not (self.agenda.somebody_wakes or self.dispatcher.busy or self._somebody_is_away()):
+            self.end("no_clients")
 
     def _own_sources(self) -> None:
         world = self.world

@@ -36,6 +36,7 @@ CASES = {
     "buffered": _BUFFERED,
     "oort": ['selection={kind="oort"}'],
     "oort, buffered": ['selection={kind="oort"}', "record.selector=true", *_BUFFERED],
+    "kept head, work by class": ['keep=["3.*"]', "work={kind='by_class', shares=[1.0, 0.4]}", "client_rule.epochs=2"],
     "plain manager": ['selection={kind="manager", target="tests.crash.plain:Plain"}'],
     "oort, prompt": ['selection={kind="oort"}', 'engine.replay="events"'],
     "power of choice": ['selection={kind="power_of_choice",d=20}'],
