@@ -104,6 +104,7 @@ class MovingSessions:
         self._sessions, self._presence = sessions, presence
         self.online_until = sessions.online_until
         self._extra: list[tuple[int, int, int]] = []  # heap of (when, rank, client)
+        self._awaited = np.ones(len(presence.away_until), np.bool_)
 
     def keep_away(self, clients: IntArray, now: int, until: int) -> None:
         """Devices are away from now until an instant; every edge before now has been handed over."""
@@ -123,6 +124,11 @@ class MovingSessions:
             heapq.heappush(self._extra, (at, _CHECK_IN, client))
 
     # -- as of `Sessions` -------------------------------------------------------------------------------------------
+
+    def wait_for(self, clients: BoolArray) -> None:
+        """Only these, a flag for each, are counted by `next_check_ins` and `returns`: the others have no data."""
+        self._sessions.wait_for(clients)
+        self._awaited = clients
 
     def online_at_start(self) -> IntArray:
         """Ids of the clients that are online at virtual time 0."""
@@ -165,13 +171,16 @@ class MovingSessions:
         found = self._sessions.next_check_ins(count, until)
         if not self._extra:
             return found
-        back = [at for at, rank, client in self._extra if rank == _CHECK_IN and self._is_true(at, rank, client)]
-        mine = np.array([at for at in back if at <= until], np.int64)
+        awaited = [entry for entry in self._extra if entry[1] == _CHECK_IN and self._awaited[entry[2]]]
+        mine = np.array([entry[0] for entry in awaited if entry[0] <= until and self._is_true(*entry)], np.int64)
         return np.sort(np.concatenate([found, mine]))[:count]
 
     def returns(self) -> bool:
         """Whether any device ever checks in again."""
-        return bool(self._extra) or bool((self._presence.away_until >= FOREVER).any()) or self._sessions.returns()
+        away = (self._presence.away_until >= FOREVER) & self._awaited
+        return (
+            any(self._awaited[client] for _, _, client in self._extra) or bool(away.any()) or self._sessions.returns()
+        )
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
