@@ -13,6 +13,7 @@ from evsim.base.vocabulary import Feedback, FloatArray, IntArray
 from evsim.cost.own import Own
 from evsim.cost.pricing import Pricing, Sizes
 from evsim.cost.work import Work
+from evsim.timeline.absences import MovingSessions, Presence
 from evsim.timeline.audience import Audience
 from evsim.timeline.clock import Clock
 from evsim.timeline.port import ManagerPort
@@ -146,10 +147,10 @@ class World:
     """
 
     clock: Clock
-    availability: AvailabilityTrace
+    availability: AvailabilityTrace | Presence
     samples: IntArray
     manager: ManagerPort
-    sessions: Sessions
+    sessions: Sessions | MovingSessions
     pricing: Pricing
     work: Callable[[IntArray], Work]
     wire_bytes: tuple[int, int]
