@@ -67,6 +67,7 @@ CASES = {
         ["population.speed={compute_ms_per_sample={kind='exponential', mean=9}, upload_kbps=900, download_kbps=900}"],
     ),
     "too_long": ([BUFFER, "aggregation.task_timeout=1min"], [BUFFER]),  # 80 s for 80 MB
+    "many_evaluations": (["evaluation.every=1ms"], ["evaluation.every=1min"]),
     "charged_size": (["cost.sample_scale=1"], ["cost.sample_scale=80"]),
     "diverges_at_once": (
         ["client_rule.learning_rate=1e15", "client_rule.weight_decay=1e15", "client_rule.momentum=0.9"],
