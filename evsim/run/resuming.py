@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 from evsim.base.documents import load_json
 from evsim.base.errors import Problem, ResumeError, RunFolderError, report
 from evsim.base.lock import LOCK_FILE, locked
-from evsim.run.checkpoints import Saved, tidy, whole
+from evsim.run.checkpoints import Saved, newest, tidy
 from evsim.run.identity import (
     check_same,
     has_identity,
@@ -173,7 +173,7 @@ class Place:
             with ExitStack() as held:
                 held.enter_context(locked(folder))
                 tidy(folder)
-                self.saved = next(iter(whole(folder)), None)
+                self.saved = newest(folder)
                 if self._extend and self.saved is None and self._scenario.training == "real":
                     raise _no_checkpoint(self._run)
                 self._lock = held.pop_all()

@@ -107,14 +107,13 @@ class ExecutorContract(ABC):
     def test_models_that_may_not_be_batched_train_as_serially(self, model: str) -> None:
         compare(self.make(), make_job(MODELS[model]()), make_tasks)
 
-    @pytest.mark.parametrize("rule", ["fedprox", "adam", "qfedavg"])
     @pytest.mark.parametrize("kind", sorted(registry.entries("objective")))
-    def test_every_objective_trains_as_serially_with_what_rules_add(self, kind: str, rule: str) -> None:
-        compare(self.make(), objective_job(registry.load("objective", kind)(), make_rule(rule)), make_tasks)
+    def test_every_objective_trains_as_serially_with_what_a_rule_adds(self, kind: str) -> None:
+        compare(self.make(), objective_job(registry.load("objective", kind)(), make_rule("fedprox")), make_tasks)
 
     @pytest.mark.parametrize("kind", sorted(registry.entries("objective")))
-    def test_sums_of_every_objective_are_those_of_the_results(self, kind: str) -> None:
-        compare_sums(self.make(), objective_job(registry.load("objective", kind)()))
+    def test_sums_of_every_objective_are_those_of_the_results_with_a_look_before(self, kind: str) -> None:
+        compare_sums(self.make(), objective_job(registry.load("objective", kind)(), make_rule("qfedavg")))
 
     def test_single_precision_agrees_to_the_stated_tolerance(self) -> None:
         compare(self.make(), make_job(mlp(), dtype=torch.float32), make_tasks)

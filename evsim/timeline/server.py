@@ -21,6 +21,7 @@ from evsim.base.vocabulary import Feedback, IntArray, Outcome, Rank
 from evsim.cost.network import SharedNetwork
 from evsim.timeline.agenda import Agenda
 from evsim.timeline.cohorts import OF_USED, Cohorts
+from evsim.timeline.desk import Desk
 from evsim.timeline.digest import TimelineHash
 from evsim.timeline.dispatch import Dispatcher
 from evsim.timeline.dropouts import Dropouts
@@ -78,8 +79,6 @@ class LiveServer:
         self, run: Callable[[Server], Process[None]], name: str, among: IntArray | None, full_goal: int = 0
     ) -> None:
         """A process of an aggregator, with a server of its own."""
-        from evsim.timeline.desk import Desk
-
         process: object = run(Desk(self, name, among, full_goal))
         if not isinstance(process, Generator):
             whose = getattr(run, "__qualname__", repr(run))
@@ -112,8 +111,7 @@ class LiveServer:
 
     def in_vain(self) -> None:
         """A process waits for clients that never come by themselves; the run ends unless another one will wake."""
-        if not self.agenda.somebody_wakes and not self.dispatcher.busy:
-            self.end("no_clients")
+        self.clock.call(self.now, Rank.END, self._end_if_all_wait)  # others may only begin at this instant
 
     def settle(self) -> None:
         """Bring the world up to now."""
@@ -199,6 +197,10 @@ class LiveServer:
             return moving, moving.transfers.moved
         dispatcher = Dispatcher(world, self.ledger, self.endings, self._hash)
         return dispatcher, None if network.is_even else world.pricing.moved
+
+    def _end_if_all_wait(self) -> None:
+        if not self.agenda.somebody_wakes and not self.dispatcher.busy:
+            self.end("no_clients")
 
     def _own_sources(self) -> None:
         world = self.world

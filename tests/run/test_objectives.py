@@ -10,6 +10,7 @@ import pytest
 
 from evsim import Scenario, Simulation, load_run
 from evsim.results import Run
+from evsim.run.assembly import learning_of, open_all
 from evsim.verify import verify
 
 BASE: dict[str, Any] = {
@@ -68,7 +69,7 @@ def test_hubers_loss_learns_one_number_in_spite_of_outliers(tmp_path):
     for error in ("huber", "squared"):
         (tmp_path / error).mkdir()
         found[error] = run(
-            tmp_path / error, y, data=folder, objective={"kind": "regression", "error": error}, stop={"rounds": 25}
+            tmp_path / error, y, data=folder, objective={"kind": "regression", "error": error}, stop={"rounds": 12}
         )
     assert value(found["huber"], "mae") < 0.9 * value(found["squared"], "mae")
     assert found["huber"].curve("mae").value[0] > value(found["huber"], "mae")
@@ -114,3 +115,49 @@ def test_a_language_model_reaches_its_target(tmp_path):
     assert perplexity[0] > 70  # of 80 characters
     np.testing.assert_allclose(np.log(perplexity), found.curve("loss").value, rtol=1e-9)  # no window is padded
     assert value(found, "accuracy") < value(found, "top3_accuracy")
+
+
+STEPS = np.where(np.arange(4) < 1 + np.arange(600)[:, None] % 4, (X[:, :4] > 0).astype(np.int64), -1)
+LABELS = {
+    "classification": (X @ WEIGHTS).argmax(1),
+    "binary": (X @ WEIGHTS[:, 0] > 0).astype(np.int64),
+    "multi_label": X @ WEIGHTS > 0,
+    "regression": X @ WEIGHTS,
+    "next_token": np.concatenate([STEPS, STEPS], 1),
+}
+READER = """
+import torch
+
+
+class Reader(torch.nn.Module):
+    def __init__(self, shape, n_classes):
+        super().__init__()
+        self.out = torch.nn.Linear(shape[0], 8 * n_classes)
+
+    def forward(self, x):
+        return self.out(x).reshape(len(x), 8, -1)
+"""
+
+
+@pytest.mark.parametrize("kind", sorted(LABELS))
+def test_queries_evaluations_and_utilities_mean_the_same_loss(tmp_path, kind):
+    """Of a client's samples: asked for before a selection, evaluated, and seen by a step of all its samples."""
+    np.savez(tmp_path / "samples.npz", x=X, y=LABELS[kind])
+    (tmp_path / "reader.py").write_text(READER)
+    model = "reader.py:Reader" if kind == "next_token" else "softmax"
+    rule = {"kind": "sgd", "learning_rate": 0.1, "batch_size": 600}
+    made = tables(model={"kind": model}, client_rule=rule, precision="float64", objective=kind, stop={"rounds": 2})
+    scenario = Scenario.from_dict(made, folder=tmp_path)
+    learning = learning_of(scenario, open_all(scenario, "cpu"), scenario.executor)
+    clients = np.arange(20)
+    evaluated = learning.evaluate_clients(7)
+    np.testing.assert_allclose(learning.losses(clients), evaluated["loss"], rtol=1e-12)
+    np.testing.assert_allclose(
+        learning.evaluate_clients(1000, clients[5:9])["loss"], evaluated["loss"][5:9], rtol=1e-12
+    )
+    learning.dispatched(clients, clients, np.zeros_like(clients))
+    each = learning._judged((learning._data.x, learning._data.y), 0, 1000)["loss"].numpy()
+    own = [each[learning._data.of_client(client)] for client in clients.tolist()]
+    oorts = [np.sqrt((losses**2).mean()) for losses in own]  # per sample (Lai et al. 2021), of one step of all
+    np.testing.assert_allclose(learning.apply(clients).utility, oorts, rtol=1e-12)
+    learning.close()

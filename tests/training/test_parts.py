@@ -342,3 +342,16 @@ def test_work_of_a_page_that_is_equal_in_time(tmp_path: Path) -> None:
     run = load_run(Simulation(Scenario.load("quickstart", [*SHORT, *more])).run(tmp_path / "run"))
     assert run.tasks["steps"].nunique() > 5
     assert verify(tmp_path / "run").ok
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ('keep=["3.*"]', "keep: leaves of a model; expected nothing here"),
+        ("broadcast={kind='heterofl.py:HeteroFL', first='1', last='3'}", "broadcast: HeteroFL sends parts of a model"),
+    ],
+)
+def test_a_dry_run_has_no_model_to_cut(hetero: Any, override: str, words: str) -> None:
+    (hetero[0] / "dry.toml").write_text('extends = "replay"\n', encoding="utf-8")
+    with pytest.raises(ScenarioError, match=words):
+        Scenario.load(hetero[0] / "dry.toml", [override], paths_from=hetero[0])
