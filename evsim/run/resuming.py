@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -124,7 +124,7 @@ def leave_over(run: Path, scenario: Scenario | None = None) -> None:
     if scenario is not None:
         check_same(run, {"scenario": text}, {"scenario": scenario.to_toml()})
     if resume_folder(run).is_dir():
-        with locked(resume_folder(run)):
+        with suppress(OSError), locked(resume_folder(run)):  # on a disk that is read-only it stays as it is
             _end(run, keep=_keeps(text, str(run)))
 
 

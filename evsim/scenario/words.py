@@ -40,6 +40,7 @@ def in_words(scenario: Scenario) -> list[tuple[str, str]]:
         *(("upload", policy("upload", each)) for each in scenario.upload),
         *([("stays on clients", ", ".join(scenario.keep))] if scenario.keep else []),
         ("evaluation", _evaluation(scenario)),
+        *(("actor", policy("actor", each)) for each in scenario.actor),
         *(("listener", policy("listener", each)) for each in scenario.listener),
     ]
 

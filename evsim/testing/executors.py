@@ -80,6 +80,10 @@ class ExecutorContract(ABC):
         rule = make_rule(name)
         compare(self.make(), make_job(mlp(), rule), make_tasks)
 
+    def test_clipped_gradients_and_nesterov_momentum_train_as_serially(self) -> None:
+        rule = make_rule("sgd", clip_norm=0.5, momentum=0.9, nesterov=True)
+        compare(self.make(), make_job(mlp(), rule), make_tasks)
+
     @pytest.mark.parametrize("kind", ["epochs", "steps"])
     def test_rules_that_keep_state_and_look_first_train_as_serially(self, kind: str) -> None:
         rule = make_rule("scaffold", option=1, **{kind: 3})

@@ -99,6 +99,7 @@ SLOTS = {
         "",
         {"evsim.training.objectives.metrics.counting:Accuracy": ["name", "keep", "of"]},
     ),
+    "actor": ("actor", "at = '20min', lasts = '10min'", {"evsim.actors.outage:Outage": ["run", "caveats"]}),
     "network": ("network", "", {"evsim.cost.network:IndependentLinks": ["open", "lasts_ms"]}),
     "join": ("population.join", "", {"evsim.traces.population:Modulo": ["devices"]}),
 }
@@ -131,7 +132,7 @@ def _with_mine(slot: str, base: str) -> str:
     key, options, _ = SLOTS[slot]
     parts = ['kind = "mine.py:Mine"', options, "mu = 0.1" if "fedprox" in base else ""]
     table = f"{{ {', '.join(filter(None, parts))} }}"
-    return f"{key}=[{table}]" if slot in {"upload", "transform", "metric"} else f"{key}={table}"
+    return f"{key}=[{table}]" if slot in {"upload", "transform", "metric", "actor"} else f"{key}={table}"
 
 
 def test_every_slot_is_in_the_product():

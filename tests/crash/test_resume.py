@@ -37,6 +37,7 @@ _FEW = [
     "scaffold, workers",
     "top-k, buffered, oort",
     "batched",
+    "acted on",
 ]
 
 
