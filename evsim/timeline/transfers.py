@@ -77,19 +77,15 @@ class Transfers:
         now, column, pricing = self._clock.now, self._ledger.column, self._pricing
         clients, nth = column("client", tasks), column("nth", tasks)
         latency = pricing.speed.latency_ms[clients]
-        own = [pricing.own_kbps("download", clients, nth), pricing.own_kbps("upload", clients, nth)]
-        alone = [
-            pricing.alone("download", clients, nth, column("bytes_down", tasks)),
-            pricing.alone("upload", clients, nth, column("bytes_up", tasks)),
-        ]
+        down, up = pricing.links(clients, nth, (column("bytes_down", tasks), column("bytes_up", tasks)))
         ids = tasks.tolist()
-        uploads = zip(clients.tolist(), own[1].tolist(), alone[1].tolist(), latency.tolist(), strict=True)
+        uploads = zip(clients.tolist(), up[0].tolist(), up[1].tolist(), latency.tolist(), strict=True)
         self._uploads.update(zip(ids, uploads, strict=True))
         for task, ended in zip(ids, column("ended_at", tasks).tolist(), strict=True):
             self._stands[task] = (_DOWNLOAD, now)
             if ended < FOREVER:
                 heapq.heappush(self._due, (ended, _GONE, task))
-        self._flows["download"].begin(now, (tasks, clients, own[0], alone[0], latency), self._held[clients])
+        self._flows["download"].begin(now, (tasks, clients, *down, latency), self._held[clients])
         self._arm()
 
     def ends_moved(self, tasks: IntArray) -> None:

@@ -37,7 +37,7 @@ def in_an_interpreter(case, folder, *, seed, threads, flush, stop, more=()):
     return done.stdout.splitlines()[-1].removeprefix("digest ")
 
 
-@pytest.mark.parametrize("case", ["synchronous", "oort, buffered"])
+@pytest.mark.parametrize("case", ["oort, buffered", pytest.param("synchronous", marks=pytest.mark.slow)])
 def test_flush_points_and_stops_change_nothing(tmp_path, case):
     expected = digest(case, tmp_path / "whole", PINNED)
     for number, (flush, stop) in enumerate([(0.0, 0), (0.003, 3), (9.0, 6)]):
@@ -71,7 +71,9 @@ def test_the_whole_matrix(tmp_path, case):
             assert told == expected, (executor, seed, threads, flush, stop)
 
 
-@pytest.mark.parametrize("case", ["synchronous", "buffered", pytest.param("scaffold", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "case", ["buffered", *(pytest.param(each, marks=pytest.mark.slow) for each in ("synchronous", "scaffold"))]
+)
 def test_another_executor_gives_the_same_timeline_and_almost_the_same_model(tmp_path, case):
     """A selector that does not listen to losses: nothing learnt flows back, so the timeline is the same to the bit."""
     found = {}
