@@ -124,6 +124,10 @@ class MovingSessions:
 
     # -- as of `Sessions` -------------------------------------------------------------------------------------------
 
+    def wait_for(self, clients: BoolArray) -> None:
+        """Only these, a flag for each, are waited for by the trace's own check-ins."""
+        self._sessions.wait_for(clients)
+
     def online_at_start(self) -> IntArray:
         """Ids of the clients that are online at virtual time 0."""
         return self._sessions.online_at_start()
