@@ -47,10 +47,11 @@ test-gpu: $(STAMP) ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
 bench: $(STAMP) ## benchmarks: replay, synchronous rounds, buffered aggregation, reading a million tasks
-	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks/test_timeline.py tests/benchmarks/test_results.py
+	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks/test_timeline.py tests/benchmarks/test_world.py tests/benchmarks/test_results.py
 
 bench-training: $(STAMP) ## training benchmarks: every executor against the bare loop
-	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks/test_training.py tests/benchmarks/test_training_gpu.py
+	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks/test_training.py tests/benchmarks/test_models.py \
+		tests/benchmarks/test_groups.py tests/benchmarks/test_training_gpu.py
 
 bench-selection: $(STAMP) ## selection benchmarks: up to a million clients
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks/test_selection.py

@@ -14,6 +14,7 @@ from evsim.base import registry
 from evsim.cli import app
 from evsim.scenario import Scenario
 from evsim.timeline.audience import FACTS
+from tests.verify import worlds
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -125,6 +126,22 @@ def test_the_aggregator_of_the_page_on_events_runs_as_three_processes(tmp_path: 
     steps = load_run(Simulation(scenario).run(tmp_path / "run")).server_steps
     assert set(steps["by"]) == {"tier 0", "tier 1", "tier 2"}
     assert len(steps) == 12
+
+
+def test_the_aggregator_of_the_page_on_events_trains_one_model(tmp_path: Path) -> None:
+    blocks_of_events(tmp_path, "tiers.py")
+    tiers = {"kind": f"{tmp_path / 'tiers.py'}:Tiers", "n_tiers": 2, "cohort_goal": 3}
+    change = {"aggregation": tiers, "population": {"clients": 16, "availability": "always"}}
+    table = worlds.merged(worlds.BASE, change | {"stop": {"rounds": 12}, "evaluation": {"every": 12}})
+    run = load_run(Simulation(Scenario.from_dict(table), device="cpu").run(tmp_path / "run"))
+    steps, used = run.server_steps, run.tasks[run.tasks["outcome"] == "aggregated"]
+    by = steps.set_index("version")["by"]
+    assert by.index.tolist() == list(range(1, 13))
+    assert set(by) == {"tier 0", "tier 1"}
+    assert (by.loc[used["server_step"]].to_numpy() == [f"tier {client % 2}" for client in used["client"]]).all()
+    assert set(used["staleness"]) >= {0, 1}  # each tier improves what the other one has improved meanwhile
+    losses = run.evaluations[run.evaluations["metric"] == "loss"]["value"]
+    assert losses.iloc[-1] < 0.95 * losses.iloc[0]
 
 
 def test_the_page_on_events_names_every_fact_and_kind() -> None:

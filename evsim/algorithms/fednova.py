@@ -57,7 +57,7 @@ class NovaSgd(LocalSgd):
 
     @override
     def report(self, delta: Tree, carry: Carry, received: Payload, state: State, steps: torch.Tensor) -> Update:
-        norm1 = effective_steps(steps, self.momentum, self.rate(carry) * self.mu)
+        norm1 = effective_steps(steps, self.momentum, self.rate(carry) * self.mu, nesterov=self.nesterov)
         return Update({"model": tree.scale(delta, 1 / norm1.clamp(min=1.0)), "nova": {"norm1": norm1}}, state, {})
 
 

@@ -1,15 +1,17 @@
 """What all client rules built on local SGD share; a rule of this family says only what is special about it.
 
 One step is ``v <- momentum v + d`` and ``y <- y - rate v``, where ``d = direction(g + weight_decay y)``: the update of
-``torch.optim.SGD`` (no dampening) with a hook. Momentum starts at zero in every task.
+``torch.optim.SGD`` (no dampening) with a hook. Momentum starts at zero in every task; with Nesterov's the step is along
+``d + momentum v``.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -57,6 +59,9 @@ class LocalSgd(ClientRule, PartialWork):
         drop_last: leave out the last batch of a pass if it is not full, as BatchNorm may need; a client with less than
             one batch trains on one batch of all it has.
         momentum: heavy ball, from zero in every task.
+        nesterov: step along d + momentum v instead of v.
+        clip_norm: shorten the gradient of a mini-batch to this norm, over all parameters, before anything is added to
+            it; None: never. Recurrent models need it.
         weight_decay: adds this times the parameters to the gradient; not in the reported loss.
         decay: how the learning rate falls over server steps; None keeps it.
         partial_work: a client that would miss the deadline does the whole steps that fit, if any, and reports them.
@@ -68,6 +73,8 @@ class LocalSgd(ClientRule, PartialWork):
     steps: int | None = None
     drop_last: bool = False
     momentum: float = 0.0
+    nesterov: bool = False
+    clip_norm: float | None = None
     weight_decay: float = 0.0
     decay: Decay | None = None
     partial_work: bool = False
@@ -75,6 +82,9 @@ class LocalSgd(ClientRule, PartialWork):
     def __post_init__(self) -> None:
         check_local(self.learning_rate, self.weight_decay)
         require(0 <= self.momentum < 1, "0 <= momentum < 1 must hold", momentum=self.momentum)
+        require(self.momentum > 0 or not self.nesterov, "nesterov needs momentum > 0", momentum=self.momentum)
+        bound = self.clip_norm
+        require(bound is None or (isfinite(bound) and bound > 0), "clip_norm must be > 0 or left out", clip_norm=bound)
         _ = self.schedule
 
     # -- hooks ------------------------------------------------------------------------------------------------------
@@ -105,7 +115,7 @@ class LocalSgd(ClientRule, PartialWork):
     @override
     def schedule(self) -> Schedule:
         epochs = 1 if self.epochs is None and self.steps is None else self.epochs
-        return Schedule(self.batch_size, epochs, self.steps, self.drop_last)
+        return _schedule(self.batch_size, epochs, self.steps, drop_last=self.drop_last)
 
     @override
     def work(self, n_samples: IntArray) -> Work:
@@ -127,6 +137,8 @@ class LocalSgd(ClientRule, PartialWork):
             carry["velocity"] = tree.zeros(received["model"])
         if self.decay is not None:
             carry["rate"] = {"": self.decay.rate(self.learning_rate, version)}
+        if self.clip_norm is not None:
+            carry["longest"] = {"": torch.full_like(version, self.clip_norm, dtype=torch.float64)}
         return carry
 
     @override
@@ -135,12 +147,15 @@ class LocalSgd(ClientRule, PartialWork):
 
     @override
     def step(self, carry: Carry, grads: Tree, received: Payload, state: State) -> Carry:
+        if self.clip_norm is not None:
+            grads = _shortened(grads, carry["longest"][""])
         if self.weight_decay:
             grads = tree.add_scaled(grads, carry["train"], self.weight_decay)
         move = self.direction(grads, carry, received, state)
         if self.momentum:
-            move = tree.add_scaled(move, carry["velocity"], self.momentum)
-            carry = {**carry, "velocity": move}
+            velocity = tree.add_scaled(move, carry["velocity"], self.momentum)
+            carry = {**carry, "velocity": velocity}
+            move = tree.add_scaled(move, velocity, self.momentum) if self.nesterov else velocity
         return {**carry, "train": tree.add_scaled(carry["train"], move, -self.rate(carry))}
 
     @override
@@ -160,11 +175,18 @@ def check_local(learning_rate: float, weight_decay: float) -> None:
     require(isfinite(weight_decay) and weight_decay >= 0, "weight_decay must be >= 0", weight_decay=weight_decay)
 
 
-def effective_steps(steps: torch.Tensor, momentum: float, pull: Scale = 0.0) -> torch.Tensor:
+def _shortened(grads: Tree, longest: torch.Tensor) -> Tree:
+    """G min(1, longest / ||g||) of each client."""
+    length = tree.norm(grads, like=longest)
+    return tree.scale(grads, torch.where(length > longest, longest / length, torch.ones_like(length)))
+
+
+def effective_steps(steps: torch.Tensor, momentum: float, pull: Scale = 0.0, *, nesterov: bool = False) -> torch.Tensor:
     """norm1(a): how far `steps` unit gradients move a client, in learning rates (Wang et al. 2020, section 3).
 
     The displacement of local SGD is minus the rate times sum_s a_s g_s. By linearity the sum of a_s is what unit
-    gradients in every step would give, so the rule is run on them: v <- momentum v + 1 - pull d; d <- d + v. This
+    gradients in every step would give, so the rule is run on them: v <- momentum v + 1 - pull d; d <- d + v (with
+    Nesterov's, d <- d + 1 - pull d + momentum v). This
     equals the paper's closed forms, a_s = (1 - rho^(tau-s)) / (1 - rho) and a_s = (1 - rate mu)^(tau-1-s), and
     serves both at once. Valid while all a_s >= 0: pull <= 1.
 
@@ -172,6 +194,7 @@ def effective_steps(steps: torch.Tensor, momentum: float, pull: Scale = 0.0) -> 
         steps: executed steps, 0-dim or (clients,).
         momentum: of the local optimizer.
         pull: rate times the proximal mu.
+        nesterov: whether the momentum is Nesterov's.
 
     >>> effective_steps(torch.tensor([1, 3]), 0.5)
     tensor([1.0000, 4.2500], dtype=torch.float64)
@@ -182,6 +205,12 @@ def effective_steps(steps: torch.Tensor, momentum: float, pull: Scale = 0.0) -> 
         return moved + steps
     for done in range(int(steps.max())):
         runs = steps > done
-        speed = momentum * speed + 1 - pull * moved
-        moved = torch.where(runs, moved + speed, moved)
+        push = 1 - pull * moved
+        speed = momentum * speed + push
+        moved = torch.where(runs, moved + (push + momentum * speed if nesterov else speed), moved)
     return moved
+
+
+@lru_cache(maxsize=64, typed=True)
+def _schedule(batch_size: Any, epochs: Any, steps: Any, *, drop_last: bool) -> Schedule:
+    return Schedule(batch_size, epochs, steps, drop_last)  # checked when it is made, and asked for at every dispatch

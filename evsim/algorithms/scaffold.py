@@ -121,7 +121,7 @@ class ScaffoldSgd(LocalSgd, OpeningPass):
         if self.option == 1:
             gain = tree.sub(carry["opening"], state["control"])
         else:
-            moved = self.rate(carry) * effective_steps(steps, self.momentum).clamp(min=1.0)
+            moved = self.rate(carry) * effective_steps(steps, self.momentum, nesterov=self.nesterov).clamp(min=1.0)
             gain = tree.sub(tree.scale(delta, -1 / moved), received["control"])
         gain = tree.scale(gain, worked)
         return Update({"model": delta, "control": gain}, {"control": tree.add(state["control"], gain)}, {})

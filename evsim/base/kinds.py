@@ -170,6 +170,11 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "csv": ("evsim.cost.rate_formats.csv", "columns time (s) and kbps, and series if there are several"),
         "lumos": ("evsim.cost.rate_formats.lumos", "Lumos: sessions of phones over WiFi and 4G, a tar or a folder"),
     },
+    "actor": {
+        "outage": ("evsim.actors.outage:Outage", "the server is down for a while; running tasks are lost or kept"),
+        "fault": ("evsim.actors.fault:Fault", "devices crash and links break at random, by named draws"),
+        "battery": ("evsim.actors.battery:Battery", "work drains batteries; a device that is low leaves and charges"),
+    },
     "executor": {
         "auto": (
             "evsim.training.executors.auto:Auto",

@@ -37,6 +37,9 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         unpacked = sum(told.row_group(number).total_byte_size for number in range(told.num_row_groups))
         if not 0 <= told.num_rows <= max(size * _MOST_PER_BYTE, 1) or not 0 <= unpacked <= _MOST_BYTES:
             raise ValueError(f"promises {told.num_rows} rows in {unpacked} bytes, in a file of {size} bytes")
+        names = file.schema_arrow.names
+        if len(set(names)) < len(names):
+            raise ValueError("has two columns of one name")
         return file.read(columns=None if columns is None else list(columns), use_threads=False)
 
 

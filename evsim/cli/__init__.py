@@ -5,6 +5,7 @@ from __future__ import annotations
 from evsim.cli.base import app
 from evsim.cli.check_command import check
 from evsim.cli.data_commands import data
+from evsim.cli.export_command import export
 from evsim.cli.look_commands import describe, list_kinds
 from evsim.cli.run_command import resume, run
 from evsim.cli.study_commands import compare, report, sweep
@@ -20,6 +21,7 @@ app.command()(compare)
 app.command()(report)
 app.command()(check)
 app.command()(verify)
+app.command()(export)
 app.command(name="list")(list_kinds)
 app.command()(describe)
 app.add_typer(traces, name="traces")

@@ -27,6 +27,7 @@ def import_(
     from evsim.scenario.layers import merge, override
     from evsim.training.data.importing import import_data
     from evsim.training.data.store import open_store
+    from evsim.training.data.suggesting import scenario_for
     from evsim.training.data.writing import Limits
 
     options: dict[str, Any] = {}
@@ -35,10 +36,8 @@ def import_(
     limits = Limits(min_samples=min_samples, max_samples=max_samples)
     import_data(kind, source, out, options=options, limits=limits)
     show(str(out))
-    partition = '{ kind = "dirichlet", alpha = 0.5 }' if open_store(out).offsets is None else '"natural"'
-    say("\nIn a scenario beside it:\n\n[data]")
-    say(f'dataset = {{ kind = "store", path = "{out}" }}')
-    say(f"partition = {partition}")
+    say("\nA scenario beside it may begin so:\n")
+    say(scenario_for(open_store(out), str(out)))
 
 
 @data.command(name="list")

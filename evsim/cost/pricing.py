@@ -93,9 +93,13 @@ class Pricing:
         """Duration of transfers of so many bytes at the devices' own rates, jitter included, latency not, ms."""
         return alone_ms(sizes, self._kbps(way)[clients]) * self._jitter("network", clients, nth)
 
-    def own_kbps(self, way: Way, clients: IntArray, nth: IntArray) -> FloatArray:
-        """The rates of the devices' own links, jitter included, kbit/s."""
-        return np.asarray(self._kbps(way)[clients] / self._jitter("network", clients, nth))
+    def links(
+        self, clients: IntArray, nth: IntArray, sizes: tuple[IntArray, IntArray]
+    ) -> tuple[tuple[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]:
+        """Down and up: the rates of the devices' own links, jitter included, kbit/s; what transfers take alone, ms."""
+        link, speed = self._jitter("network", clients, nth), self.speed
+        down, up = speed.download_kbps[clients], speed.upload_kbps[clients]
+        return (down / link, alone_ms(sizes[0], down) * link), (up / link, alone_ms(sizes[1], up) * link)
 
     def moved(self, size: str, rows: Mapping[str, IntArray], begin: IntArray, spent: IntArray) -> IntArray:
         """Bytes of transfers that were cut short after `spent` ms.

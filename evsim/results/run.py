@@ -189,6 +189,22 @@ class Run:
         """What the selector said of its choices, if the scenario asked for it (long form)."""
         return self._table("selections")
 
+    @cached_property
+    def changes(self) -> pd.DataFrame:
+        """What actors did to the world."""
+        return self._table("changes")
+
+    @cached_property
+    def energy(self) -> pd.DataFrame:
+        """What each client's battery gave and took, if the world had batteries."""
+        return self._table("energy")
+
+    def events(self) -> pd.DataFrame:
+        """Everything that the tables tell, a row each, in order: at, event, client, task, round, detail."""
+        from evsim.results.events import events_of
+
+        return events_of(self)
+
     def _table(self, name: str) -> pd.DataFrame:
         return read_table(self.folder, name, partial=self.partial)
 

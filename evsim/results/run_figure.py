@@ -10,6 +10,8 @@ from evsim.base.metrics import Target, metric_of
 from evsim.base.units import MS_PER_DAY, MS_PER_MINUTE, MS_PER_SECOND, format_duration
 from evsim.base.vocabulary import IntArray
 from evsim.results.canvas import BLUE, GRAY, GREEN, LIGHT, ORANGE, VERMILION, new_figure, shade_nights, tidy, time_axis
+from evsim.results.energy import task_joules
+from evsim.results.links import link_use
 from evsim.results.metrics import concurrency
 from evsim.results.run import Run
 
@@ -34,13 +36,16 @@ def run_figure(run: Run) -> Figure:
     """The headline metric, round ends, devices online, tasks in flight and lost, over one axis of virtual time."""
     learns = run.headline is not None
     figure = new_figure(10, 7.6 if learns else 5.2)
-    heights = ([4.2] if learns else []) + [0.9, 2.4, 1.2]
+    shared, energy = run.scenario_tables.get("network", {}).get("kind") == "shared", _has_energy(run)
+    heights = ([4.2] if learns else []) + [0.9, 2.4, 1.2] + [1.2] * (shared + energy)
     panels = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0])
     draws = ([_metric] if learns else []) + [_round_ends, _devices, _lost]
+    draws += ([_link] if shared else []) + ([_energy] if energy else [])
     end = max(run.end_ms, 1)
     for axes, draw in zip(panels, draws, strict=True):
         tidy(axes)
         shade_nights(axes, 0, end, run.start_ms)
+        _outages(axes, run)
         draw(axes, run)
     time_axis(panels[-1], 0, end, run.start_ms)
     figure.align_ylabels(panels)
@@ -80,6 +85,43 @@ def _target(axes: Axes, run: Run, goal: Target) -> None:
     text = f"first reached after {format_duration(at)}"
     offset = (-10 if side == "right" else 10, -14)
     axes.annotate(text, (at, target), offset, textcoords="offset points", ha=side, va="top", color=GREEN, fontsize=9)
+
+
+def _outages(axes: Axes, run: Run) -> None:
+    """Bands for the times at which the server was down."""
+    if "changes" in run.missing or run.partial:
+        return
+    down = run.changes[run.changes["what"].astype(str) == "outage"]
+    for at, until in zip(down["at"].tolist(), down["until"].tolist(), strict=True):
+        axes.axvspan(at, min(until, run.end_ms), color=VERMILION, alpha=0.15, linewidth=0, gid="outage")
+
+
+def _link(axes: Axes, run: Run) -> None:
+    """How much of the server's link was in use."""
+    use, table = link_use(run), run.scenario_tables["network"]
+    for way, color in (("down", BLUE), ("up", ORANGE)):
+        axes.step(use["at"], use[way] / 1000, where="post", color=color, linewidth=1.1, label=way)
+        if table.get(f"{way}_kbps"):
+            axes.axhline(table[f"{way}_kbps"] / 1000, color=color, linewidth=0.8, linestyle="--")
+    axes.set_ylabel("server link\nMbit/s")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, loc="upper left", ncols=2, fontsize=9, borderaxespad=0.1)
+
+
+def _has_energy(run: Run) -> bool:
+    return not run.partial and "energy" not in run.missing and len(run.energy) > 0
+
+
+def _energy(axes: Axes, run: Run) -> None:
+    """What tasks took from batteries so far, by the ends of the tasks."""
+    tasks = run.tasks.assign(joules=task_joules(run) / 1000)
+    tasks = tasks.assign(at=tasks["ended_at"].fillna(run.end_ms).to_numpy(np.int64)).sort_values("at")
+    wasted = ~tasks["outcome"].isin(["aggregated", "answered", "in_flight"])
+    for rows, color, label in ((tasks, BLUE, "tasks"), (tasks[wasted], VERMILION, "of that in vain")):
+        axes.step(rows["at"], rows["joules"].cumsum(), where="post", color=color, linewidth=1.3, label=label)
+    axes.set_ylabel("energy, kJ")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, loc="upper left", ncols=2, fontsize=9, borderaxespad=0.1)
 
 
 def _round_ends(axes: Axes, run: Run) -> None:

@@ -146,7 +146,7 @@ def open_all(scenario: Scenario, device: str) -> Opened:
     fits = scenario.training == "real" and data is not None and attempt(_labels_fit, scenario, data)
     model = attempt(_open_model, scenario, data) if fits else None
     attempt.conclude()
-    population = _population(scenario, samples, availability, speed)
+    population = _population(scenario, samples, (availability, speed), data)
     wires = attempt(_model_wires, model, scenario)
     attempt.conclude()
     wire_bytes = attempt(charged, scenario, wires)
@@ -191,9 +191,10 @@ def population_of(scenario: Scenario) -> Population:
     Raises:
         EvsimError: if traces or data cannot be opened.
     """
-    samples = _data_sizes(scenario, _load_data(scenario))
+    data = _load_data(scenario)
+    samples = _data_sizes(scenario, data)
     count = len(samples)
-    return _population(scenario, samples, _availability(scenario, count), _speed(scenario, count))
+    return _population(scenario, samples, (_availability(scenario, count), _speed(scenario, count)), data)
 
 
 def pricing_of(scenario: Scenario, population: Population, own: Own | None) -> Pricing:
@@ -313,8 +314,9 @@ def _speed(scenario: Scenario, n_devices: int) -> DeviceSpeed:
 
 @part("data")
 def _population(
-    scenario: Scenario, samples: IntArray, availability: AvailabilityTrace, speed: DeviceSpeed
+    scenario: Scenario, samples: IntArray, traces: tuple[AvailabilityTrace, DeviceSpeed], data: FederatedData | None
 ) -> Population:
+    availability, speed = traces
     latency = scenario.network.latency
     return populate(
         n_clients=len(samples),
@@ -325,6 +327,7 @@ def _population(
         seed=scenario.seed,
         start_ms=scenario.start,
         folder=scenario.folder,
+        label_share=data.label_share if data is not None and data.labels == "classes" else None,
     )
 
 

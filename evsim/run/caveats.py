@@ -16,6 +16,7 @@ import numpy as np
 
 from evsim.base.caveat import Caveat
 from evsim.base.units import format_duration
+from evsim.run.suspects import suspects
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,7 +134,7 @@ def _diverged(seen: _Seen) -> Iterator[Caveat]:
             "diverged",
             "training diverged: what follows is not learning",
             f"{what}, after {format_duration(at)}",
-            "lower client_rule.learning_rate or server_optimizer.learning_rate",
+            f"lower client_rule.learning_rate or server_optimizer.learning_rate{suspects(seen.scenario)}",
         )
 
 

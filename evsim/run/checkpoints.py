@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from evsim.training.learning.learning import Learning
 
 _KEPT = 2
+_BLOCK = 1 << 24
 #: What a checkpoint's file says.
 _FORM: dict[str, type] = {
     "position": int,
@@ -45,6 +47,7 @@ _FORM: dict[str, type] = {
     "clients": dict,
     "learning": dict,
     "files": dict,
+    "checksums": dict,
 }
 _WORTH = 100  # a checkpoint waits until so many times what the last one cost are over: less than 1 % of the time
 
@@ -72,6 +75,14 @@ class Saved:
         """Its files."""
         return {f"checkpoint-{self.told['position']}.json", *self.told["files"]}
 
+    @property
+    def is_intact(self) -> bool:
+        """Whether its files hold what was written: a damaged one can bring down the library that reads it."""
+        try:
+            return all(_checksum(self.folder / name) == self.told["checksums"][name] for name in self.told["files"])
+        except (OSError, KeyError):
+            return False
+
     def restore(self, learning: Learning) -> None:
         """Bring the learning side to where it was."""
         tensors = load_file(self.folder / self.told["tensors"], device=learning.device)
@@ -81,8 +92,13 @@ class Saved:
         learning.client_states.restore(dict(clients["current"]), dict(clients["before"]), states)
 
 
+def newest(folder: Path) -> Saved | None:
+    """The checkpoint to go on from; None if there is none."""
+    return next((each for each in whole(folder) if each.is_intact), None)
+
+
 def whole(folder: Path) -> list[Saved]:
-    """The checkpoints whose files are all there, newest first."""
+    """The checkpoints whose files are all there, and as long as they were, newest first."""
     found = []
     for path in folder.glob("checkpoint-*.json"):
         with suppress(OSError, ResumeError):
@@ -132,6 +148,7 @@ class Checkpoints:
         self._waiting: list[Answer] = []
         self._position, self._saved, self._hash = 0, 0, ""
         self._answers: list[str] = []  # files
+        self._checksums: dict[str, int] = {}
         self._where: dict[Version, str] = {}  # the file that holds a client's states
 
     def heard(self, answer: Answer) -> None:
@@ -166,7 +183,7 @@ class Checkpoints:
         except Exception as error:  # a damaged file fails in any way at all
             raise ResumeError(f"{saved.folder}: the checkpoint is damaged ({said(error)})") from error
         self._position = self._saved = told["position"]
-        self._answers = list(told["answers"])
+        self._answers, self._checksums = list(told["answers"]), dict(told["checksums"])
         self._where = {(client, generation): name for client, generation, name in told["clients"]["where"]}
         self._last, self._last_virtual = time.perf_counter(), self._timeline().now
 
@@ -188,6 +205,8 @@ class Checkpoints:
         atomically(self._folder / name, lambda path: save_file(_apart(tensors), path))
         clients = self._save_clients(number)
         files = {*self._answers, name, *(file for *_, file in clients["where"])}
+        new = {file: _checksum(self._folder / file) for file in files - self._checksums.keys()}
+        self._checksums = {file: sum_ for file, sum_ in (self._checksums | new).items() if file in files}
         told = {
             "position": number,
             "timeline_hash": self._hash,
@@ -196,6 +215,7 @@ class Checkpoints:
             "tensors": name,
             "clients": clients,
             "learning": skeleton,
+            "checksums": self._checksums,
             "files": {file: (self._folder / file).stat().st_size for file in sorted(files)},
         }
         text = json.dumps(told)
@@ -240,6 +260,15 @@ def tidy(folder: Path, keep: int = _KEPT) -> None:
         for path in folder.glob(pattern):
             if path.name not in needed:
                 path.unlink()
+
+
+def _checksum(path: Path) -> int:
+    """CRC-32 of a file."""
+    found = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            found = zlib.crc32(block, found)
+    return found
 
 
 def _read_states(folder: Path, where: list[tuple[int, int, str]]) -> Iterator[tuple[int, int, Any]]:

@@ -28,6 +28,7 @@ _ENOUGH_CLIENTS = 10_000  # of whom it is counted who is online; of more clients
 _EVER = 10 * 365 * MS_PER_DAY  # how far ahead is looked where a run has no horizon
 _MOST = 0.5  # of the time, or of the clients
 _FEW = 0.01  # of the clients
+_MANY = 20_000  # evaluations of a run
 _ALIKE = 0.85  # names: "dispatchd" and "dispatched", not "start" and "started"
 
 
@@ -87,6 +88,17 @@ def _too_long(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
             f"first tasks of {share:.0%} of the clients last longer than {format_duration(limit)}, the slowest 1% "
             f"at least {format_duration(likely)}",
             f"a longer aggregation.{key}, less work (client_rule.epochs, cost.sample_scale), or a smaller model",
+        )
+
+
+def _many_evaluations(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
+    every, horizon = scenario.evaluation.every_ms, scenario.stop.virtual_time
+    if opened.model is not None and every and horizon and horizon // every > _MANY:
+        yield Caveat(
+            "many_evaluations",
+            "the model is evaluated so often that evaluations may take longer than training",
+            f"up to {horizon // every:,} evaluations, one each {format_duration(every)}",
+            "a larger evaluation.every, such as a hundredth of the time to the target",
         )
 
 
@@ -182,6 +194,7 @@ _CHECKS: tuple[Callable[[Scenario, Opened], Iterator[Caveat]], ...] = (
     _devices,
     _few_online,
     _too_long,
+    _many_evaluations,
     _shared_samples,
     _held_out,
     _charged_size,

@@ -218,6 +218,7 @@ def read_answers(path: Path) -> Iterator[Answer]:
     """
     with _readable(path), pa.ipc.open_file(str(path)) as reader:
         table = reader.read_all()
+        table.validate(full=True)
     for kind, asked, names, values, valid, weight in zip(*(column for column in table.columns), strict=True):
         yield Answer(
             kind.as_py(),

@@ -29,7 +29,7 @@ from evsim.timeline.fates import ARRIVES
 from evsim.timeline.manager import ClientManager
 from evsim.timeline.server import LiveServer
 from evsim.timeline.sessions import Sessions
-from evsim.timeline.world import World
+from evsim.timeline.world import World, n_drawn
 from evsim.traces.availability import AvailabilityTrace
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class _Play:
             clock=clock,
             availability=trace,
             samples=samples,
-            manager=ClientManager(scenario.selection, n, scenario.seed, trace),
+            manager=ClientManager(scenario.selection, n_drawn(samples), scenario.seed, trace),
             sessions=Sessions(trace),
             pricing=replace(opened.pricing, speed=opened.population.speed.take(np.arange(n))),
             work=rule.work,

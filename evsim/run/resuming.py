@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 from evsim.base.documents import load_json
 from evsim.base.errors import Problem, ResumeError, RunFolderError, report
 from evsim.base.lock import LOCK_FILE, locked
-from evsim.run.checkpoints import Saved, tidy, whole
+from evsim.run.checkpoints import Saved, newest, tidy
 from evsim.run.identity import (
     check_same,
     has_identity,
@@ -124,7 +124,7 @@ def leave_over(run: Path, scenario: Scenario | None = None) -> None:
     if scenario is not None:
         check_same(run, {"scenario": text}, {"scenario": scenario.to_toml()})
     if resume_folder(run).is_dir():
-        with locked(resume_folder(run)):
+        with suppress(OSError), locked(resume_folder(run)):  # on a disk that is read-only it stays as it is
             _end(run, keep=_keeps(text, str(run)))
 
 
@@ -173,7 +173,7 @@ class Place:
             with ExitStack() as held:
                 held.enter_context(locked(folder))
                 tidy(folder)
-                self.saved = next(iter(whole(folder)), None)
+                self.saved = newest(folder)
                 if self._extend and self.saved is None and self._scenario.training == "real":
                     raise _no_checkpoint(self._run)
                 self._lock = held.pop_all()

@@ -140,6 +140,30 @@ class Selection:
     value: float
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something that an actor did to the world: a row of ``changes.parquet``."""
+
+    at: int
+    until: int | None
+    what: str
+    client: int | None
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """What a client's battery gave and took over the whole run: a row of ``energy.parquet``; joules."""
+
+    client: int
+    by: str
+    first_j: float
+    charged_j: float
+    idle_j: float
+    tasks_j: float
+    last_j: float
+
+
 TABLES: dict[str, type] = {
     "tasks": Task,
     "server_steps": ServerStep,
@@ -149,6 +173,8 @@ TABLES: dict[str, type] = {
     "availability": Availability,
     "sessions": Session,
     "selections": Selection,
+    "changes": Change,
+    "energy": Energy,
 }
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 
+from evsim.actors.base import Actor, named
 from evsim.base.errors import EvsimError, Problem, RunFolderError, report
 from evsim.base.outside import Stopped
 from evsim.base.profiling import part
@@ -25,18 +26,19 @@ from evsim.run.manifest import manifest, with_measured
 from evsim.run.named import Named
 from evsim.run.online import OnlineCounts
 from evsim.run.pace import Every, Pace
-from evsim.run.reachable import sessions_of
+from evsim.run.reachable import count_lost, sessions_of, without
 from evsim.run.recorder import Recorder
 from evsim.run.resuming import Place, is_over, leave_over, longer, resume_folder, scenario_of
 from evsim.run.signals import REASONS, Signals
 from evsim.run.stops import Stops
 from evsim.scenario import Scenario
+from evsim.timeline.absences import MovingSessions, Presence
 from evsim.timeline.audience import Audience, RunFacts
 from evsim.timeline.clock import Clock
 from evsim.timeline.manager import ClientManager
 from evsim.timeline.server import LiveServer
 from evsim.timeline.sessions import Sessions
-from evsim.timeline.world import NoLearning, World
+from evsim.timeline.world import NoLearning, World, n_drawn
 from evsim.traces.availability import Edges
 from evsim.training.learning.learning import Learning
 
@@ -86,10 +88,18 @@ class Simulation:
         scenario: what to run.
         device: "cpu", "cuda", or "auto": a GPU where there is one.
         listeners: objects that are told what happens, besides those of the scenario (`timeline/audience.py`).
+        actors: what changes the world, besides those of the scenario; they become part of it.
     """
 
-    def __init__(self, scenario: Scenario, *, device: str = "auto", listeners: Sequence[object] = ()) -> None:
-        self.scenario = scenario
+    def __init__(
+        self,
+        scenario: Scenario,
+        *,
+        device: str = "auto",
+        listeners: Sequence[object] = (),
+        actors: Sequence[Actor] = (),
+    ) -> None:
+        self.scenario = replace(scenario, actor=(*scenario.actor, *actors)) if actors else scenario
         self._device, self._listeners = device, tuple(listeners)
 
     @classmethod
@@ -184,7 +194,9 @@ class _Live:
         self.on_progress: Callable[[Snapshot], None] | None = None
         self.signals = Signals()
         self._clock = Clock()
-        replay = Sessions(parts.population.availability, self._on_window)
+        trace = parts.population.availability
+        replay = Sessions(trace, self._on_window)
+        self._presence = Presence(trace) if scenario.actor else None
         self._online = OnlineCounts(len(replay.online_at_start()), scenario.record.availability_every)
         self._checkpoints: Checkpoints | None = None
         telling = self._telling = None if parts.learning is None else self._tells(parts.learning)
@@ -282,16 +294,16 @@ class _Live:
         scenario, parts = self._scenario, self._parts
         return World(
             clock=self._clock,
-            availability=parts.population.availability,
+            availability=self._presence or parts.population.availability,
             samples=parts.samples,
             manager=ClientManager(
                 scenario.selection,
-                len(parts.samples),
+                n_drawn(parts.samples),
                 scenario.seed,
                 parts.population.availability,
                 asks_why=scenario.record.selector,
             ),
-            sessions=replay,
+            sessions=replay if self._presence is None else MovingSessions(replay, self._presence),
             pricing=parts.pricing,
             work=scenario.client_rule.work,
             own=parts.own,
@@ -322,7 +334,7 @@ class _Live:
         horizon = scenario.stop.virtual_time
         if horizon is not None:
             self._clock.call(horizon, Rank.END, partial(self._server.end, "virtual_time"))
-        self._server.start(self._scenario.aggregation)
+        self._server.start(self._scenario.aggregation, named(self._scenario.actor))
         if self._evaluations is not None:
             self._clock.process(self._evaluations.run(self._clock))
 
@@ -350,7 +362,9 @@ class _Live:
         if self.on_progress is None or wall - self._last_progress < _PROGRESS_EVERY_S:
             return
         self._last_progress = wall
-        stop, now, trace = self._scenario.stop, self._clock.now, self._parts.population.availability
+        stop, now = self._scenario.stop, self._clock.now
+        trace = self._parts.population.availability
+        online = trace.is_online if self._presence is None else self._presence.is_online
         self.on_progress(
             Snapshot(
                 now_ms=now,
@@ -359,7 +373,7 @@ class _Live:
                 max_steps=stop.server_steps,
                 round=self._server.rounds,
                 metrics=self._newest(),
-                online=int(trace.is_online(np.arange(trace.n_devices), now).sum()),
+                online=int(online(np.arange(trace.n_devices), now).sum()),
                 in_flight=self._server.in_flight,
                 wall_s=wall,
             )
@@ -377,12 +391,19 @@ class _Live:
     def _finish(self, error: str) -> None:
         parts, server = self._parts, self._server
         server.finish()
-        at, online = self._online.until(self._clock.now)
+        trace, end = parts.population.availability, self._clock.now
+        at, online = self._online.until(end)
+        absences = None if self._presence is None else self._presence.absences()
+        if absences is not None:
+            absent = np.unique(absences.clients)
+            for rows in sessions_of(trace, absent, end):
+                online = online - count_lost(without(rows, absences.among(rows["client"]), end)[1], at)
         self._recorder.append("availability", {"at": at, "online": online})
         self._recorder.append("clients", self._client_rows())
         wanted = np.arange(len(parts.samples)) if self._scenario.record.sessions else server.asked
-        for rows in sessions_of(parts.population.availability, wanted, self._clock.now):
-            self._recorder.append("sessions", rows)
+        for rows in sessions_of(trace, wanted, end):
+            here = rows if absences is None else without(rows, absences.among(rows["client"]), end)[0]
+            self._recorder.append("sessions", here)
         wall = time.perf_counter() - self._began
         self._recorder.close()
         told = manifest(self._scenario, parts, server, error or server.end_reason, wall)

@@ -7,6 +7,7 @@ mini-batches, serially and in memory, through every slot of the method up to an 
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
@@ -22,6 +23,7 @@ from evsim.base.user_code import said
 from evsim.base.vocabulary import IntArray
 from evsim.run.assembly import learning_of
 from evsim.run.rehearsal import rehearse
+from evsim.run.suspects import suspects
 from evsim.timeline.audience import Audience
 from evsim.training.executors.base import Executor, Job, Runner
 from evsim.training.executors.probe import batch_of_one
@@ -82,7 +84,8 @@ def _train(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
             "diverges_at_once",
             "the first mini-batches give no finite update: nothing would be learnt",
             f"clients {', '.join(map(str, chosen))}",
-            "lower client_rule.learning_rate, or look at the inputs and the model",
+            "lower client_rule.learning_rate, or look at the inputs and the model"
+            + suspects(tomllib.loads(scenario.to_toml())),
         )
 
 

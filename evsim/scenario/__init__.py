@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, final
 
+from evsim.actors.base import Actor
 from evsim.aggregation.base import Aggregator
 from evsim.algorithms.base import Broadcast, ClientRule, Merge, ServerOptimizer, Upload, Weighting
 from evsim.algorithms.workload import Workload
@@ -74,6 +75,7 @@ class Scenario:
         record: what the run folder holds.
         engine: how the timeline moves.
         listener: who is told what happens.
+        actor: what changes the world while tasks run.
         folder: where relative paths are looked up; no part of the file.
         notes: what loading the file found worth saying; no part of the file.
     """
@@ -106,6 +108,7 @@ class Scenario:
     record: RecordTable = field(default_factory=RecordTable)
     engine: EngineTable = field(default_factory=EngineTable)
     listener: tuple[Listener, ...] = ()
+    actor: tuple[Actor, ...] = ()
     folder: Path = field(default=Path(), compare=False)
     notes: tuple[Caveat, ...] = field(default=(), compare=False)
 

@@ -14,6 +14,7 @@ from evsim.algorithms.dp import DpMean
 from evsim.algorithms.privacy import Sampling
 from evsim.base.caveat import Caveat
 from evsim.base.policy import policies
+from evsim.selection.forecast import NoForecast
 from evsim.selection.uniform import Uniform
 
 if TYPE_CHECKING:
@@ -55,6 +56,19 @@ def _privacy(scenario: Scenario) -> Iterator[Caveat]:
         )
 
 
+def _unasked(scenario: Scenario) -> Iterator[Caveat]:
+    """A predictor beside a selector of evsim's that never asks it."""
+    selector = scenario.selection
+    own = type(selector).__module__.startswith("evsim.") and not selector.forecasts
+    if own and selector.predictor is not None and not isinstance(selector.predictor, NoForecast):
+        yield Caveat(
+            "predictor_unused",
+            "the selector asks for no forecasts, so the predictor changes nothing",
+            f"selection {type(selector).__name__}, predictor {type(selector.predictor).__name__}",
+            "use selection.kind = refl_ips or longest_stay, or one of your own",
+        )
+
+
 def _kept(scenario: Scenario) -> Iterator[Caveat]:
     if scenario.keep and not scenario.evaluation.per_client:
         yield Caveat(
@@ -65,4 +79,4 @@ def _kept(scenario: Scenario) -> Iterator[Caveat]:
         )
 
 
-_CHECKS: tuple[Callable[[Scenario], Iterator[Caveat]], ...] = (_privacy, _kept)
+_CHECKS: tuple[Callable[[Scenario], Iterator[Caveat]], ...] = (_privacy, _kept, _unasked)

@@ -33,6 +33,8 @@ from evsim.scenario.hints import (
 Tables = dict[str, Any]
 
 _MOST = 10**15  # of integers: products with another stay integers of 64 bits, or are refused where they are made
+#: Where a number is part of the arithmetic of learning: squares of what is larger are no float32.
+_LEARNING = ("broadcast", "client_rule", "upload", "weighting", "merge", "server_optimizer", "model", "selection")
 
 #: Stands for a value that could not be made; the problem is on the list.
 FAILED: Final = object()
@@ -202,6 +204,9 @@ class Checker:
             return False
         if isinstance(given, float) and not math.isfinite(given):
             self.add(at, str(given), "a finite number")
+            return False
+        if isinstance(given, float) and abs(given) > _MOST and re.split(r"[.\[]", at)[0] in _LEARNING:
+            self.add(at, str(given), f"a number of at most {float(_MOST):g}")
             return False
         if isinstance(given, int) and abs(given) > _MOST and not at.endswith("seed"):
             self.add(at, str(given), f"an integer of at most {_MOST:,}".replace(",", "_"))

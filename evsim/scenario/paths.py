@@ -80,7 +80,10 @@ def _is_path(key: str, at: str) -> bool:
 
 def _there(text: str, start: Path) -> str:
     found = start / Path(text).expanduser()
-    return str(found) if text and found.exists() else text
+    try:
+        return str(found) if text and found.exists() else text
+    except (OSError, ValueError):  # too long for a path, or with a zero in it
+        return text
 
 
 def looked_for(text: str, *folders: Path) -> str:
@@ -89,5 +92,8 @@ def looked_for(text: str, *folders: Path) -> str:
     >>> looked_for("a.csv", Path("/x"), Path("/y"), Path("/x"))
     'looked for /x/a.csv and /y/a.csv'
     """
-    places = dict.fromkeys(str((folder / Path(text).expanduser()).resolve()) for folder in folders)
+    try:
+        places = dict.fromkeys(str((folder / Path(text).expanduser()).resolve()) for folder in folders)
+    except (OSError, ValueError, RuntimeError):
+        return "it can be no path"
     return f"looked for {' and '.join(places)}"

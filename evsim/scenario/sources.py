@@ -45,7 +45,10 @@ def problems(population: PopulationTable, places: Callable[[str], Sequence[Path]
 
 def _is_cheap(path: Any, folder: Path) -> bool:
     """Whether a source names a file that is there: it is read when the run starts."""
-    return isinstance(path, str) and (bundled_trace(path) is not None or (folder / path).exists())
+    try:
+        return isinstance(path, str) and (bundled_trace(path) is not None or (folder / path).exists())
+    except (OSError, ValueError):  # too long for a path, or with a zero in it: who opens it says so
+        return True
 
 
 def _counts(spec: Mapping[str, Any]) -> bool:

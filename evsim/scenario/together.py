@@ -51,6 +51,8 @@ def _training(values: Values) -> Iterator[Problem]:
 def _dry(values: Values) -> Iterator[Problem]:
     if values.get("training") != "none":
         return
+    from evsim.algorithms.base import GroupedBroadcast
+
     cost, stop = values.get("cost"), values.get("stop")
     if cost is not None and cost.model_bytes is None:
         yield Problem(
@@ -60,6 +62,11 @@ def _dry(values: Values) -> Iterator[Problem]:
         expected = "server_steps, rounds or virtual_time"
         key = "target_accuracy" if stop.target is None else "target"
         yield Problem("stop", f"only {key}", expected, "a dry run learns nothing and would never end")
+    if values.get("keep"):
+        yield Problem("keep", "leaves of a model", "nothing here", "a dry run has no model whose leaves could stay")
+    if isinstance(values.get("broadcast"), GroupedBroadcast):
+        given = f"{type(values['broadcast']).__name__} sends parts of a model"
+        yield Problem("broadcast", given, 'one that sends it whole, or training = "real"', "a dry run has no model")
     selection = values.get("selection")
     if selection is not None and selection.needs_training:
         given, hint = f"{type(selection).__name__} learns from losses", 'or set training = "real"'

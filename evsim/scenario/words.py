@@ -36,8 +36,11 @@ def in_words(scenario: Scenario) -> list[tuple[str, str]]:
         ("cost", _cost(scenario)),
         ("network", policy("network", scenario.network)),
         *((slot.replace("_", " "), policy(slot, getattr(scenario, slot))) for slot in _SLOTS),
+        *([("work", policy("work", scenario.work))] if scenario.work else []),
         *(("upload", policy("upload", each)) for each in scenario.upload),
+        *([("stays on clients", ", ".join(scenario.keep))] if scenario.keep else []),
         ("evaluation", _evaluation(scenario)),
+        *(("actor", policy("actor", each)) for each in scenario.actor),
         *(("listener", policy("listener", each)) for each in scenario.listener),
     ]
 

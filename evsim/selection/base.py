@@ -64,7 +64,7 @@ class ClientView(Protocol):
 
     @property
     def n_clients(self) -> int:
-        """Size of the declared population."""
+        """Ids that clients may have: the declared population, up to the last client with data."""
 
     @property
     def n_idle(self) -> int:
@@ -210,6 +210,8 @@ class Selector(Policy, ABC, Generic[S]):
     #: Whether it is told of check-ins and check-outs, each at its instant; true of every class that defines
     #: `checked_in` or `checked_out`. Such a selector is `prompt`.
     hears: ClassVar[bool] = False
+    #: Whether it asks `view.predictor`; only said of the selectors that evsim brings.
+    forecasts: ClassVar[bool] = False
     #: Whether it may choose fewer clients than are wanted and idle, but somebody if anybody is.
     may_choose_fewer: ClassVar[bool] = False
 

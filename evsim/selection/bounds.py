@@ -58,6 +58,8 @@ class LongestStay(Selector[None]):
         doublings: how many steps; eleven from a minute reach 17 hours.
     """
 
+    forecasts: ClassVar[bool] = True
+
     memoryless: ClassVar[bool] = True
 
     step: Duration = MS_PER_MINUTE

@@ -12,7 +12,7 @@ predictor of the scenario answers, and only one called oracle reads the trace.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 from typing_extensions import override
@@ -61,6 +61,8 @@ class ReflIps(Selector[Rounds]):
         smoothing: alpha, the weight of the past.
         rest: rounds for which a client that was selected rests.
     """
+
+    forecasts: ClassVar[bool] = True
 
     first_round: Duration = 5 * MS_PER_MINUTE
     smoothing: float = 0.25

@@ -64,6 +64,10 @@ class Study:
         """
         file = _find(path)
         given = load_toml(file, what="a study file in TOML", raising=ScenarioError)
+        if given and not set(given) & (set(_KEYS) - {"name"}):
+            expected = "a study: a file that names a scenario, and arms or seeds"
+            problem = Problem(str(path), "a scenario, not a study", expected, f"evsim run {path} runs it")
+            raise ScenarioError(report([problem]))
         problems = list(_problems(given, file))
         if problems:
             raise ScenarioError(report(problems))

@@ -40,6 +40,7 @@ from evsim.training.executors.serial import Serial
 from evsim.training.executors.sums import Block, added_up
 from evsim.training.models.leaves import averaged, trained
 from evsim.training.objectives.base import Objective
+from evsim.training.objectives.next_token import NextToken
 
 #: Samples per client: none, one, less than a batch, a partial last batch, whole batches.
 SIZES = (7, 0, 1, 13, 20, 3, 8, 13)
@@ -79,6 +80,10 @@ class ExecutorContract(ABC):
         rule = make_rule(name)
         compare(self.make(), make_job(mlp(), rule), make_tasks)
 
+    def test_clipped_gradients_and_nesterov_momentum_train_as_serially(self) -> None:
+        rule = make_rule("sgd", clip_norm=0.5, momentum=0.9, nesterov=True)
+        compare(self.make(), make_job(mlp(), rule), make_tasks)
+
     @pytest.mark.parametrize("kind", ["epochs", "steps"])
     def test_rules_that_keep_state_and_look_first_train_as_serially(self, kind: str) -> None:
         rule = make_rule("scaffold", option=1, **{kind: 3})
@@ -92,6 +97,10 @@ class ExecutorContract(ABC):
     @pytest.mark.parametrize("kind", sorted(registry.built_in("model")))
     def test_every_built_in_model_trains_as_serially_and_is_batched(self, kind: str) -> None:
         compare(self.make(), make_model_job(kind), make_tasks)
+
+    @pytest.mark.parametrize("kind", ["char_lstm", "gru", "transformer"])
+    def test_models_that_tell_what_follows_every_token_train_as_serially(self, kind: str) -> None:
+        compare(self.make(), make_model_job(kind, predicts="every"), make_tasks)
 
     @pytest.mark.parametrize("kind", ["char_lstm", "resnet", "transformer"])
     def test_sums_of_built_in_models_are_those_of_the_results(self, kind: str) -> None:
@@ -356,10 +365,10 @@ def objective_job(objective: Objective, rule: ClientRule | None = None) -> Job:
     return replace(job, data=replace(job.data, y=labels_of(objective, len(job.data.x))), objective=objective)
 
 
-def make_model_job(kind: str) -> Job:
+def make_model_job(kind: str, **options: Any) -> Job:
     """A job of a small model of the registry, on images or, if that is what it wants, on texts."""
     sizes, tokens = (5, 0, 3), 11
-    model = registry.load("model", kind)(**SMALL.get(kind, {}))
+    model = registry.load("model", kind)(**{**SMALL.get(kind, {}), **options})
     total, rule = sum(sizes), Sgd(learning_rate=0.1, batch_size=4, momentum=0.5, weight_decay=0.1)
     try:
         module = model.build(shape=(1, SIDE, SIDE), n_classes=N_CLASSES, n_tokens=None, seed=0)
@@ -367,7 +376,11 @@ def make_model_job(kind: str) -> Job:
         module = model.build(shape=(TIME,), n_classes=N_CLASSES, n_tokens=tokens, seed=0)
         job = make_job(module, rule, sizes=sizes)
         draws = rng.hash64(rng.key(0, "texts"), np.arange(total * TIME)) % np.uint64(tokens)
-        return replace(job, data=replace(job.data, x=torch.from_numpy(draws.astype(np.int64).reshape(total, TIME))))
+        x = torch.from_numpy(draws.astype(np.int64).reshape(total, TIME))
+        if options.get("predicts") != "every":
+            return replace(job, data=replace(job.data, x=x))
+        y = torch.cat([x[:, 1:] % N_CLASSES, torch.full((total, 1), -1)], 1)  # what follows the last one is not known
+        return replace(job, data=replace(job.data, x=x, y=y), objective=NextToken())
     return make_job(module, rule, sizes=sizes)
 
 

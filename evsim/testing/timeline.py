@@ -11,6 +11,7 @@ from typing import Any, final
 import numpy as np
 import pandas as pd
 
+from evsim.actors.base import Actor, named
 from evsim.aggregation.base import Aggregator, Process
 from evsim.algorithms.base import Schedule
 from evsim.base.units import FOREVER
@@ -22,12 +23,13 @@ from evsim.cost.work import Work
 from evsim.run.schema import columns
 from evsim.selection.base import Selector
 from evsim.selection.uniform import Uniform
+from evsim.timeline.absences import MovingSessions, Presence
 from evsim.timeline.audience import Audience
 from evsim.timeline.clock import Clock
 from evsim.timeline.manager import ClientManager
 from evsim.timeline.server import LiveServer
 from evsim.timeline.sessions import Sessions
-from evsim.timeline.world import LearningPort, NoLearning, World
+from evsim.timeline.world import LearningPort, NoLearning, World, n_drawn
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.speed import DeviceSpeed
 
@@ -63,6 +65,8 @@ class Log:
     ended_at: int
     end_reason: str
     timeline_hash: str
+    changes: pd.DataFrame
+    energy: pd.DataFrame
 
 
 @final
@@ -80,7 +84,8 @@ class TinyWorld:
         by_events: each thing that happens by itself is an event of its own; the log must be the same.
         writes_at_once: finished rows are written at every server step; the log must be the same.
         listeners: who is told what happens.
-        actors: processes beside the aggregator that change what is going to happen.
+        actors: processes beside the aggregator that change what is going to happen, on the server itself.
+        acts: actors as scenarios have them.
     """
 
     trace: AvailabilityTrace
@@ -97,6 +102,7 @@ class TinyWorld:
     writes_at_once: bool = False
     listeners: Sequence[object] = ()
     actors: Sequence[Callable[[LiveServer], Process[None]]] = ()
+    acts: Sequence[Actor] = ()
 
     def run(self, aggregator: Aggregator, *, until: int = FOREVER, server_steps: int | None = None) -> Log:
         """Run to the horizon `until` (ms) or for so many server steps."""
@@ -111,15 +117,24 @@ class TinyWorld:
             clock.call(until, Rank.END, partial(server.end, "virtual_time"))
         if self.every_instant:
             clock.process(_settle_always(server, clock, self.trace, until))
-        server.start(aggregator)
+        server.start(aggregator, named(self.acts))
         for actor in self.actors:
             clock.process(actor(server))
         clock.run()
         server.finish()
-        return Log(rows.table("tasks"), rows.table("server_steps"), clock.now, server.end_reason, server.timeline_hash)
+        return Log(
+            rows.table("tasks"),
+            rows.table("server_steps"),
+            clock.now,
+            server.end_reason,
+            server.timeline_hash,
+            rows.table("changes"),
+            rows.table("energy"),
+        )
 
     def _world(self, clock: Clock, rows: MemoryRows, until: int) -> World:
         n, audience = self.trace.n_devices, Audience(self.listeners)
+        presence = Presence(self.trace)
         samples = np.full(n, 10, np.int64) if self.samples is None else np.asarray(self.samples, np.int64)
         speed = self.speed
         if speed is None:
@@ -127,10 +142,10 @@ class TinyWorld:
         schedule = Schedule(batch_size=5, epochs=1)
         return World(
             clock=clock,
-            availability=self.trace,
+            availability=presence if self.acts else self.trace,
             samples=samples,
-            manager=ClientManager(self.selector, n, self.seed, self.trace),
-            sessions=Sessions(self.trace),
+            manager=ClientManager(self.selector, n_drawn(samples), self.seed, self.trace),
+            sessions=MovingSessions(Sessions(self.trace), presence) if self.acts else Sessions(self.trace),
             pricing=Pricing(self.cost, speed, self.seed, self.network.open(Site(speed, self.seed, Path()))),
             work=lambda sizes: Work(schedule.n_processed(sizes), np.zeros_like(sizes)),
             wire_bytes=self.wire_bytes,

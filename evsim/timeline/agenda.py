@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Protocol, final
 
+from typing_extensions import override
+
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import Rank
 
@@ -46,7 +48,6 @@ class Source(Protocol):
         """The next thing of this instant, as arrays of one entry; None if there is none."""
 
 
-@final
 class Agenda:
     """Sources, settled in the order in which they were added.
 
@@ -108,6 +109,15 @@ class Agenda:
         for call in self._after:
             call()
 
+    def catch_up(self) -> None:
+        """Bring the world up to the instant before now: somebody is going to change what happens from now on."""
+        before, self._settled_at = self._clock.now - 1, -1
+        for source, hear in self._heard:
+            if source.next() <= before:
+                happened = source.take(before)
+                if happened is not None:
+                    hear(happened)
+
     def changed(self) -> None:
         """The future of a source is not what it was: ask every sleeper again."""
         if self.by_events:
@@ -148,6 +158,22 @@ class Agenda:
     def is_over(self) -> bool:
         """Whether nothing is scheduled but what happens by itself: no process will ever do anything."""
         return self._clock.n_scheduled <= self.n_ticks
+
+
+@final
+class PatientAgenda(Agenda):
+    """An agenda whose sleepers do not wake while the server is down."""
+
+    down_until = 0
+
+    @override
+    def until(self, when: Question) -> Wait:
+        yield from super().until(lambda: self._not_before(when()))
+        while self.down_until > self._clock.now:  # it was to wake at the very instant at which the server went down
+            yield from super().until(lambda: self.down_until)
+
+    def _not_before(self, at: int) -> int:
+        return at if at >= FOREVER else max(at, self.down_until)
 
 
 @final

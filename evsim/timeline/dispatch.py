@@ -263,7 +263,7 @@ class Dispatcher:
         if not lost.any():
             return ended, fate, ended
         known = ended.copy()
-        patience = np.broadcast_to(np.asarray(loss_by, np.int64), lost.shape)[lost]
+        patience = loss_by if isinstance(loss_by, int) else loss_by[lost]
         known[lost] = loss_known(ended[lost], trace.next_check_in(clients[lost], ended[lost]), patience)
         return ended, fate, known
 

@@ -23,6 +23,7 @@ class Dropouts:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._heap: list[tuple[int, int]] = []  # (when, task)
+        self._told = (-1, -1)  # a task may be entered twice, when it is given and when it is lost
 
     def enter(self, tasks: IntArray) -> None:
         """New tasks, or tasks whose end has moved."""
@@ -48,7 +49,8 @@ class Dropouts:
     def take_one(self, now: int) -> IntArray | None:
         """The next task whose device has left."""
         while self._heap and self._heap[0][0] <= now:
-            at, task = heapq.heappop(self._heap)
-            if self._ledger.is_lost_at(task, at):
+            at, task = entry = heapq.heappop(self._heap)
+            if entry != self._told and self._ledger.is_lost_at(task, at):
+                self._told = entry
                 return np.array([task])
         return None

@@ -57,6 +57,7 @@ class Flows:
         self._n = 0
         self._place: dict[int, int] = {}  # of a task, while its end is not told
         self._stale = False  # whether shares must be looked at again
+        self._next: float | None = None  # what `next` would find, as long as nothing has changed
 
     def __len__(self) -> int:
         return self._n
@@ -101,7 +102,10 @@ class Flows:
 
     def forward(self, at: int) -> list[Ended]:
         """Everything up to an instant: transfers whose ends are certain now, in order of their real ends."""
-        ended = []
+        ended: list[Ended] = []
+        if self.next(at) > at:
+            return ended
+        self._next = None
         while self._n:
             self._settle_shares(at)
             live = self._live
@@ -122,15 +126,19 @@ class Flows:
 
     def next(self, at: int) -> float:
         """The next instant at which `forward` may find something, ms; infinity if there is none."""
+        if self._next is not None and not self._stale:
+            return self._next
         self._settle_shares(at)
-        if not self._n:
-            return np.inf
+        self._next = self._look_ahead() if self._n else np.inf
+        return self._next
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _look_ahead(self) -> float:
         live = self._live
         really = np.ceil(live[_BEGIN] + live[_END])
         told = live[_BEGIN] + np.rint(live[_END] + live[_LATENCY])
         return float(np.where(live[_TOLD] == 0, np.minimum(really, told), really).min())
-
-    # -- inside -----------------------------------------------------------------------------------------------------
 
     @property
     def _live(self) -> FloatArray:

@@ -127,7 +127,7 @@ class ClientManager:
 
     def observe(self, clients: IntArray, check_in: BoolArray, at: int | IntArray) -> None:
         """Check-ins and check-outs of a window, in order, each at its instant: the last of a client counts."""
-        instants = np.broadcast_to(np.asarray(at, np.int64), clients.shape)
+        instants = at if isinstance(at, np.ndarray) else np.full(len(clients), at, np.int64)
         self._online_since[clients[check_in]] = instants[check_in]
         self._set_online(clients, check_in)
         if self._hears or self._learns_visits:

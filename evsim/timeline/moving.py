@@ -9,13 +9,16 @@ import numpy as np
 from typing_extensions import override
 
 from evsim.base.units import FOREVER
-from evsim.base.vocabulary import IntArray
+from evsim.base.vocabulary import BoolArray, IntArray, Outcome, Rank
 from evsim.timeline.digest import TimelineHash
 from evsim.timeline.dispatch import Dispatcher
 from evsim.timeline.endings import Endings
+from evsim.timeline.fates import ARRIVES, LOST, STOPPED, loss_known
 from evsim.timeline.ledger import Ledger
 from evsim.timeline.transfers import Transfers
 from evsim.timeline.world import Errand, World
+
+_OPEN = int(Outcome.IN_FLIGHT)
 
 
 @final
@@ -55,6 +58,9 @@ class MovingDispatcher(Dispatcher):
     ) -> None:
         super().__init__(world, ledger, _Awaited(endings), digest)
         self._changed, self._calendar = changed, endings
+        self._last = np.full(len(world.samples), -1, np.int64)  # each client's last task
+        self._link_until = np.zeros(len(world.samples), np.int64)
+        self._down_until = 0
         self.transfers = Transfers(world.clock, ledger, world.pricing, self._arrived, self._come)
 
     @property
@@ -72,6 +78,7 @@ class MovingDispatcher(Dispatcher):
         self, number: int, version: int, clients: IntArray, errand: Errand, loss_by: int, stop_at: int
     ) -> IntArray:
         tasks = super().give(number, version, clients, errand, loss_by, stop_at)
+        self._last[clients] = tasks
         self.transfers.begin(tasks)
         return tasks
 
@@ -95,6 +102,77 @@ class MovingDispatcher(Dispatcher):
     ) -> tuple[int, int, int]:
         return super()._fate_of_one(client, FOREVER, leaves_at, loss_by, stop_at)
 
+    # -- what actors change -----------------------------------------------------------------------------------------
+
+    def devices_changed(self, clients: IntArray, *, leave: bool) -> None:
+        """These clients' devices are kept away from now on, or no longer: their tasks are looked at again."""
+        now, column = self._clock.now, self._ledger.column
+        tasks = self._last[clients]
+        tasks = tasks[tasks >= self._ledger.first]
+        tasks = tasks[(column("outcome", tasks) == _OPEN) & (column("known_at", tasks) > now)]
+        live = self._are_live(tasks)
+        if leave and self._throughout:
+            self._ledger.set("leaves_at", tasks[live], now)
+            self._end_now(tasks[live], LOST, FOREVER)
+        unknown = tasks[~live & (column("fate", tasks) == LOST)]
+        known = self._loss_known(unknown)
+        moved = known != column("known_at", unknown)
+        self._ledger.set("known_at", unknown, known)
+        self._calendar.move(unknown[moved])
+
+    def hold_links(self, clients: IntArray, until: int) -> None:
+        """Transfers of these clients stand still until an instant."""
+        self._link_until[clients] = np.maximum(self._link_until[clients], until)
+        flags = np.zeros(len(self._link_until), np.bool_)
+        flags[clients] = True
+        self.transfers.hold(flags, held=True)
+        self._clock.call(until, Rank.WORLD, self._links_back)
+
+    def server_down(self, until: int, *, keep: bool) -> None:
+        """The server hears nothing until an instant; tasks at work are stopped, or kept while links stand still."""
+        now, column = self._clock.now, self._ledger.column
+        self._down_until = max(self._down_until, until)
+        tasks = self._ledger.unresolved()
+        live, known = self._are_live(tasks), column("known_at", tasks)
+        late = tasks[~live & (known >= now) & (known < self._down_until) & (column("fate", tasks) != ARRIVES)]
+        self._ledger.set("known_at", late, self._down_until)
+        self._calendar.move(late)
+        if keep:
+            self.transfers.hold(np.ones(len(self._link_until), np.bool_), held=True)
+            self._clock.call(until, Rank.WORLD, self._links_back)
+        else:
+            self._end_now(tasks[live], STOPPED, self._down_until)
+
+    def _links_back(self) -> None:
+        now = self._clock.now
+        if self._down_until <= now:
+            self.transfers.hold(self._link_until <= now, held=False)
+
+    def _end_now(self, tasks: IntArray, fate: int, known_at: int) -> None:
+        """Tasks at work end at this instant."""
+        now = np.full(len(tasks), self._clock.now)
+        self._set_fate(tasks, (now, np.full_like(now, fate), np.full_like(now, known_at)))
+        self.transfers.ends_moved(tasks)
+        self.transfers.catch_up()
+
+    def _are_live(self, tasks: IntArray) -> BoolArray:
+        live = self.transfers.at_work()
+        return np.array([task in live for task in tasks.tolist()], np.bool_)
+
+    def _loss_known(self, tasks: IntArray) -> IntArray:
+        """When the server knows of losses, as devices return and it is up."""
+        column, trace = self._ledger.column, self._world.availability
+        ended, clients = column("ended_at", tasks), column("client", tasks)
+        back = trace.next_check_in(clients, np.maximum(ended, self._clock.now))
+        return np.maximum(loss_known(ended, back, column("loss_by", tasks)), self._floor)
+
+    @property
+    def _floor(self) -> int:
+        """The server knows of nothing earlier that happens now."""
+        return self._down_until if self._down_until > self._clock.now else 0
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
     def _arrived(self, tasks: IntArray) -> None:
         """Reports arrive now."""
         column, now = self._ledger.column, np.full(len(tasks), self._clock.now)
@@ -105,7 +183,10 @@ class MovingDispatcher(Dispatcher):
     def _come(self, tasks: IntArray) -> None:
         """The ends of these tasks have come."""
         column, now = self._ledger.column, np.full(len(tasks), self._clock.now)
-        known = column("known_at", tasks)
+        lost = tasks[column("fate", tasks) == LOST]
+        self._ledger.set("known_at", lost, self._loss_known(lost))
+        known = np.maximum(column("known_at", tasks), self._floor)
+        self._ledger.set("known_at", tasks, known)
         self._digest.add(tasks, column("client", tasks), column("ended_at", tasks), column("fate", tasks), known, now)
         self._calendar.in_flight -= len(tasks)
         self._calendar.enter(tasks)

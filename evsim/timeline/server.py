@@ -13,14 +13,17 @@ from typing import Any, final
 import numpy as np
 from simpy import Event
 
+from evsim.actors.base import Stage
 from evsim.aggregation.base import Aggregator, Cohort, Process, Server
 from evsim.base.culprit import named
 from evsim.base.errors import MisuseError
 from evsim.base.units import FOREVER
 from evsim.base.vocabulary import Feedback, IntArray, Outcome, Rank
 from evsim.cost.network import SharedNetwork
-from evsim.timeline.agenda import Agenda
+from evsim.timeline.absences import MovingSessions, Presence
+from evsim.timeline.agenda import Agenda, PatientAgenda
 from evsim.timeline.cohorts import OF_USED, Cohorts
+from evsim.timeline.desk import Desk
 from evsim.timeline.digest import TimelineHash
 from evsim.timeline.dispatch import Dispatcher
 from evsim.timeline.dropouts import Dropouts
@@ -32,6 +35,7 @@ from evsim.timeline.moving import MovingDispatcher
 from evsim.timeline.registration import Registration
 from evsim.timeline.world import World
 
+Acting = Callable[[Stage], Process[None]]  # an actor's process
 _WRITE_ROWS = 100_000  # finished rows kept before they go to the journal, unless the world wants them earlier
 
 
@@ -55,7 +59,10 @@ class LiveServer:
         self.clock, self.manager, self.audience = world.clock, world.manager, world.audience
         self.ledger = Ledger(world.seed)
         self.endings = Endings(self.ledger)
-        self.agenda = Agenda(world.clock, by_events=world.by_events)
+        acted_on = isinstance(world.availability, Presence)  # then actors may change the world
+        self.agenda = (PatientAgenda if acted_on else Agenda)(world.clock, by_events=world.by_events)
+        self._acted_on = acted_on
+        self.at_end: list[Callable[[], None]] = []
         self.feedback = FeedbackDesk(self.ledger, world.manager)
         self.cohorts = Cohorts(self.ledger, world.manager, world.learning, self.feedback, world.audience)
         self._hash = TimelineHash()
@@ -67,26 +74,26 @@ class LiveServer:
         self._write_at = _WRITE_ROWS
         self._own_sources()
 
-    def start(self, aggregator: Aggregator) -> None:
-        """Begin: who is online at time 0 registers, then the aggregator's process and the sources' events."""
+    def start(self, aggregator: Aggregator, actors: Mapping[str, Acting] | None = None) -> None:
+        """Begin: who is online at time 0 registers, then the actors' processes, by name, and the aggregator's."""
         self.registration.at_start(self.world.sessions.online_at_start())
         self.agenda.has_end = self.world.horizon < FOREVER
         self.agenda.start()
+        for name, run in (actors or {}).items():
+            self._start_actor(name, run)
         self.start_process(aggregator.run, "", None, aggregator.reports_per_step)
 
     def start_process(
         self, run: Callable[[Server], Process[None]], name: str, among: IntArray | None, full_goal: int = 0
     ) -> None:
         """A process of an aggregator, with a server of its own."""
-        from evsim.timeline.desk import Desk
-
         process: object = run(Desk(self, name, among, full_goal))
         if not isinstance(process, Generator):
             whose = getattr(run, "__qualname__", repr(run))
             raise MisuseError(
                 f"aggregation {whose}: gave {process!r}; expected a generator, a function with yield in it"
             )
-        self.clock.process(self._alive(process))
+        self.clock.process(self._after_actors(self._alive(process)) if self._acted_on else self._alive(process))
 
     @property
     def now(self) -> int:
@@ -112,8 +119,12 @@ class LiveServer:
 
     def in_vain(self) -> None:
         """A process waits for clients that never come by themselves; the run ends unless another one will wake."""
-        if not self.agenda.somebody_wakes and not self.dispatcher.busy:
-            self.end("no_clients")
+        self.clock.call(self.now, Rank.END, self._end_if_all_wait)  # others may only begin at this instant
+
+    def down_until(self, instant: int) -> None:
+        """The server decides nothing until an instant."""
+        if isinstance(self.agenda, PatientAgenda):
+            self.agenda.down_until = max(self.agenda.down_until, instant)
 
     def settle(self) -> None:
         """Bring the world up to now."""
@@ -176,6 +187,8 @@ class LiveServer:
         lost = tasks[(column("ended_at", tasks) <= self.now) & (column("fate", tasks) == LOST)]
         self.ledger.set("outcome", lost, Outcome.DROPPED)
         self.ledger.set("known_at", lost, FOREVER)
+        for call in self.at_end:
+            call()
         self.dispatcher.freeze()
         self._write(everything=True)
 
@@ -194,14 +207,19 @@ class LiveServer:
     def _dispatching(self) -> tuple[Dispatcher, Moved | None]:
         """Who gives tasks, and who knows what transfers that were cut short had moved."""
         world, network = self.world, self.world.pricing.network
-        if isinstance(network, SharedNetwork):
+        if self._acted_on or isinstance(network, SharedNetwork):
             moving = MovingDispatcher(world, self.ledger, self.endings, self._hash, self.changed)
             return moving, moving.transfers.moved
         dispatcher = Dispatcher(world, self.ledger, self.endings, self._hash)
         return dispatcher, None if network.is_even else world.pricing.moved
 
+    def _end_if_all_wait(self) -> None:
+        if not (self.agenda.somebody_wakes or self.dispatcher.busy or self._somebody_is_away()):
+            self.end("no_clients")
+
     def _own_sources(self) -> None:
         world = self.world
+        world.sessions.wait_for(world.samples > 0)
         declared = world.pricing.declared_ms(world.whole_work, world.sizes)
         self.registration = Registration(world.manager, world.audience, world.samples, declared)
         self.agenda.add(
@@ -217,6 +235,28 @@ class LiveServer:
     def _tell_dropouts(self, tasks: IntArray) -> None:
         column = self.ledger.column
         self.audience.happened("dropped", column("ended_at", tasks), tasks, column("client", tasks))
+
+    def _after_actors(self, run: Process[None]) -> Process[None]:
+        yield from self.agenda.until(lambda: self.now)
+        yield from run
+
+    def _start_actor(self, name: str, run: Acting) -> None:
+        from evsim.timeline.stage import LiveStage, acting
+
+        world, dispatcher = self.world, self.dispatcher
+        if not (
+            isinstance(dispatcher, MovingDispatcher)
+            and isinstance(world.availability, Presence)
+            and isinstance(world.sessions, MovingSessions)
+        ):
+            raise MisuseError("actors need a world of Presence and MovingSessions")
+        stage = LiveStage(self, dispatcher, world.sessions, world.availability, name)
+        self.clock.process(acting(run, stage, name))
+
+    def _somebody_is_away(self) -> bool:
+        """Whether an actor keeps a device away, which it may let back."""
+        trace = self.world.availability
+        return isinstance(trace, Presence) and bool((trace.away_until > self.now).any())
 
     def _alive(self, run: Process[None]) -> Process[None]:
         """An aggregator's process; what it cannot ask is told with its own lines."""

@@ -46,7 +46,8 @@ class Sessions:
         self._until: IntArray = np.empty(0, np.int64)
         self._next = 0
         self._next_at = self._loaded_until  # no edge before this instant
-        self._check_in_rows: IntArray = np.empty(0, np.int64)  # of the window's edges
+        self._check_in_rows: IntArray = np.empty(0, np.int64)  # of the window's edges; of clients that are waited for
+        self._awaited: BoolArray | None = None  # a flag for each client; None: all
         self.n_edges = 0
         everyone = np.arange(trace.n_devices)
         #: For each client that is online at the cursor, the check-out that ends its session, ms.
@@ -55,6 +56,10 @@ class Sessions:
         self._one_online_until = self.online_until.data
         self._one_at, self._one_device, self._one_check_in = self._at.data, self._device.data, self._check_in.data
         self._one_until = self._until.data
+
+    def wait_for(self, clients: BoolArray) -> None:
+        """Only these, a flag for each, are counted by `next_check_ins` and `returns`: the others have no data."""
+        self._awaited = None if clients.all() else clients
 
     def online_at_start(self) -> IntArray:
         """Ids of the clients that are online at virtual time 0."""
@@ -133,7 +138,9 @@ class Sessions:
 
     def returns(self) -> bool:
         """Whether any device ever checks in again: a whole period without an edge means never."""
-        return bool((self._trace.next_check_in(np.arange(self._trace.n_devices), self._loaded_until) < FOREVER).any())
+        everyone = np.arange(self._trace.n_devices)
+        awaited = everyone if self._awaited is None else everyone[self._awaited]
+        return bool((self._trace.next_check_in(awaited, self._loaded_until) < FOREVER).any())
 
     def _load(self) -> None:
         start, stop = self._loaded_until, self._loaded_until + self._window_ms
@@ -157,7 +164,8 @@ class Sessions:
         self._loaded_until = stop
         self._one_at, self._one_device, self._one_check_in = self._at.data, self._device.data, self._check_in.data
         self._one_until = self._until.data
-        self._check_in_rows = np.flatnonzero(self._check_in)
+        counted = self._check_in if self._awaited is None else self._check_in & self._awaited[self._device]
+        self._check_in_rows = np.flatnonzero(counted)
         self._look_ahead()
 
 

@@ -19,7 +19,7 @@ from evsim.timeline.fates import ARRIVES
 from evsim.timeline.flows import Broken, Flows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from evsim.base.vocabulary import BoolArray, IntArray
     from evsim.cost.network import Way
@@ -63,6 +63,8 @@ class Transfers:
         self._certain: dict[int, Ended] = {}  # transfers of which only the latency is left
         self._shares: dict[int, float] = {}  # of the transfer in which a task was broken off
         self._armed = FOREVER
+        self._late: list[int] = []  # transfers that would have ended while the links of their clients stood still
+        self._meters: list[WorkMeter] = []
         self._held = np.zeros(pricing.speed.n_devices, np.bool_)  # clients whose links stand still
 
     @property
@@ -75,19 +77,15 @@ class Transfers:
         now, column, pricing = self._clock.now, self._ledger.column, self._pricing
         clients, nth = column("client", tasks), column("nth", tasks)
         latency = pricing.speed.latency_ms[clients]
-        own = [pricing.own_kbps("download", clients, nth), pricing.own_kbps("upload", clients, nth)]
-        alone = [
-            pricing.alone("download", clients, nth, column("bytes_down", tasks)),
-            pricing.alone("upload", clients, nth, column("bytes_up", tasks)),
-        ]
+        down, up = pricing.links(clients, nth, (column("bytes_down", tasks), column("bytes_up", tasks)))
         ids = tasks.tolist()
-        uploads = zip(clients.tolist(), own[1].tolist(), alone[1].tolist(), latency.tolist(), strict=True)
+        uploads = zip(clients.tolist(), up[0].tolist(), up[1].tolist(), latency.tolist(), strict=True)
         self._uploads.update(zip(ids, uploads, strict=True))
         for task, ended in zip(ids, column("ended_at", tasks).tolist(), strict=True):
             self._stands[task] = (_DOWNLOAD, now)
             if ended < FOREVER:
                 heapq.heappush(self._due, (ended, _GONE, task))
-        self._flows["download"].begin(now, (tasks, clients, own[0], alone[0], latency), self._held[clients])
+        self._flows["download"].begin(now, (tasks, clients, *down, latency), self._held[clients])
         self._arm()
 
     def ends_moved(self, tasks: IntArray) -> None:
@@ -108,11 +106,27 @@ class Transfers:
         self._held = self._held | clients if held else self._held & ~clients
         for flows in self._flows.values():
             flows.hold(clients, held)
+        late, self._late = self._late, []
+        for task in late:
+            heapq.heappush(self._due, (self._clock.now, _PHASE_ENDS, task))
+        if late and not held:
+            self._now(self._clock.now)
         self._arm()
 
-    def phases_now(self) -> dict[int, tuple[int, int]]:
-        """The tasks at work: 0, 1 or 2 for download, computation and upload, and since when."""
-        return self._stands
+    def at_work(self) -> Iterable[int]:
+        """The tasks at work."""
+        return self._stands.keys()
+
+    def meter(self) -> WorkMeter:
+        """A meter of the time that clients work, read from now on."""
+        meter = WorkMeter(self._clock, self._pricing.speed.n_devices, self._client_phases)
+        self._meters.append(meter)
+        return meter
+
+    def catch_up(self) -> None:
+        """What ends at this instant by itself has ended: somebody is going to change what happens from now on."""
+        self._now(self._clock.now)
+        self._arm()
 
     def freeze(self) -> None:
         """The run is over: note how far everybody came."""
@@ -144,6 +158,10 @@ class Transfers:
         if at != self._armed:
             return  # an earlier one took its place, and saw to this
         self._armed = FOREVER
+        self._now(at)
+        self._arm()
+
+    def _now(self, at: int) -> None:
         arrived: list[int] = []
         gone: list[int] = []
         while self._once(at, arrived):  # what takes no time leads to more
@@ -153,7 +171,17 @@ class Transfers:
             self._arrived(np.array(arrived))
         if gone:
             self._gone(np.array(gone))
-        self._arm()
+
+    def _client_phases(self) -> Iterable[tuple[int, int, int]]:
+        """Client, phase, and since when, of the tasks at work."""
+        return ((self._uploads[task][0], phase, since) for task, (phase, since) in self._stands.items())
+
+    def _spent(self, task: int, now: int) -> None:
+        """A phase is over."""
+        if self._meters:
+            phase, since = self._stands[task]
+            for meter in self._meters:
+                meter.add(self._uploads[task][0], phase, since, now)
 
     def _once(self, now: int, arrived: list[int]) -> bool:
         """Phases that end at this instant; whether there was one."""
@@ -168,7 +196,11 @@ class Transfers:
             _, what, task = heapq.heappop(self._due)
             if task not in self._stands:
                 continue
+            if what == _PHASE_ENDS and self._held[self._uploads[task][0]]:
+                self._late.append(task)  # its link is cut while the last of it is on the way
+                continue
             if what == _COMPUTED:
+                self._spent(task, now)
                 begins.append(task)
             else:
                 self._next_phase(task, now, arrived)
@@ -196,6 +228,7 @@ class Transfers:
         """A download or upload has ended at this instant."""
         phase, since = self._stands[task]
         self._certain.pop(task, None)
+        self._spent(task, now)
         one = np.array([task])
         self._ledger.set(_PHASE[phase], one, now - since)
         if phase == _DOWNLOAD:
@@ -221,13 +254,14 @@ class Transfers:
         if task not in self._stands:
             return
         phase, since = self._stands[task]
+        self._spent(task, now)
         self._forget(task)
         if phase == _COMPUTE:
             return
         way: Way = "download" if phase == _DOWNLOAD else "upload"
         certain = self._certain.pop(task, None)
         if certain is not None:  # only the latency was left, and the bytes have all gone
-            broken: Broken | None = Broken(np.nan if certain.even else 1.0, certain.at - since)
+            broken: Broken | None = Broken(np.nan if certain.even else 1.0, max(certain.at, now + 1) - since)
         else:
             broken = self._flows[way].break_off(task, now)
         if broken is not None:
@@ -236,3 +270,31 @@ class Transfers:
 
     def _forget(self, task: int) -> None:
         del self._stands[task], self._uploads[task]
+
+
+@final
+class WorkMeter:
+    """Ms that clients downloaded, computed and uploaded, from one reading to the next.
+
+    Args:
+        clock: virtual time.
+        n_clients: size of the population.
+        going: client, phase, and since when, of the tasks at work.
+    """
+
+    def __init__(self, clock: Clock, n_clients: int, going: Callable[[], Iterable[tuple[int, int, int]]]) -> None:
+        self._clock, self._going, self._read_at = clock, going, clock.now
+        self._n = n_clients
+        self._spent = np.zeros((3, n_clients), np.int64)
+
+    def add(self, client: int, phase: int, begin: int, end: int) -> None:
+        """A phase is over."""
+        self._spent[phase, client] += end - max(begin, self._read_at)
+
+    def read(self) -> IntArray:
+        """Ms since the last reading, (3, n_clients)."""
+        now = self._clock.now
+        for client, phase, since in self._going():
+            self._spent[phase, client] += now - max(since, self._read_at)
+        spent, self._spent, self._read_at = self._spent, np.zeros((3, self._n), np.int64), now
+        return spent

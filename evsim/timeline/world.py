@@ -13,6 +13,7 @@ from evsim.base.vocabulary import Feedback, FloatArray, IntArray
 from evsim.cost.own import Own
 from evsim.cost.pricing import Pricing, Sizes
 from evsim.cost.work import Work
+from evsim.timeline.absences import MovingSessions, Presence
 from evsim.timeline.audience import Audience
 from evsim.timeline.clock import Clock
 from evsim.timeline.port import ManagerPort
@@ -106,6 +107,12 @@ class Errand:
         return self.work(samples) if self.drawn is None else self.drawn(samples, clients, nth)
 
 
+def n_drawn(samples: IntArray) -> int:
+    """How many ids selectors draw from: those up to the last client with data, whoever stands behind."""
+    having = np.flatnonzero(samples)
+    return int(having[-1]) + 1 if len(having) else 0
+
+
 def cut(partial: HasWork, full: Work, samples: IntArray, max_steps: IntArray) -> Work:
     """The work of clients of which some do only so many steps (0: all of them)."""
     short, few = partial.work_of(samples, max_steps), max_steps > 0
@@ -140,10 +147,10 @@ class World:
     """
 
     clock: Clock
-    availability: AvailabilityTrace
+    availability: AvailabilityTrace | Presence
     samples: IntArray
     manager: ManagerPort
-    sessions: Sessions
+    sessions: Sessions | MovingSessions
     pricing: Pricing
     work: Callable[[IntArray], Work]
     wire_bytes: tuple[int, int]

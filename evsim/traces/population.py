@@ -24,6 +24,8 @@ from evsim.traces.joins.sample import Sample
 from evsim.traces.speed import DeviceSpeed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.random import Generator
 
 __all__ = ["Join", "Listed", "Modulo", "Paired", "Population", "RankJoin", "Sample", "populate"]
@@ -65,6 +67,7 @@ def populate(  # noqa: PLR0913  the facts a population is made of, all by name
     seed: int,
     start_ms: int,
     folder: Path = Path(),
+    label_share: Callable[[int], FloatArray] | None = None,
 ) -> Population:
     """Give each client an availability and a speed.
 
@@ -77,6 +80,7 @@ def populate(  # noqa: PLR0913  the facts a population is made of, all by name
         seed: of the scenario.
         start_ms: time of day at which virtual time 0 falls, ms.
         folder: where relative paths of a join begin.
+        label_share: the share of a label among each client's samples, if the data have a class per sample.
 
     Raises:
         TraceError: if there is no client or no device to draw from, if sizes are not one per client, or if the join
@@ -91,7 +95,7 @@ def populate(  # noqa: PLR0913  the facts a population is made of, all by name
         raise TraceError(f"{len(sizes)} data sizes for {n_clients} clients; expected one per client")
     named = availability.names is not None and speed.names is not None
     policy: Join = (Paired() if named else Sample()) if join is None else join
-    deal = policy.deal(Roster(sizes, availability, speed, seed, folder))
+    deal = policy.deal(Roster(sizes, availability, speed, seed, folder, label_share))
     varied = deal.clone if policy.varies_clones else np.zeros_like(deal.clone)
     trace = _client_trace(availability, deal.device, varied, start_ms, rng.stream(seed, "join", "clones"))
     notes = (

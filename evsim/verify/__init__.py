@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import final
 
 from evsim.base.errors import RunFolderError
-from evsim.verify import evaluations, fates, prices, steps
+from evsim.verify import changes, evaluations, fates, prices, steps
 from evsim.verify.folder import FORMAT, Folder, read
 from evsim.verify.sessions import Presence
 from evsim.verify.table import Check, LacksError
@@ -91,6 +91,7 @@ def _parts(run: Folder, trace: str | None) -> dict[str, Callable[[], Iterator[Ch
     """The parts of an audit; a column that one of them lacks stops that part only."""
     tables = [steps.rows, fates.session_checks, steps.dispatches, prices.samples, prices.steps, prices.prices]
     tables += [prices.phases, _fates, steps.used, steps.weights, steps.conservation, steps.choices]
+    tables += [changes.checks]
     tables += [evaluations.evaluations, evaluations.client_evaluations, evaluations.ending]
     with_sessions = [fates.presence_checks, steps.idle, evaluations.online]
     found: dict[str, Callable[[], Iterator[Check]]] = {_name(part): partial(part, run) for part in tables}

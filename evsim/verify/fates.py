@@ -8,6 +8,7 @@ from typing import final
 
 import numpy as np
 
+from evsim.verify import changes
 from evsim.verify.folder import Folder
 from evsim.verify.prices import planned_end
 from evsim.verify.sessions import Presence
@@ -42,6 +43,8 @@ class Fates:
 
 def style(run: Folder) -> str:
     """How the server organizes its time: rounds, buffers, or nothing for an aggregator from elsewhere."""
+    if changes.had_outages(run):
+        return ""  # what the server put off cannot be read from the scenario
     return {"synchronous": "rounds", "buffered": "buffers"}.get(run.kind("aggregation"), "")
 
 
@@ -69,7 +72,8 @@ def recompute(run: Folder, presence: Presence) -> Fates:
         cut, late = ended > close, known > close
         ended, known = np.where(cut, close, ended), np.where(late, close, known)
         stopped, arrives, lost = stopped | cut, arrives & ~cut, lost & ~cut
-    sure = np.where(query, run.kind("selection") == "power_of_choice", style(run) != "")
+    known_query = run.kind("selection") == "power_of_choice" and not changes.had_outages(run)
+    sure = np.where(query, known_query, style(run) != "")
     return Fates(ended, known, arrives, lost, stopped, sure, row, would, would_arrive)
 
 

@@ -24,13 +24,16 @@ _LABELS = {
     "clients": lambda c, i: f"client {c['client'][i]}",
     "availability": lambda c, i: f"instant {c['at'][i]} ms",
     "selections": lambda c, i: f"{c['name'][i]} of a selection for round {c['round'][i]} at {c['at'][i]} ms",
+    "changes": lambda c, i: f"{c['what'][i]} at {c['at'][i]} ms",
+    "energy": lambda c, i: f"battery of client {c['client'][i]}",
     "sessions": lambda c, i: f"session of client {c['client'][i]} from {c['check_in_at'][i]} ms",
 }
-_LATER = frozenset({"client_evaluations", "selections"})  # tables that older folders do not have
+_LATER = frozenset({"client_evaluations", "selections", "changes", "energy"})  # tables that older folders do not have
 FORMAT = 2  # of run folders; an older one lacks columns
 _REAL = (
     *("weight", "compute_factor", "link_factor", "mean_staleness", "value", "online_share", "compute_share"),
-    *("compute_ms_per_sample", "download_kbps", "upload_kbps"),
+    *("compute_ms_per_sample", "download_kbps", "upload_kbps", "latency_ms"),
+    *("first_j", "charged_j", "idle_j", "tasks_j", "last_j"),
 )
 
 
@@ -44,6 +47,7 @@ class Folder:
         scenario: resolved, as TOML has it.
         tasks, server_steps, evaluations, client_evaluations, clients, availability, sessions: the tables.
         selections: what the selector said; without columns in a folder from before there was that.
+        changes, energy: what actors did, and what batteries gave and took; likewise.
     """
 
     manifest: Mapping[str, Any]
@@ -56,6 +60,8 @@ class Folder:
     availability: Table
     sessions: Table
     selections: Table
+    changes: Table
+    energy: Table
 
     @property
     def end(self) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evsim.base.units import MS_PER_DAY, MS_PER_HOUR
+from evsim.verify import changes
 from evsim.verify.folder import Folder
 from evsim.verify.table import Check, Flags, Ints
 
@@ -16,8 +17,9 @@ _NOTHING = 1e-9  # ms
 
 
 def kind(run: Folder) -> str:
-    """The network of a run; older runs know only one."""
-    return run.kind("network") or "independent"
+    """The network of a run; older runs know only one. "cut" where links stood still at times."""
+    found = run.kind("network") or "independent"
+    return "cut" if changes.had_cut_links(run) and found != "shared" else found
 
 
 def lasts(run: Folder, begin: Ints, alone: Reals) -> Reals | None:
@@ -35,14 +37,14 @@ def lasts(run: Folder, begin: Ints, alone: Reals) -> Reals | None:
 
 
 def plausible(run: Folder, phase: str, own: Reals) -> Iterator[Check]:
-    """Over a shared link nothing is faster than alone, and no busy time moves more than the link can.
+    """Nothing is faster than alone, and over a shared link no busy time moves more than the link can.
 
     Args:
-        run: over a shared link.
+        run: over a shared link, or with links that stood still at times.
         phase: "download" or "upload".
         own: what each transfer would have taken alone, latency included, ms.
     """
-    tasks, table = run.tasks, run.scenario["network"]
+    tasks, table = run.tasks, run.scenario.get("network", {})
     took = tasks[f"planned_{phase}_ms"]
     yield tasks.holds(f"no {phase} is faster than alone", took >= np.floor(own), f"planned_{phase}_ms", np.floor(own))
     capacity = table.get("down_kbps" if phase == "download" else "up_kbps")

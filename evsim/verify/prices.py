@@ -61,7 +61,8 @@ def prices(run: Folder) -> Iterator[Check]:
     for phase, sizes in (("download", down), ("upload", up)):
         own = alone(run, phase, sizes)
         exact = networks.lasts(run, begins(run, phase), own)
-        if networks.kind(run) == "shared":
+        alike = run.kind("network") in ("", "independent", "shared")
+        if networks.kind(run) in ("shared", "cut") and alike:
             yield from networks.plausible(run, phase, own + run.clients["latency_ms"][tasks["client"]])
             continue
         if exact is None:

@@ -61,6 +61,32 @@ def test_sgd_and_fedprox_equal_the_textbook_over_rounds(mu, momentum, weight_dec
         np.testing.assert_allclose(drive.round(cohort), w, **TOLERANCE)
 
 
+@pytest.mark.parametrize("decay", [None, Decay(factor=0.9, every=1)])
+@pytest.mark.parametrize(("clip", "nesterov"), [(0.3, False), (None, True), (0.3, True)])
+def test_clipped_gradients_and_nesterov_momentum_equal_torch_optim(clip, nesterov, decay):
+    options = {"learning_rate": 0.2, "batch_size": 4, "epochs": 2, "momentum": 0.8, "weight_decay": 0.05}
+    rule = Sgd(clip_norm=clip, nesterov=nesterov, decay=decay, **options)
+    data = problem()
+    drive = Drive(learning(data, client_rule=rule))
+    w, nth = parameters(drive.server), dict.fromkeys(range(6), 0)
+    for version, cohort in enumerate(ROUNDS):
+        ys, clipped = [], 0
+        for k in cohort:
+            y = torch.tensor(w, requires_grad=True)
+            rate = 0.2 * (0.9**version if decay else 1.0)
+            optimizer = torch.optim.SGD([y], lr=rate, momentum=0.8, weight_decay=0.05, nesterov=nesterov)
+            for batch in client_batches(rule, data, k, nth[k]):
+                g = gradient(y.detach().numpy(), *batch)
+                clipped += clip is not None and np.linalg.norm(g) > clip
+                y.grad = torch.tensor(g if clip is None else g * min(1.0, clip / np.linalg.norm(g)))
+                optimizer.step()
+            ys.append(y.detach().numpy())
+            nth[k] += 1
+        w = sum(p * y for p, y in zip(_shares(cohort), ys, strict=True))
+        np.testing.assert_allclose(drive.round(cohort), w, **TOLERANCE)
+        assert clipped > 0 or clip is None
+
+
 def test_the_learning_rate_follows_the_version_that_was_received():
     rule = Sgd(learning_rate=0.4, batch_size=100, decay=Decay(factor=0.5, every=2, floor=0.15))
     data = problem()
@@ -157,6 +183,23 @@ def test_effective_steps_equal_the_impulse_responses_of_momentum_and_pull_togeth
         total += d
     found = effective_steps(torch.tensor([0, 1, tau]), momentum, pull)
     np.testing.assert_allclose(found, [0.0, 1.0, total], rtol=1e-13)
+
+
+@pytest.mark.parametrize("tau", [1, 2, 9])
+def test_effective_steps_with_nesterov_are_what_unit_gradients_move(tau):
+    y = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.SGD([y], lr=1.0, momentum=0.7, nesterov=True)
+    for _ in range(tau):
+        y.grad = torch.ones_like(y)
+        optimizer.step()
+    found = effective_steps(torch.tensor([tau]), 0.7, nesterov=True)
+    np.testing.assert_allclose(found, -y.detach(), rtol=1e-13)
+
+
+@pytest.mark.parametrize("options", [{"nesterov": True}, {"clip_norm": 0.0}, {"clip_norm": float("inf")}])
+def test_impossible_momentum_and_bounds_are_refused(options):
+    with pytest.raises(PolicyError, match="but got"):
+        Sgd(learning_rate=0.1, **options)
 
 
 def test_fednova_with_equal_steps_is_fedavg():

@@ -198,6 +198,7 @@ OTHERS = {
     "predictor": "predictors:PredictorContract",
     "epochs": "epochs:EpochsContract",
     "network": "networks:NetworkContract",
+    "actor": "actors:ActorContract",
     "executor": "executors:ExecutorContract",
     "objective": "objectives:ObjectiveContract",
     "transform": "transforms:TransformContract",

@@ -27,6 +27,7 @@ _TOP_K = ['upload=[{kind="top_k",share=0.1}]']
 #: Whether all cases are tried instead of some; how many runs are killed.
 EVERY_CASE, KILLS = "EVSIM_KILLS" in os.environ, int(os.environ.get("EVSIM_KILLS", "4"))
 
+_OUTAGE = "{kind='outage',at='20min',lasts='10min',keep=true}"
 #: By name, what is laid over the bundled quickstart.
 CASES = {
     "synchronous": [],
@@ -35,6 +36,7 @@ CASES = {
     "buffered": _BUFFERED,
     "oort": ['selection={kind="oort"}'],
     "oort, buffered": ['selection={kind="oort"}', "record.selector=true", *_BUFFERED],
+    "kept head, work by class": ['keep=["3.*"]', "work={kind='by_class', shares=[1.0, 0.4]}", "client_rule.epochs=2"],
     "plain manager": ['selection={kind="manager", target="tests.crash.plain:Plain"}'],
     "oort, prompt": ['selection={kind="oort"}', 'engine.replay="events"'],
     "power of choice": ['selection={kind="power_of_choice",d=20}'],
@@ -45,6 +47,10 @@ CASES = {
     "another target": ["stop.target_accuracy=", "stop.target={metric='loss',at_most=2.295}"],
     "clients by themselves": ["evaluation.per_client=true", "data.client_test_fraction=0.3"],
     "some clients": ["evaluation.per_client=true", "evaluation.client_sample=20"],
+    "acted on": [
+        f"actor=[{_OUTAGE},{{kind='fault',crash_every='1h',link_every='1h'}},{{kind='battery',first=0.1}}]",
+        "network={kind='shared',down_kbps=100000,up_kbps=50000}",
+    ],
     "batched": ['executor={kind="batched",chunk=4}'],
     "workers": ['executor={kind="workers",workers=2}'],
     "scaffold, workers": [*_SCAFFOLD, 'executor={kind="workers",workers=2}'],

@@ -37,6 +37,7 @@ _FEW = [
     "scaffold, workers",
     "top-k, buffered, oort",
     "batched",
+    "acted on",
 ]
 
 
@@ -105,9 +106,13 @@ def test_of_a_broken_checkpoint_the_one_before_is_taken(tmp_path: Path, trained:
     expected = results(Simulation(scenario, device="cpu").run(tmp_path / "whole"))
     cut = interrupted(scenario, tmp_path / "cut", trained, 5)
     newest, older = whole(resume_folder(cut))
-    (resume_folder(cut) / newest.told["tensors"]).write_bytes(b"torn")
+    torn = resume_folder(cut) / newest.told["tensors"]
+    content = torn.read_bytes()
+    torn.write_bytes(b"torn")
     (resume_folder(cut) / "learning-9.safetensors.tmp").write_bytes(b"left behind")
     assert [each.told["position"] for each in whole(resume_folder(cut))] == [older.told["position"]]
+    torn.write_bytes(bytes([content[0] ^ 1]) + content[1:])  # as long as it was
+    assert [each.is_intact for each in whole(resume_folder(cut))] == [False, True]
     Simulation.resume(cut, device="cpu")
     assert results(cut) == expected
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, final
 
 import numpy as np
@@ -91,7 +92,7 @@ def some_world(n: int, seed: int) -> TinyWorld:
 
 
 POLICIES = [
-    Synchronous(cohort_goal=2, over_commitment=1.5, reporting_deadline=3_000),
+    Synchronous(cohort_goal=2, over_commitment=1.5, reporting_deadline=3_000, late_reports="keep"),
     Synchronous(cohort_goal=3, minimum_cohort=1, on_close="abort", reporting_deadline=2_000),
     Buffered(concurrency=3, buffer_size=2, task_timeout=5_000),
     Buffered(concurrency=2, buffer_size=2, period=4_000),
@@ -107,7 +108,7 @@ def test_two_aggregators_on_disjoint_clients_give_the_union_of_their_logs(
     world = replace(some_world(12, 5), by_events=by_events)
     odd, even = tuple(range(1, 12, 2)), tuple(range(0, 12, 2))
     a, b = ("a", first, odd), ("b", second, even)
-    both, alone = world.run(Tiers((a, b)), until=200_000), [world.run(Tiers((t,)), until=200_000) for t in (a, b)]
+    both, alone = world.run(Tiers((a, b)), until=200_000), [_alone(tier, by_events) for tier in (a, b)]
     columns = ["client", "dispatched_at", "ended_at", "known_at", "outcome"]
     tasks = pd.concat([log.tasks for log in alone])[columns]
     pd.testing.assert_frame_equal(_sorted(both.tasks[columns]), _sorted(tasks))
@@ -117,6 +118,55 @@ def test_two_aggregators_on_disjoint_clients_give_the_union_of_their_logs(
     assert set(both.server_steps["by"]) == {"a", "b"}
     assert both.server_steps["version"].max() == sum(log.server_steps["version"].max() for log in alone)
     assert both.server_steps["closed_at"].is_monotonic_increasing
+
+
+@pytest.mark.parametrize("by_events", [False, True])
+@pytest.mark.parametrize("most", [1, 2, None])
+def test_late_reports_join_the_next_step_of_their_own_process(most: int | None, by_events: bool) -> None:
+    """Staleness counts the steps of all processes, and no process takes what was reported to another."""
+    policy = Synchronous(
+        cohort_goal=2, over_commitment=2.0, reporting_deadline=2_500, late_reports="keep", max_staleness=most
+    )
+    odd, even = tuple(range(1, 12, 2)), tuple(range(0, 12, 2))
+    world = replace(some_world(12, 5), by_events=by_events)
+    log = world.run(Tiers((("a", policy, odd), ("b", policy, even))), until=200_000)
+    rounds = log.server_steps.set_index("round")
+    applied = log.server_steps[log.server_steps["applied"].astype(bool)]
+    fates = set()
+    for task in log.tasks.itertuples():
+        mine = rounds.loc[task.round] if task.round in rounds.index else None
+        lost = task.outcome in {"dropped", "aborted", "in_flight"}
+        if mine is None or lost or task.known_at <= mine["closed_at"]:
+            continue
+        taking = applied[(applied["by"] == mine["by"]) & (applied["closed_at"] >= task.known_at)]
+        taking = taking[taking["round"] != task.round]
+        assert len(taking), "a late report of the very end is in flight"
+        step = taking.iloc[0]
+        staleness = step["version"] - 1 - task.version
+        used = most is None or staleness <= most
+        assert (task.outcome, task.staleness) == ("aggregated" if used else "stale", staleness)
+        assert task.server_step == (step["version"] if used else -1)
+        fates.add((mine["by"], task.outcome))
+    assert fates == {(by, how) for by in "ab" for how in (("aggregated",) if most is None else ("aggregated", "stale"))}
+
+
+@pytest.mark.parametrize("by_events", [False, True])
+@pytest.mark.parametrize("other", [Synchronous(cohort_goal=1), Buffered(concurrency=1, buffer_size=1)])
+def test_a_process_that_waits_in_vain_leaves_the_others_alone(other: Aggregator, by_events: bool) -> None:
+    never = AvailabilityTrace.from_intervals([], [], [], n_devices=1, period=1_000)
+    tiers = Tiers((("a", Synchronous(cohort_goal=1), (0,)), ("b", other, (1,))))
+    here = AvailabilityTrace.concatenate([never, AvailabilityTrace.always(1)])
+    world = TinyWorld(trace=here, by_events=by_events)
+    log = world.run(tiers, server_steps=9)
+    assert log.end_reason == "server_steps"
+    assert log.server_steps["by"].tolist() == ["b"] * 9
+    nobody = replace(world, trace=AvailabilityTrace.concatenate([never, never]))
+    assert nobody.run(tiers, server_steps=9).end_reason == "no_clients"
+
+
+@lru_cache  # each is compared with several companies
+def _alone(tier: tuple[str, Aggregator, tuple[int, ...]], by_events: bool) -> Log:
+    return replace(some_world(12, 5), by_events=by_events).run(Tiers((tier,)), until=200_000)
 
 
 def _sorted(frame: pd.DataFrame) -> pd.DataFrame:

@@ -67,8 +67,12 @@ CASES = {
         ["population.speed={compute_ms_per_sample={kind='exponential', mean=9}, upload_kbps=900, download_kbps=900}"],
     ),
     "too_long": ([BUFFER, "aggregation.task_timeout=1min"], [BUFFER]),  # 80 s for 80 MB
+    "many_evaluations": (["evaluation.every=1ms"], ["evaluation.every=1min"]),
     "charged_size": (["cost.sample_scale=1"], ["cost.sample_scale=80"]),
-    "diverges_at_once": (["client_rule.learning_rate=1e38"], ["client_rule.learning_rate=0.1"]),
+    "diverges_at_once": (
+        ["client_rule.learning_rate=1e15", "client_rule.weight_decay=1e15", "client_rule.momentum=0.9"],
+        ["client_rule.learning_rate=0.1"],
+    ),
     "batch_of_one": (["model={kind='net.py:normed'}"], ["model={kind='net.py:normed'}", "client_rule.drop_last=true"]),
     "repeated_period": (
         ["population.availability=phones", "stop.virtual_time=8d"],

@@ -76,7 +76,7 @@ def one_sentence(done, said, code=2):
     assert said in last
 
 
-@pytest.mark.parametrize("kind", OPTIONS)
+@pytest.mark.parametrize("kind", ["trained", pytest.param("dry", marks=pytest.mark.slow)])
 def test_files_that_may_not_grow(here, kind):
     with limited(resource.RLIMIT_FSIZE, 4 << 10):
         one_sentence(here("run", "quickstart", *OPTIONS[kind], "--out", "r"), "limit for files")
@@ -130,6 +130,7 @@ app(["run", "replay", "-o", "population={clients=100000000,availability='always'
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_out_of_memory(tmp_path):
     done = program(MEMORY, tmp_path)

@@ -13,6 +13,7 @@ from evsim.base.units import MS_PER_DAY, MS_PER_HOUR
 from evsim.results import load_run
 from evsim.run.simulation import Simulation
 from evsim.scenario import Scenario
+from evsim.scenario.caveats import caveats
 from evsim.selection.daily import Daily
 from evsim.selection.forecast import Constant, NoForecast, Oracle, Predictor
 from evsim.selection.uniform import Uniform
@@ -127,6 +128,14 @@ def test_an_oracle_is_said_in_manifest_and_scenario(tmp_path) -> None:
     assert [caveat.key for caveat in run.caveats if caveat.key == "oracle"]
     assert scenario.to_toml().count('kind = "oracle"') == 1
     assert Scenario.load(tmp_path / "r").selection == scenario.selection
+
+
+def test_a_predictor_that_nobody_asks_is_a_caveat() -> None:
+    for predictor, said in (("daily", True), ("none", False)):
+        scenario = Scenario.load("replay", [f"selection.predictor={predictor}"])
+        assert ("predictor_unused" in [each.key for each in caveats(scenario)]) == said
+    asked = Scenario.load("replay", ["selection.kind=refl_ips", "selection.predictor=daily"])
+    assert "predictor_unused" not in [each.key for each in caveats(asked)]
 
 
 # -- what a predictor may not be ---------------------------------------------------------------------------------------

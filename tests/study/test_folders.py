@@ -251,6 +251,22 @@ def test_an_unfinished_study_can_be_compared_and_says_what_is_missing(one_of_two
     assert "1 of 2 runs missing: b seed 0 (failed)" in done.output
 
 
+def test_a_study_is_read_while_a_sweep_works_in_it_and_a_second_sweep_is_refused(one_of_two):
+    before = snapshot(one_of_two)
+    with locked(one_of_two):
+        for command in (["compare", str(one_of_two), "--running-mean", "1"], ["sweep", str(one_of_two), "--status"]):
+            done = CliRunner().invoke(app, command)
+            assert done.exit_code == 0, done.output
+        assert f"process {os.getpid()} on " in done.output
+        again = replace(STUDY, arms={"a": ()}, seeds=(0,))
+        with pytest.raises(RunFolderError, match=rf"process {os.getpid()} on .* works in it"):
+            sweep(again, one_of_two, processes=1)
+        during = snapshot(one_of_two)
+    assert {path: content for path, content in during.items() if path.name != LOCK_FILE} == {
+        path: content for path, content in before.items() if path.name != LOCK_FILE
+    }
+
+
 def test_a_study_of_which_nothing_is_done_is_refused_in_words(tmp_path):
     told = {"name": "x", "seeds": [0], "arms": {"a": {"folder": "a"}}, "executors": []}
     (tmp_path / "study.json").write_text(json.dumps(told))

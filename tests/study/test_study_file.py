@@ -73,6 +73,13 @@ def test_a_target_that_cannot_be_is_told(tmp_path, target, told):
         load(tmp_path, f'scenario = "quickstart"\ntarget = {target}\n[arms]\na = []\n')
 
 
+def test_a_scenario_is_not_taken_for_a_study(tmp_path):
+    with pytest.raises(
+        ScenarioError, match=r"s\.toml: a scenario, not a study; expected a study: .*; evsim run .* runs it"
+    ):
+        load(tmp_path, 'name = "x"\nseed = 1\nextends = "quickstart"\n[stop]\nrounds = 2\n')
+
+
 def test_every_problem_is_told_at_once(tmp_path):
     with pytest.raises(ScenarioError) as caught:
         load(tmp_path, "seed = 1\nseeds = [1, 1]\ntarget_accuracy = 2\n[grid]\nx = []\n")

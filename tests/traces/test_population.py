@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
@@ -137,6 +139,52 @@ def test_rank_join_reaches_the_chosen_spearman_correlation(correlation, axis):
     assert spearmanr(sizes, quality).statistic == pytest.approx(correlation, abs=0.064 * (1 - correlation**2) + 1e-9)
     assert abs(spearmanr(sizes, other).statistic) < 0.064
     assert np.unique(found.device).size == n
+
+
+def scored(policy, n=3_000, folder=Path(), **named):
+    arguments = {"availability": trace(n), "speed": speeds(n), "sizes": np.ones(n, np.int64), "seed": 0, "start_ms": 0}
+    return populate(n_clients=n, join=policy, folder=folder, **arguments, **named)
+
+
+@pytest.mark.parametrize("correlation", [-0.8, 0.0, 1.0])
+@pytest.mark.parametrize("axis", ["speed", "availability"])
+@pytest.mark.parametrize("kind", ["label", "file"])
+def test_rank_join_reaches_the_correlation_with_a_score_of_the_data(tmp_path, kind, axis, correlation):
+    n = 3_000
+    score = np.random.default_rng(3).permutation(n) / n
+    options = {"correlation": correlation, "with_": axis}
+    if kind == "label":
+        asked = []
+        found = scored(RankJoin(score="label:7", **options), label_share=lambda label: (asked.append(label), score)[1])
+        assert asked == [7]
+    else:
+        rows = [f"{client},{score[client]}" for client in range(n)]
+        (tmp_path / "c.csv").write_text("\n".join(["client,age", *rows[::-1]]), encoding="utf-8")
+        found = scored(RankJoin(score="age", file="c.csv", **options), folder=tmp_path)
+    quality = -found.speed.reference_ms() if axis == "speed" else found.availability.online_share()
+    # standard error of Spearman's rho at n = 3,000 is 0.018: four of them
+    assert spearmanr(score, quality).statistic == pytest.approx(correlation, abs=0.073 * (1 - correlation**2) + 1e-9)
+
+
+def test_a_score_changes_who_gets_a_device_of_its_axis_and_no_other_draw():
+    plain, by_size = scored(Sample()), scored(RankJoin(correlation=0.5))
+    by_label = scored(RankJoin(correlation=0.5, score="label:0"), label_share=lambda _: np.linspace(0, 1, 3_000))
+    np.testing.assert_array_equal(by_label.device, plain.device)
+    np.testing.assert_array_equal(by_size.device, plain.device)
+    np.testing.assert_array_equal(np.sort(by_label.speed_device), np.sort(plain.speed_device))
+    assert not np.array_equal(by_label.speed_device, by_size.speed_device)
+
+
+def test_scores_that_there_are_not_are_refused(tmp_path):
+    with pytest.raises(PolicyError, match="score must be 'samples', 'label:' and a number, or a column of a file"):
+        RankJoin(correlation=0.5, score="labels")
+    with pytest.raises(TraceError, match=r"population\.join\.score: 'label:3', but there are no data"):
+        scored(RankJoin(correlation=0.5, score="label:3"))
+    with pytest.raises(TraceError, match=r"c\.csv: no such file; expected a CSV with columns client and age"):
+        scored(RankJoin(correlation=0.5, score="age", file="c.csv"), folder=tmp_path)
+    (tmp_path / "c.csv").write_text("client,size\n0,1", encoding="utf-8")
+    with pytest.raises(TraceError, match="no column 'age'"):
+        scored(RankJoin(correlation=0.5, score="age", file="c.csv"), folder=tmp_path)
 
 
 def test_rank_join_of_equal_sizes_does_not_favor_low_ids():

@@ -190,7 +190,7 @@ def test_frozen_leaves_are_nowhere_but_in_the_saved_model():
     stays = {"0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked"}
     stays |= {"4.bias", "5.bias", "9.bias", "11.bias"}
     assert {name for name in after if np.array_equal(after[name], before[name])} == stays
-    sent = server._received()
+    sent = server._message()
     assert set(sent["model"]) == {"4.weight", "5.weight", "9.weight", "11.weight"}
     assert set(sent["buffers"]) == {"5.running_mean", "5.running_var", "5.num_batches_tracked"}
 

@@ -93,7 +93,7 @@ def test_frozen_leaves_stay_bit_for_bit_and_are_nowhere_but_in_the_saved_model(a
     moved = {name for name in after if not np.array_equal(after[name], before[name])}
     assert moved == {"b.weight"}
     frozen = {"a.weight", "a.bias", "b.bias"}
-    everywhere = [server._server, server._received()]
+    everywhere = [server._server, server._message()]
     assert not frozen & {name for payload in everywhere for tree in payload.values() for name in tree}
 
 

@@ -14,6 +14,7 @@ import torch
 
 from evsim.algorithms.base import ClientInfo, GroupedBroadcast, Method
 from evsim.algorithms.broadcast import FullModel
+from evsim.algorithms.local_sgd import LocalSgd
 from evsim.algorithms.mean import Mean
 from evsim.algorithms.robust import Median
 from evsim.algorithms.server_sgd import ServerSgd
@@ -342,3 +343,63 @@ def test_work_of_a_page_that_is_equal_in_time(tmp_path: Path) -> None:
     run = load_run(Simulation(Scenario.load("quickstart", [*SHORT, *more])).run(tmp_path / "run"))
     assert run.tasks["steps"].nunique() > 5
     assert verify(tmp_path / "run").ok
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ('keep=["3.*"]', "keep: leaves of a model; expected nothing here"),
+        ("broadcast={kind='heterofl.py:HeteroFL', first='1', last='3'}", "broadcast: HeteroFL sends parts of a model"),
+    ],
+)
+def test_a_dry_run_has_no_model_to_cut(hetero: Any, override: str, words: str) -> None:
+    (hetero[0] / "dry.toml").write_text('extends = "replay"\n', encoding="utf-8")
+    with pytest.raises(ScenarioError, match=words):
+        Scenario.load(hetero[0] / "dry.toml", [override], paths_from=hetero[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnRate(LocalSgd):
+    """The rate falls with the tasks that a client was given and rises with the time of a sample."""
+
+    knows = ("compute_ms", "nth", "group")
+
+    def begin(self, received: Any, state: Any, version: Any) -> Any:
+        known = state["client"]
+        rate = self.learning_rate * (1 + known["compute_ms"]) / (4.0 + known["nth"] + known["group"])
+        return {**super().begin(received, state, version), "own": {"rate": rate}}
+
+    def rate(self, carry: Any) -> Any:
+        return carry["own"]["rate"]
+
+    def direction(self, grads: Any, carry: Any, received: Any, state: Any) -> Any:
+        return grads
+
+
+@pytest.mark.parametrize("executor", [Batched(threads=1), Batched(chunk=2, threads=1), Workers(workers=2)], ids=str)
+def test_what_a_rule_knows_of_its_client_is_the_same_in_every_executor(executor: Any) -> None:
+    own = OwnRate(learning_rate=RATE, batch_size=4, epochs=2)
+    serial = driven(learning(Given(), client_rule=own))
+    assert_close(serial, driven(learning(Given(), executor, client_rule=own)))
+    assert_close(serial, driven(learning(Given(), executor, client_rule=own, merge=Mean(), upload=(TopK(share=1.0),))))
+
+
+def test_a_weighting_and_a_merge_know_the_clients_of_a_step() -> None:
+    seen: list[Any] = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Looking(SampleWeights):
+        def weights(self, reports: Any) -> Any:
+            seen.append(reports.info)
+            return super().weights(reports)
+
+    server = learning(Given(), weighting=Looking())
+    drive = Drive(server)
+    server.apply(drive.dispatch((0, 1, 2)))
+    server.apply(drive.dispatch((2, 0)))
+    assert seen[0].client.tolist() == [0, 1, 2]
+    assert seen[1].client.tolist() == [0, 2]
+    assert seen[1].nth.tolist() == [1, 1]
+    assert seen[1].group.tolist() == [GROUPS[0], GROUPS[2]]
+    assert seen[1].samples.tolist() == [SIZES[0], SIZES[2]]
+    assert seen[1].compute_ms.tolist() == [2.0, 5.0]

@@ -62,6 +62,17 @@ def test_bundled_scenarios_recompute(tmp_path, name):
     assert violations(folder, trace if isinstance(trace, str) else None) == []
 
 
+def test_rounds_that_find_few_clients_and_spare_a_share_of_them_recompute(tmp_path):
+    share = {"short_cohort": "share", "over_commitment": 1.6, "minimum_cohort": 2, "reporting_deadline": "6min"}
+    change = {"aggregation": aggregations()["rounds, deadline"] | share, "population": {"clients": 24}}
+    folder = run(tmp_path / "run", change, {"stop": {"virtual_time": "3h"}})
+    steps = pq.read_table(folder / "server_steps.parquet").to_pandas()
+    few = steps[(steps["invited"] < 8) & (steps["invited"] > 2)]
+    assert (few["goal"] < few["invited"]).all()
+    assert len(few) >= 4
+    assert violations(folder) == []
+
+
 @pytest.mark.parametrize("rate", [0.1, 1e308])
 def test_invalid_updates_are_told_from_merged_ones(tmp_path, rate):
     change = {"client_rule": {"learning_rate": rate}, "stop": {"virtual_time": "2h"}}

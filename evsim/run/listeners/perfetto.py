@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from evsim.base.errors import require
+from evsim.base.trace_events import CLIENTS, SERVER, TraceEvents
 
 if TYPE_CHECKING:
     from evsim.timeline.audience import RunFacts
-
-_US_PER_MS = 1000
-_SERVER, _CLIENTS = 1, 2  # "processes" of the picture
 
 
 @final
@@ -33,15 +30,15 @@ class Perfetto:
         self._path: Path | None = None
         self._given: dict[int, tuple[int, int]] = {}  # task -> (when, to whom), of tasks at work
         self._n_tasks = 0
-        self._events: list[dict[str, Any]] = []
+        self._out = TraceEvents()
 
     def started(self, run: RunFacts) -> None:
         """Name the tracks."""
         require(run.folder is not None, "perfetto needs a run folder to write into")
         assert run.folder is not None  # noqa: S101  for the type checker
         self._path = run.folder / self._name
-        for number, name in ((_SERVER, "server"), (_CLIENTS, "clients")):
-            self._events.append({"ph": "M", "name": "process_name", "pid": number, "args": {"name": name}})
+        self._out.name(SERVER, "server")
+        self._out.name(CLIENTS, "clients")
 
     def dispatched(self, at: int, task: int, client: int) -> None:
         """A bar begins."""
@@ -65,26 +62,21 @@ class Perfetto:
         """A round as a bar of the server's."""
         began = int(row["started_at"])
         words = {name: row[name] for name in ("reason", "reports", "dropped", "version")}
-        self._draw(f"round {row['round']}", began, at, _SERVER, 0, words)
+        self._out.bar(f"round {row['round']}", (began, at), (SERVER, 0), words)
 
     def evaluated(self, at: int, version: int, metrics: dict[str, float]) -> None:
         """A curve below the bars."""
         values = {name: value for name, value in metrics.items() if value == value}  # noqa: PLR0124  not NaN
-        self._events.append({"ph": "C", "name": "metrics", "pid": _SERVER, "ts": at * _US_PER_MS, "args": values})
+        self._out.count("metrics", at, values)
 
     def ended(self, at: int, reason: str) -> None:
         """Tasks at work end here; the file is written."""
         for task in list(self._given):
             self._bar(at, task, "in flight")
         if self._path is not None:
-            text = json.dumps({"traceEvents": self._events, "displayTimeUnit": "ms"}, allow_nan=False)
-            self._path.write_text(text, encoding="utf-8")
+            self._out.write(self._path)
 
     def _bar(self, at: int, task: int, end: str) -> None:
         if task in self._given:
             began, client = self._given.pop(task)
-            self._draw(f"task {task}", began, at, _CLIENTS, client, {"end": end})
-
-    def _draw(self, name: str, began: int, ended: int, process: int, track: int, words: dict[str, Any]) -> None:
-        times = {"ts": began * _US_PER_MS, "dur": (ended - began) * _US_PER_MS}
-        self._events.append({"ph": "X", "name": name, "pid": process, "tid": track, **times, "args": words})
+            self._out.bar(f"task {task}", (began, at), (CLIENTS, client), {"end": end})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, final
@@ -41,6 +42,8 @@ class Roster:
         speed: of trace devices; not necessarily the same ones.
         seed: of the scenario.
         folder: where relative paths begin.
+        label_share: the share of a label among each client's samples, (clients,); None without data that have classes.
+
     """
 
     sizes: IntArray
@@ -48,6 +51,7 @@ class Roster:
     speed: DeviceSpeed
     seed: int
     folder: Path = field(default_factory=Path)
+    label_share: Callable[[int], FloatArray] | None = None
 
     @property
     def n_clients(self) -> int:

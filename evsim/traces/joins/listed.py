@@ -13,8 +13,8 @@ from typing_extensions import override
 from evsim.base.errors import Problem, TraceError, report, require
 from evsim.base.vocabulary import IntArray
 from evsim.traces._names import as_names, find
-from evsim.traces.formats import _table
 from evsim.traces.joins.base import Axis, Deal, Join, Roster, Score, draw, nth_use
+from evsim.traces.joins.by_client import rows_by_client
 from evsim.traces.joins.paired import check_distinct
 
 if TYPE_CHECKING:
@@ -81,27 +81,7 @@ def _numbers(n_devices: int) -> Names | None:
 
 
 def _from_file(path: Path, n_clients: int) -> list[str]:
-    if not path.exists():
-        raise TraceError(f"{_KEY}.file: {path}: no such file; expected a CSV with columns client and device")
-    table = _table.read_table(path, lambda name: {"client_id": "client", "device_id": "device"}.get(name, name))
-    problems = _table.check_known(table, ("client", "device"))
-    problems += [
-        Problem(f"no column {name!r}", f"it has {', '.join(table.headers.values())}", "client and device")
-        for name in ("client", "device")
-        if name not in table.columns
-    ]
-    if problems:
-        raise _table.fail(path, problems)
-    values, problems = _table.numbers(table, "client")
-    whole = (values >= 0) & (values < n_clients) & (values == np.floor(values))
-    if problems or not whole.all():
-        clients = f"the number of a client, 0 to {n_clients - 1}"
-        raise _table.fail(path, problems or table.problems(~whole, "client", clients))
-    client = values.astype(np.int64)  # whole numbers below the number of clients
-    times = np.bincount(client, minlength=n_clients)
-    if (odd := np.flatnonzero(times != 1)).size:
-        shown = ", ".join(f"client {number}: {times[number]}" for number in odd[:_SHOWN])
-        raise TraceError(f"{path}: rows of {shown}{', ...' if len(odd) > _SHOWN else ''}; expected one row per client")
+    client, table = rows_by_client(path, n_clients, "device", ("client", "device"))
     device = np.empty(n_clients, dtype=object)
     device[client] = table.columns["device"].to_pylist()
     return [str(name) for name in device]

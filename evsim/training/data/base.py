@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from evsim.base import rng
 from evsim.base.errors import DataError, require
-from evsim.base.vocabulary import BoolArray, IntArray
+from evsim.base.vocabulary import BoolArray, FloatArray, IntArray
 from evsim.training.data import shared
 from evsim.training.data.gathered import Gathered, Values, select
 from evsim.training.data.held_out import HeldOut, hold_out
@@ -153,6 +153,18 @@ class FederatedData:
         for column in (self.y, self.index, self.offsets, self.y_test):
             found.update(np.ascontiguousarray(column, "<f8" if column.dtype.kind == "f" else "<i8").tobytes())
         return found.hexdigest()
+
+    def label_share(self, label: int) -> FloatArray:
+        """The share of a label among each client's samples, (n_clients,); 0 without samples.
+
+        Raises:
+            DataError: if there is no such label.
+        """
+        if label >= self.n_classes:
+            raise DataError(f"label {label} of {self.name}; expected 0 to {self.n_classes - 1}")
+        found = np.concatenate([[0], np.cumsum(self.y[self.index] == label)])
+        counts = found[self.offsets[1:]] - found[self.offsets[:-1]]
+        return np.asarray(counts / np.maximum(self.sizes, 1))
 
     def label_counts(self) -> IntArray:
         """How often each client has each label, (n_clients, n_classes)."""

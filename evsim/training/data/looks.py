@@ -23,7 +23,9 @@ from evsim.training.data.store import is_store, open_store
 _MOST_CELLS = 50_000_000  # clients times labels, up to which skew is computed
 _SHOWN = 60  # clients whose labels are drawn
 _TOP = 5  # names that are listed
+_TICKS = 20  # labels that are named in a plot
 _READ = 10_000  # inputs of which mean and deviation are taken
+_COLUMNS = 16  # numbers of a sample, up to which each has a mean of its own
 _IMAGES = 4  # axes: samples, channels, height, width
 
 
@@ -143,30 +145,45 @@ def plot_data(look: Look, out: Path) -> None:
     with mpl.rc_context({"font.size": 9}):
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
-        if look.owner is None:
-            left.text(0.5, 0.5, "no clients of its own", ha="center")
-            left.set_axis_off()
-        else:
-            left.plot(np.arange(1, look.n_clients + 1), np.sort(look.sizes)[::-1], drawstyle="steps-mid")
-            left.set(xlabel="clients, largest first", ylabel="samples", ylim=(0, None))
-        if look.labels == "numbers":
-            right.hist(look.y.reshape(len(look.y), -1), bins=40)
-            right.set(xlabel="number to be predicted", ylabel="samples")
-        elif look.owner is None:
-            right.bar(np.arange(look.n_classes), _totals(look))
-            right.set(xlabel="label", ylabel="samples")
-        else:
-            spread = np.unique(np.linspace(0, look.n_clients - 1, min(_SHOWN, look.n_clients)).astype(np.int64))
-            counts = _counts_of(look, spread)
-            shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-            shown = right.imshow(shares, aspect="auto", vmin=0, interpolation="nearest")
-            right.set(xlabel="label", ylabel=f"client ({len(spread)} of {look.n_clients:,})", yticks=[])
-            figure.colorbar(shown, label="share of the client's samples")
+        _draw_sizes(left, look)
+        _draw_labels(figure, right, look)
         figure.suptitle(look.name)
         try:
             figure.savefig(out, dpi=120)
         except (OSError, ValueError) as error:
             raise DataError(f"{out}: cannot be written: {error}") from error
+
+
+def _draw_sizes(axes: Any, look: Look) -> None:
+    """Samples of each client, the largest first."""
+    if look.owner is None:
+        axes.text(0.5, 0.5, "no clients of its own", ha="center")
+        axes.set_axis_off()
+        return
+    axes.plot(np.arange(1, look.n_clients + 1), np.sort(look.sizes)[::-1], drawstyle="steps-mid")
+    axes.set(xlabel="clients, largest first", ylabel="samples", ylim=(0, None))
+
+
+def _draw_labels(figure: Any, axes: Any, look: Look) -> None:
+    """Which labels clients have, how often there is each, or how numbers are spread."""
+    if look.labels == "numbers":
+        axes.hist(look.y.reshape(len(look.y), -1), bins=40)
+        axes.set(xlabel="number to be predicted", ylabel="samples")
+        return
+    if look.owner is None:
+        axes.bar(np.arange(look.n_classes), _totals(look))
+        axes.set(xlabel="label", ylabel="samples")
+    else:
+        spread = np.unique(np.linspace(0, look.n_clients - 1, min(_SHOWN, look.n_clients)).astype(np.int64))
+        counts = _counts_of(look, spread)
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        shown = axes.imshow(shares, aspect="auto", vmin=0, interpolation="nearest")
+        axes.set(xlabel="label", ylabel=f"client ({len(spread)} of {look.n_clients:,})", yticks=[])
+        figure.colorbar(shown, label="share of the client's samples")
+    if look.n_classes <= _TICKS:
+        names = look.label_names[: look.n_classes] or [str(each) for each in range(look.n_classes)]
+        long = max(map(len, names)) > 3  # noqa: PLR2004  characters that stand side by side
+        axes.set_xticks(np.arange(look.n_classes), names, rotation=60 if long and look.n_classes > _TOP else 0)
 
 
 def _counts_of(look: Look, clients: IntArray) -> IntArray:
@@ -243,10 +260,11 @@ def _dataset(kind: str) -> Look:
 
 
 def _moments(x: Values) -> dict[str, str]:
-    """Mean and deviation, of each channel for images, as the transform `normalize` takes them."""
+    """Mean and deviation, of each channel or each of a few columns, as the transform `normalize` takes them."""
     rows = np.unique(np.linspace(0, len(x) - 1, _READ).astype(np.int64))
     some = x[rows].astype(np.float64) / (255 if x.dtype == np.uint8 else 1)
-    along = (0, *range(2, some.ndim)) if some.ndim == _IMAGES else None
+    columns = some.ndim == 2 and some.shape[1] <= _COLUMNS  # noqa: PLR2004  samples and numbers
+    along = (0, *range(2, some.ndim)) if some.ndim == _IMAGES or columns else None
     mean, deviation = np.atleast_1d(some.mean(axis=along)), np.atleast_1d(some.std(axis=along))
     text = f"mean = {_numbers(mean)}, deviation = {_numbers(deviation)}"
     return {"scale": f"{text}{' (bytes as 0 to 1)' if x.dtype == np.uint8 else ''}"}

@@ -19,8 +19,8 @@ _HEADER = struct.Struct("<26xHH")  # of a member: ends with the lengths of its n
 _BLOCK = 1 << 20
 
 
-def read_npz(path: Path, names: set[str]) -> tuple[dict[str, NDArray[Any]], list[str]]:
-    """The arrays of these names that an archive has, and the names of all it has; nothing is unpickled.
+def read_npz(path: Path, names: set[str] | None = None) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """The arrays of these names (None: all) that an archive has, and the names of all it has; nothing is unpickled.
 
     What is mapped is read-only, and was compared with the archive's checksum.
 
@@ -31,7 +31,7 @@ def read_npz(path: Path, names: set[str]) -> tuple[dict[str, NDArray[Any]], list
     found: dict[str, NDArray[Any]] = {}
     with np.load(path, allow_pickle=False) as content, zipfile.ZipFile(path) as archive:
         every = sorted(content)
-        for name in names & set(every):
+        for name in every if names is None else names & set(every):
             member = next(each for each in archive.infolist() if each.filename.removesuffix(".npy") == name)
             plain = member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & 1
             mapped = _mapped(path, member) if plain and member.file_size >= _MAPPED else None

@@ -158,6 +158,8 @@ def _n_tokens(table: Table, rows: IntArray) -> int:
 def _check_block(block: NDArray[Any], kept: NDArray[Any], rows: IntArray) -> None:
     if block.shape[1:] != kept.shape[1:]:
         raise DataError(f"sample {rows[0]}: inputs of shape {block.shape[1:]}; expected {kept.shape[1:]}, as the first")
+    if (block.dtype.kind == "f") != (kept.dtype.kind == "f"):
+        raise DataError(f"sample {rows[0]}: inputs in {block.dtype}; expected {kept.dtype}, as the first")
     if block.dtype.kind == "f" and not np.isfinite(block).all():
         wrong = np.flatnonzero(~np.isfinite(block.reshape(len(block), -1)).all(axis=1))
         raise DataError(f"sample {rows[wrong[0]]}: inputs hold numbers that are not finite")

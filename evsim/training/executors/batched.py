@@ -24,6 +24,8 @@ from evsim.training.executors.agreement import disagreement
 from evsim.training.executors.base import Executor, Job, Result, Runner, TrainTask
 from evsim.training.executors.batches import steps_of
 from evsim.training.executors.chunk import padding_matters, sum_chunk, train_chunk
+from evsim.training.executors.doubled import in_double
+from evsim.training.executors.footprint import clients_that_fit, model_bytes
 from evsim.training.executors.functional import Functional
 from evsim.training.executors.memory import keep_freed_memory
 from evsim.training.executors.naming import out_of_memory
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from evsim.base.vocabulary import IntArray
 
 T = TypeVar("T")
-_CHUNK_BYTES = 96 << 20  # of stacked parameters in a chunk, if its size is not given
 _WINDOW_BYTES = 256 << 20  # of updates that wait for their turn
 _MOST_CHUNKS_AHEAD = 4
 _LONGEST_REASON = 120  # characters; torch explains itself in many more
@@ -51,7 +52,8 @@ class Batched(Executor):
     A model that cannot be trained this way, or gives another result than `Serial`, is trained serially, with a warning.
 
     Attributes:
-        chunk: clients at once; as many as 96 MiB of parameters, at most 50 (1000 on a GPU), if not given.
+        chunk: clients at once; if not given, as many as 96 MiB of what trains and 1 GiB of what a step keeps for its
+            gradient, at most 50; on a GPU 20 times that.
         threads: threads of one operation; torch's own setting if not given.
     """
 
@@ -76,7 +78,7 @@ class BatchedRunner(Runner):
         self._job, self._threads = job, options.threads or torch.get_num_threads()
         self._functional = Functional(job)
         self._serial = SerialRunner(job, Serial(threads=self._threads))
-        self._chunk = options.chunk or _default_chunk(job)
+        self._chunk = options.chunk or clients_that_fit(job)
         self._checked = False
         self._fallback = ""
 
@@ -122,7 +124,7 @@ class BatchedRunner(Runner):
         """Nothing to release."""
 
     def _window(self) -> int:
-        ahead = min(_MOST_CHUNKS_AHEAD, _WINDOW_BYTES // max(1, self._chunk * _model_bytes(self._job)))
+        ahead = min(_MOST_CHUNKS_AHEAD, _WINDOW_BYTES // max(1, self._chunk * model_bytes(self._job)))
         return self._chunk * max(1, ahead)
 
     def _train_window(self, window: Sequence[TrainTask]) -> Iterator[Result]:
@@ -210,7 +212,23 @@ class BatchedRunner(Runner):
                 found = train_chunk(self._job, self._functional, sample)
         except Exception as error:  # whatever vmap cannot do; Serial has just shown that the model works
             return _first_line(error)
-        return disagreement(self._job, expected, found)
+        reason = disagreement(self._job, expected, found)
+        return self._more_than_rounding(sample, reason) if reason else ""
+
+    def _more_than_rounding(self, sample: list[TrainTask], reason: str) -> str:
+        """The reason if the executors differ in double precision, too; "" if it was rounding."""
+        if self._job.dtype == torch.float64:
+            return reason
+        try:
+            job, tasks = in_double(self._job, sample)
+            functional = Functional(job)
+            functional.couples_samples = self._functional.couples_samples
+            with limited_threads(self._threads):
+                expected = list(SerialRunner(job, Serial(threads=self._threads)).run(tasks))
+                found = train_chunk(job, functional, tasks)
+        except Exception:  # a model that knows one precision only
+            return reason
+        return reason if disagreement(job, expected, found) else ""
 
 
 def _first_line(error: Exception) -> str:
@@ -223,14 +241,3 @@ def _sample(job: Job, window: Sequence[TrainTask]) -> list[TrainTask]:
     filled = [task for task in by_size if job.data.size(task.client) > 0] or by_size
     some = [filled[place] for place in sorted({0, len(filled) // 2, len(filled) - 1})]
     return [some[place] for place in np.argsort(-steps_of(job.rule.schedule, job.data, job.seed, some), kind="stable")]
-
-
-def _default_chunk(job: Job) -> int:
-    most = 1000 if job.device.type == "cuda" else 50
-    budget = _CHUNK_BYTES * (20 if job.device.type == "cuda" else 1)
-    return max(1, min(most, budget // max(1, _model_bytes(job))))
-
-
-def _model_bytes(job: Job) -> int:
-    leaves = [*job.model.parameters(), *job.model.buffers()]
-    return sum(leaf.numel() * leaf.element_size() for leaf in leaves)

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from evsim.base.user_code import said
 from evsim.training.draws import named_draws
 from evsim.training.executors.base import Executor, Job, Runner, TrainTask
 from evsim.training.executors.batched import Batched
+from evsim.training.executors.footprint import clients_that_fit
 from evsim.training.executors.serial import Serial
 from evsim.training.executors.sums import Weights, weights_at
 from evsim.training.executors.threads import limited_threads
@@ -33,6 +34,9 @@ _ENOUGH_S = 0.4  # of one measurement, going by the best rate so far; repeated u
 _WORKER_CHUNK = 64
 _LONG_S = 1.0  # the same for workers: in a short one they would wait for each other at the end more than in a run
 _WARM = 4  # tasks of each worker until its memory is its own
+_HEAVY_S = 0.25  # a task that takes so long is worth no repetition
+_HOPELESS = 0.5  # of the best rate so far, with a first chunk
+_COMPARED = 6  # tasks: three, both ways
 _START_S = 2.5  # what the first vmapped call may cost
 _FORK_S = 0.5  # what starting workers may cost
 _CLEARLY = 1.05  # a later candidate must be this much faster
@@ -67,6 +71,8 @@ class Pick:
         """The reason in words."""
         name = describe(self.executor)
         measured = [f"{each} {rate:.4g}/s" for each, rate in self.rates.items() if isinstance(rate, float)]
+        if self.rates.get(name) == _NO_TIME:
+            return f"a task takes too long to measure rivals ({', '.join(measured)}), so each core gets its own"
         left = f"; no time was left to measure {', '.join(self.unmeasured)}" if self.unmeasured else ""
         if len(self.rates) == 1:
             return f"{name} has no rival for this work"
@@ -94,8 +100,25 @@ def calibrate(job: Job, tasks: Sequence[TrainTask], weights: Weights | None, lim
         rates[describe(executor)] = rate
         if isinstance(rate, float) and (best is None or rate > best[0] * _CLEARLY):
             best = rate, executor
-    chosen = rivals[0] if best is None else best[1]
+    chosen = _bet(rivals, rates) or (rivals[0] if best is None else best[1])
     return Pick(executor=chosen, rates=rates, seconds=perf_counter() - start)
+
+
+def _bet(rivals: Sequence[Executor], rates: Mapping[str, float | str]) -> Executor | None:
+    """A worker per core, where a single task takes so long that there was no time to measure that."""
+    for executor in rivals:
+        if isinstance(executor, Workers) and executor.chunk == 1 and rates[describe(executor)] == _NO_TIME:
+            return executor if _is_heavy(_pace(rates)) else None
+    return None
+
+
+def _pace(rates: Mapping[str, float | str]) -> float:
+    """Tasks per second of the fastest so far; 0 if there is none."""
+    return max((rate for rate in rates.values() if isinstance(rate, float)), default=0.0)
+
+
+def _is_heavy(pace: float) -> bool:
+    return 0 < pace < 1 / _HEAVY_S
 
 
 def candidates(job: Job, n_tasks: int) -> list[Executor]:
@@ -109,10 +132,11 @@ def candidates(job: Job, n_tasks: int) -> list[Executor]:
     if on_cpu and threads > 1 and (convolutions or not several):  # after workers, which suffer less from neighbours
         found.append(Serial(threads=threads))
     sizes = (8,) if convolutions and on_cpu else (32, 128) if on_cpu else (64, 256, 1000)
-    chunks = sorted({min(size, n_tasks) for size in sizes} - {1})
+    most = clients_that_fit(job)
+    chunks = sorted({min(size, n_tasks, most) for size in sizes} - {1})
     if on_cpu and not convolutions:
         found += [Batched(chunk=chunk, threads=1) for chunk in chunks[-1:]]
-        parts = sorted({min(_WORKER_CHUNK, n_tasks // usable_cores())} - {0, 1}) if several else []
+        parts = {min(_WORKER_CHUNK, n_tasks // usable_cores(), most // usable_cores())} - {0, 1} if several else set()
         found += [Workers(chunk=chunk) for chunk in parts]
     found += [Batched(chunk=chunk, threads=threads) for chunk in chunks]
     return list(dict.fromkeys(found))  # with one thread some are the same
@@ -150,16 +174,16 @@ class _Trial:
 
 def _measure(executor: Executor, trial: _Trial, rates: dict[str, float | str], left_s: float) -> float | str:
     """Tasks per second, or why there is no such figure."""
-    pace = max((rate for rate in rates.values() if isinstance(rate, float)), default=0.0)
+    pace = _pace(rates)
     at_once = (getattr(executor, "chunk", None) or 1) * (usable_cores() if isinstance(executor, Workers) else 1)
     long = isinstance(executor, Workers) and executor.chunk == 1
-    some = trial.first(max(at_once, int(pace * (_LONG_S if long else _ENOUGH_S)), 4))
-    if rates and _starting_s(executor, rates) + 3 * len(some.tasks) / pace > left_s:
+    some = trial.first(max(at_once, int(pace * (_LONG_S if long else _ENOUGH_S)), 1 if _is_heavy(pace) else 4))
+    if rates and pace and _starting_s(executor, rates) + _planned(executor, len(some.tasks), at_once, pace) > left_s:
         return _NO_TIME
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a fallback is reported as the reason
         try:
-            return _timed(executor, some, at_once)
+            return _timed(executor, some, at_once, pace)
         except (RuntimeError, OSError, EvsimError) as error:
             if not rates and isinstance(error, EvsimError):
                 raise  # Serial says so: no executor can do better
@@ -173,13 +197,36 @@ def _starting_s(executor: Executor, rates: dict[str, float | str]) -> float:
     return _FORK_S if isinstance(executor, Workers) else 0.0
 
 
-def _timed(executor: Executor, trial: _Trial, at_once: int) -> float | str:
-    """Tasks per second in the best of several passes, after one that pays for what is paid once."""
+def _planned(executor: Executor, count: int, at_once: int, pace: float) -> float:
+    """Seconds of measuring at the best rate so far."""
+    if not _is_heavy(pace):
+        return 3 * count / pace
+    return (count + at_once + _compared(executor)) / pace
+
+
+def _compared(executor: Executor) -> int:
+    """Tasks that are trained to compare stacked clients with `Serial`, before the first ones; in every worker."""
+    if (getattr(executor, "chunk", 1) or 1) == 1:
+        return 0
+    return _COMPARED * (usable_cores() if isinstance(executor, Workers) else 1)
+
+
+def _timed(executor: Executor, trial: _Trial, at_once: int, pace: float) -> float | str:
+    """Tasks per second in the best of several passes, after one that pays for what is paid once.
+
+    A first pass that shows that a task takes long, or that the candidate has no chance, is enough.
+    """
     runner = executor.open(trial.job)
     try:
-        trial.first(_WARM * at_once if isinstance(executor, Workers) else at_once).seconds(runner)
+        several = isinstance(executor, Workers) and not _is_heavy(pace)
+        warm = trial.first(_WARM * at_once if several else at_once)
+        first = warm.seconds(runner)
         if "fallback" in runner.plan:
             return str(runner.plan["fallback"])
+        trained = len(warm.tasks) + _compared(executor)
+        alone = not pace and first > _HEAVY_S
+        if alone or (_is_heavy(pace) and trained / first < _HOPELESS * pace):
+            return trained / first
         passes = [trial.seconds(runner)]
         while sum(passes) < 2 * _ENOUGH_S:
             passes.append(trial.seconds(runner))

@@ -10,6 +10,8 @@ from torch import nn
 from evsim.base.errors import ModelError
 
 Norm = Literal["none", "group", "batch"]
+#: Whether a model of text says what follows every token, or only what follows the last one.
+Predicts = Literal["last", "every"]
 _IMAGE = 3  # channels, height, width
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, final
+from typing import final
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from evsim.base.errors import require
 from evsim.training.models.base import Model, seeded
-from evsim.training.models.layers import Norm, check_image, check_tokens, norm
+from evsim.training.models.layers import Norm, Predicts, check_image, check_tokens, norm
 
 
 @final
@@ -122,7 +122,7 @@ class Gru(Model):
 
     embedding: int = 8
     hidden: int = 64
-    predicts: Literal["last", "every"] = "last"
+    predicts: Predicts = "last"
 
     def __post_init__(self) -> None:
         require(

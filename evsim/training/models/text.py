@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import final
 
 import torch
 from torch import nn
@@ -11,10 +11,7 @@ from typing_extensions import override
 
 from evsim.base.errors import require
 from evsim.training.models.base import Model, seeded
-from evsim.training.models.layers import check_tokens
-
-#: Whether a model of text predicts what follows each token, or what follows the last one.
-Predicts = Literal["last", "every"]
+from evsim.training.models.layers import Predicts, check_tokens
 
 
 @final
@@ -83,9 +80,10 @@ class _Lstm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gates = self.inputs(x)  # of all steps at once: in, forget, new, out
         state = cell = torch.zeros_like(gates[:, 0, : self.hidden])
+        weight = self.state.weight.mT  # once: stacked over clients a linear layer copies its weights at every call
         states = []
         for step in gates.unbind(1):  # one stack in the backward pass
-            enter, forget, new, out = (step + self.state(state)).chunk(4, -1)
+            enter, forget, new, out = (step + state @ weight).chunk(4, -1)
             cell = torch.sigmoid(forget) * cell + torch.sigmoid(enter) * torch.tanh(new)
             state = torch.sigmoid(out) * torch.tanh(cell)
             states.append(state)

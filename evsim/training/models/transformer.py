@@ -11,8 +11,7 @@ from typing_extensions import override
 
 from evsim.base.errors import require
 from evsim.training.models.base import Model, seeded
-from evsim.training.models.layers import check_tokens
-from evsim.training.models.text import Predicts
+from evsim.training.models.layers import Predicts, check_tokens
 
 _STD = 0.02  # of initial weights, as GPT-2 has it
 

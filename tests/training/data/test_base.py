@@ -135,3 +135,17 @@ def test_samples_that_do_not_fit_together_are_refused(x, y, groups, said):
     groups = None if groups is None else np.array(groups)
     with pytest.raises(DataError, match=said):
         Samples(x, np.array(y, np.int64), 3, groups, "bad")
+
+
+def test_the_share_of_a_label_is_that_of_the_counts():
+    x, y = np.zeros((60, 1), np.float32), np.arange(60) % 3
+    data = federate(
+        Fixed(Samples(x, y, 3, None, "mine")), Iid(), test_fraction=0.2, n_clients=50, seed=0, folder=Path()
+    )
+    counts = data.label_counts()
+    assert (data.sizes == 0).any()
+    for label in range(3):
+        expected = counts[:, label] / np.maximum(counts.sum(axis=1), 1)
+        np.testing.assert_allclose(data.label_share(label), expected)
+    with pytest.raises(DataError, match="label 3 of mine; expected 0 to 2"):
+        data.label_share(3)

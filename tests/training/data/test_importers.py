@@ -8,6 +8,7 @@ import pickle
 import struct
 import sys
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +18,7 @@ from PIL import Image
 from evsim.base import registry
 from evsim.base.errors import DataError, MissingExtraError
 from evsim.training.data.importing import import_data
-from evsim.training.data.store import open_store
+from evsim.training.data.store import Store, open_store
 
 DRAW = np.random.default_rng(0)
 PIXELS = DRAW.integers(0, 256, (6, 28, 28)).astype(np.uint8)
@@ -50,8 +51,6 @@ def write_png(path, pixels):
 
 @pytest.mark.parametrize("kind", registry.built_in("data_format"))
 def test_every_format_says_when_there_is_nothing(tmp_path, kind):
-    if kind == "tff":
-        pytest.importorskip("h5py")
     said = "cannot load 'no_such_module:x'" if kind == "torch" else r"nowhere: no such file or folder; expected"
     refused(kind, "no_such_module:x" if kind == "torch" else tmp_path / "nowhere", tmp_path, said)
 
@@ -529,7 +528,6 @@ def test_without_h5py_the_install_line_is_said(tmp_path, monkeypatch):
 
 
 def test_hdf5_files_have_a_group_per_client(tmp_path):
-    h5py = pytest.importorskip("h5py")
     for name, clients in (("fed_emnist_train.h5", {"f1": 2, "f0": 1}), ("fed_emnist_test.h5", {"f1": 1})):
         with h5py.File(tmp_path / name, "w") as file:
             for client, count in clients.items():
@@ -541,7 +539,6 @@ def test_hdf5_files_have_a_group_per_client(tmp_path):
 
 
 def test_hdf5_snippets_become_windows(tmp_path):
-    h5py = pytest.importorskip("h5py")
     text = "To be, or not to be, that is the question: whether 'tis nobler in the mind to suffer the slings"
     with h5py.File(tmp_path / "shakespeare_train.h5", "w") as file:
         file["examples/HAMLET/snippets"] = np.array([text.encode(), b"short"], dtype=object)
@@ -550,3 +547,116 @@ def test_hdf5_snippets_become_windows(tmp_path):
     tokens = store.names()["tokens"]
     assert "".join(tokens[each] for each in store.pages.array[1]) == text[1:81]
     assert tokens[store.y[1]] == text[81]
+
+
+def test_hdf5_images_in_colour_keep_their_bytes_and_are_read_client_by_client(tmp_path):
+    draw = np.random.default_rng(0)
+    held = {name: draw.integers(0, 256, (count, 32, 32, 3), np.uint8) for name, count in (("b", 3), ("a", 2), ("c", 4))}
+    with h5py.File(tmp_path / "fed_cifar100_train.h5", "w") as file:
+        for name, x in held.items():
+            file[f"examples/{name}/image"] = x
+            file[f"examples/{name}/label"] = np.arange(len(x), dtype=np.int64)
+            file[f"examples/{name}/coarse_label"] = np.zeros(len(x), np.int64)
+    store = imported("tff", tmp_path, tmp_path)
+    assert shape_of(store) == ("images", (3, 32, 32), 4, 0)
+    expected = np.concatenate([held[name] for name in "abc"]).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(store.pages.array, expected)
+    import_data("tff", str(tmp_path), tmp_path / "two", options={"clients": 2})
+    assert open_store(tmp_path / "two").names()["clients"] == ["a", "b"]
+
+
+def sentences(file, **clients):
+    for client, said in clients.items():
+        file[f"examples/{client}/tokens"] = np.array([each.encode() for each in said], dtype=object)
+
+
+def test_hdf5_sentences_become_words_and_the_next_one(tmp_path):
+    with h5py.File(tmp_path / "stackoverflow_train.h5", "w") as file:
+        sentences(file, u1=["how to sort a list", "to sort"], u0=["a list"])
+    with h5py.File(tmp_path / "stackoverflow_test.h5", "w") as file:
+        sentences(file, u9=["sort a zebra"])
+    import_data("tff", str(tmp_path), tmp_path / "s", options={"words": 4, "length": 4})
+    samples = Store(path=str(tmp_path / "s")).load(n_clients=None, seed=0, folder=tmp_path)
+    words = open_store(tmp_path / "s").names()["tokens"]
+    assert words == ["", "<unknown>", "<begin>", "<end>", "a", "list", "sort", "to"]  # four of two, in the alphabet
+    assert (samples.labels, samples.n_classes, samples.n_tokens) == ("steps", 8, 8)
+    seen = [" ".join(words[each] or "_" for each in row) for row in samples.x[:]]
+    told = [" ".join(words[each] for each in row if each >= 0) for row in samples.y]
+    assert list(zip(seen, told, strict=True)) == [
+        ("<begin> a list <end>", "a list <end>"),
+        ("<begin> <unknown> to sort", "<unknown> to sort a"),
+        ("<begin> to sort <end>", "to sort <end>"),
+        ("<begin> sort a <unknown>", "sort a <unknown> <end>"),
+    ]
+    np.testing.assert_array_equal(samples.is_test, [False, False, False, True])
+
+
+@pytest.mark.parametrize(
+    ("held", "options", "said"),
+    [
+        ({"title": [b"a"]}, {}, "clients hold title; expected pixels, image, snippets or tokens"),
+        ({"tokens": [b"a"]}, {"words": 0}, "-o words=0 -o length=20; expected at least 1 of each"),
+        ({"image": np.zeros((1, 4, 4, 3), np.uint8)}, {}, "clients hold image; expected label or coarse_label"),
+    ],
+    ids=["nothing known", "no word", "no label"],
+)
+def test_hdf5_files_that_do_not_serve_are_refused(tmp_path, held, options, said):
+    with h5py.File(tmp_path / "a_train.h5", "w") as file:
+        for name, values in held.items():
+            file[f"examples/u/{name}"] = np.array(values, dtype=object) if isinstance(values, list) else values
+    refused("tff", tmp_path, tmp_path, said, **options)
+
+
+def test_hdf5_images_of_another_size_are_refused(tmp_path):
+    with h5py.File(tmp_path / "a_train.h5", "w") as file:
+        for name, side in (("a", 4), ("b", 5)):
+            file[f"examples/{name}/pixels"] = np.zeros((2, side, side), np.float32)
+            file[f"examples/{name}/label"] = np.zeros(2, np.int32)
+    refused("tff", tmp_path, tmp_path, r"do not fit together: uint8 of shape \(1, 4, 4\), uint8 of shape \(1, 5, 5\)")
+
+
+# -- texts and sounds ------------------------------------------------------------------------------------------------
+
+
+def test_leaf_tweets_become_words_and_their_sentiment(tmp_path):
+    tweets = [["1", "Mon", "NO_QUERY", "ann", text, "x"] for text in ("good good day", "a bad day", "good")]
+    write_json(tmp_path / "f/a.json", leaf({"ann": (tweets[:2], ["4", "0"]), "bob": (tweets[2:], ["4"])}))
+    store = imported("leaf", tmp_path / "f", tmp_path, words=2, length=3)
+    assert store.names()["tokens"] == ["", "<unknown>", "good", "day"]
+    np.testing.assert_array_equal(store.pages.array, [[2, 2, 3], [1, 1, 3], [0, 0, 2]])
+    np.testing.assert_array_equal(store.y, [1, 0, 1])
+    refused("leaf", tmp_path / "f", tmp_path / "no", "-o words=2: say -o length=N, too", words=2)
+    write_json(tmp_path / "g/a.json", leaf({"ann": (tweets[:2], ["4", "7"])}))
+    refused("leaf", tmp_path / "g", tmp_path / "no", "label '7' of sample 1; expected 0 or 4", words=2, length=3)
+
+
+def test_leaf_files_of_which_one_holds_bytes_and_one_floats_keep_one_scale(tmp_path):
+    write_json(tmp_path / "f/a.json", leaf({"a": ([[1.0] * 784], [0])}))
+    write_json(tmp_path / "f/b.json", leaf({"b": ([[0.123] * 784], [1])}))
+    store = imported("leaf", tmp_path / "f", tmp_path)
+    assert store.pages.array.dtype == np.float32
+    np.testing.assert_allclose(store.pages.array[:, 0, 0, 0], [1.0, 0.123], rtol=1e-6)
+
+
+def test_fedscale_mappings_name_sounds_and_token_ids(tmp_path):
+    for name, frequency in (("s/a.wav", 500), ("s/b.wav", 4000)):
+        write_wav(tmp_path / name, frequency)
+    write_mapping(tmp_path / "s", "c,a.wav,yes,0\nd,b.wav,no,1\n")
+    store = imported("fedscale", tmp_path / "s", tmp_path, mels=16)
+    assert store.pages.array.shape == (2, 1, 16, 98)
+    (tmp_path / "t").mkdir()
+    for at in range(2):
+        np.save(tmp_path / f"t/{at}.npy", np.arange(at, at + 6))
+    write_mapping(tmp_path / "t", "c,0.npy,w,6\nd,1.npy,w,7\n")
+    import_data("fedscale", str(tmp_path / "t"), tmp_path / "tokens")
+    assert open_store(tmp_path / "tokens").n_tokens == 7
+
+
+def test_without_a_test_folder_images_for_validation_are_tested_on(tmp_path):
+    for part in ("train/a", "train/b", "val/a"):
+        write_png(tmp_path / "f" / part / "0.png", PIXELS[0])
+    assert imported("image_folder", tmp_path / "f", tmp_path).n_test == 1
+    write_png(tmp_path / "f/test/a/0.png", PIXELS[0])
+    write_png(tmp_path / "f/test/b/0.png", PIXELS[0])
+    import_data("image_folder", str(tmp_path / "f"), tmp_path / "both")
+    assert (open_store(tmp_path / "both").n_test, len(open_store(tmp_path / "both").y)) == (2, 4)

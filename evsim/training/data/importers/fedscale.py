@@ -14,15 +14,22 @@ from numpy.typing import NDArray
 
 from evsim.base.errors import DataError
 from evsim.training.data.importers._files import existing, existing_folder, open_image, read_rows
+from evsim.training.data.importers.speech_commands import spectrum
 from evsim.training.data.table import Decoded, Table
 
 _MAPPING = "client_data_mapping"
 
 
 def read(
-    source: str, *, train: str = "train", test: str = "test", size: int | None = None, colours: str = "RGB"
+    source: str,
+    *,
+    train: str = "train",
+    test: str = "test",
+    size: int | None = None,
+    colours: str = "RGB",
+    mels: int = 32,
 ) -> Table:
-    """Images or arrays by client.
+    """Images, sounds (one second at 16 kHz, as log-mel spectra) or arrays by client; arrays of integers are token ids.
 
     Args:
         source: the folder that holds the folder client_data_mapping.
@@ -30,6 +37,7 @@ def read(
         test: name of the one that is the test set, if it is there.
         size: side in pixels to which images are scaled; default: they must have one size.
         colours: "RGB", as FedScale reads images, or "L" (grey).
+        mels: frequency bands of a sound.
     """
     root = existing_folder(Path(source), f"a folder that holds {_MAPPING}")
     existing(root / _MAPPING, "FedScale's mapping of samples to clients")
@@ -45,7 +53,7 @@ def read(
     client, path, label = (np.array(column) for column in zip(*rows, strict=True))
     whole = np.char.isdigit(label)
     return Table(
-        x=Decoded(path, partial(_decode, size=size, colours=colours)),
+        x=Decoded(path, partial(_decode, size=size, colours=colours, mels=mels)),
         y=label.astype(np.int64) if whole.all() else label,
         client=client.astype(np.int64) if np.char.isdigit(client).all() else client,
         is_test=np.repeat([False, True][: len(counts)], counts) if len(counts) > 1 else None,
@@ -73,7 +81,9 @@ def _inside(root: Path, path: Path, file: Path) -> Path:
     return path
 
 
-def _decode(path: str, *, size: int | None, colours: str) -> NDArray[Any]:
+def _decode(path: str, *, size: int | None, colours: str, mels: int) -> NDArray[Any]:
+    if path.endswith(".wav"):
+        return spectrum(str(existing(Path(path), "a file that the mapping names")), mels=mels)
     if not path.endswith(".npy"):
         return open_image(existing(Path(path), "a file that the mapping names"), size=size, colours=colours)
     try:

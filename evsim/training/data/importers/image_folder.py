@@ -1,4 +1,7 @@
-"""Images in a folder per label, in folders train and test or without; a CSV file may say whose each image is."""
+"""Images in a folder per label, in folders train and test or without; a CSV file may say whose each image is.
+
+Without a folder test, val (or validation) is the test set; beside one it is left out.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,8 @@ def read(source: str, *, size: int | None = None, colours: str | None = None, cl
     """
     root = existing_folder(Path(source), "a folder of folders of images")
     has_parts = (root / "train").is_dir()
-    parts = [(root / "train", False), (root / "test", True)] if has_parts else [(root, False)]
+    tests = [each for each in ("test", "val", "validation") if (root / each).is_dir()][:1]
+    parts = [(root / "train", False), *((root / each, True) for each in tests)] if has_parts else [(root, False)]
     found = [(file, folder, is_test) for folder, is_test in parts if folder.is_dir() for file in _images(folder)]
     if not found:
         raise DataError(f"{root}: holds no image in a folder per label ({', '.join(sorted(_SUFFIXES))})")

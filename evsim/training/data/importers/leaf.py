@@ -6,6 +6,8 @@ Files hold ``users``, ``num_samples`` and ``user_data``: for each user x and y. 
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +17,64 @@ from numpy.typing import NDArray
 from evsim.base.documents import parse_json
 from evsim.base.errors import DataError
 from evsim.training.data.importers._files import as_bytes, existing, read_bytes
-from evsim.training.data.importers.text import PAD, characters, encode
+from evsim.training.data.importers.text import PAD, characters, encode, encode_words, frequent_words
+from evsim.training.data.labels import Labels
 from evsim.training.data.table import Table, stacked
 
+_TEXT = 4  # field of a tweet in Sent140, after id, date, query and user
 
-def read(source: str, *, shape: str | None = None, length: int | None = None, drop_empty: bool = False) -> Table:
+
+def read(
+    source: str,
+    *,
+    shape: str | None = None,
+    length: int | None = None,
+    words: int | None = None,
+    drop_empty: bool = False,
+    labels: Labels = "auto",
+) -> Table:
     """Samples by user.
 
     Args:
         source: a JSON file, a folder of them, or one with folders train and test.
         shape: of an image, such as "1x28x28"; default: lists of 784 numbers are 1x28x28.
-        length: texts are cut, and filled up in front, to so many characters.
+        length: texts are cut, and filled up in front, to so many characters or words.
+        words: texts become words, of which the most frequent so many get a token of their own; default: characters.
         drop_empty: leave out users without samples.
+        labels: what y holds: "classes" or "numbers"; "auto": classes.
     """
     root = existing(Path(source), "LEAF's JSON files, or folders train and test of them")
     nested = root / "data"
     root = nested if nested.is_dir() and not list(root.glob("*.json")) else root
     train = _files(root / "train" if (root / "train").is_dir() else root)
     test = _files(root / "test") if (root / "test").is_dir() else []
-    parts = [_part(file, drop_empty=drop_empty or test_part) for file, test_part in _marked(train, test)]
-    kinds = {isinstance(each, str) for x, _, _ in parts for each in x}
+    parts = [_part(file, shape, drop_empty=drop_empty or test_part) for file, test_part in _marked(train, test)]
+    kinds = {isinstance(x, list) for x, _, _ in parts}
     if len(kinds) > 1:
         raise DataError(f"{root}: some inputs are texts and others are not; expected one kind")
+    if words is not None and (words < 1 or length is None):
+        raise DataError(f"-o words={words}: say -o length=N, too: how many words a text has")
     is_text = True in kinds
-    vocabulary = _vocabulary(parts, length) if is_text else None
+    vocabulary = _vocabulary(parts, length, words) if is_text else None
     tables = []
     for (x, y, client), (file, test_part) in zip(parts, _marked(train, test), strict=True):
-        inputs = _numbers(x, file, shape) if vocabulary is None else encode(x, vocabulary, str(file), length)
-        labels = np.array(y) if vocabulary is None else _text_labels(y, vocabulary, file)
-        tables.append(Table(x=inputs, y=labels, client=client, is_test=np.full(len(client), test_part)))
-    whole = stacked(tables)
+        marks = np.full(len(client), test_part)
+        if vocabulary is None:
+            tables.append(Table(x=x, y=np.array(y), client=client, is_test=marks))
+        elif words is None:
+            tables.append(
+                Table(
+                    x=encode(x, vocabulary, str(file), length),
+                    y=_text_labels(y, vocabulary, file),
+                    client=client,
+                    is_test=marks,
+                )
+            )
+        else:
+            tables.append(
+                Table(x=encode_words(x, vocabulary, length or 1), y=np.array(y), client=client, is_test=marks)
+            )
+    whole = replace(stacked(_of_one_kind(tables)), labels=labels)
     if vocabulary is None:
         return whole
     names = vocabulary if all(isinstance(each, str) for each in parts[0][1]) else None
@@ -59,7 +89,7 @@ def read(source: str, *, shape: str | None = None, length: int | None = None, dr
     )
 
 
-_Part = tuple[list[Any], list[Any], NDArray[Any]]  # x, y, users
+_Part = tuple[Any, list[Any], NDArray[Any]]  # x, an array or a list of texts; y, users
 
 
 def _marked(train: list[Path], test: list[Path]) -> list[tuple[Path, bool]]:
@@ -73,8 +103,8 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _part(file: Path, *, drop_empty: bool) -> _Part:
-    """Samples of one file, user after user."""
+def _part(file: Path, shape: str | None, *, drop_empty: bool) -> _Part:
+    """Samples of one file, user after user; numbers become an array at once, which is far smaller than their list."""
     try:
         content = parse_json(read_bytes(file), where=str(file), what="LEAF's JSON", raising=DataError)
         data = {user: (content["user_data"][user]["x"], content["user_data"][user]["y"]) for user in content["users"]}
@@ -90,7 +120,30 @@ def _part(file: Path, *, drop_empty: bool) -> _Part:
     if not sum(sizes):
         raise DataError(f"{file}: holds no sample; expected users with samples")
     users = np.repeat(np.array(list(data), dtype=np.str_), sizes)
-    return [each for x, _ in data.values() for each in x], [each for _, y in data.values() for each in y], users
+    inputs, y = [each for x, _ in data.values() for each in x], [each for _, y in data.values() for each in y]
+    if all(isinstance(each, list) and len(each) > _TEXT and isinstance(each[_TEXT], str) for each in inputs):
+        return [each[_TEXT] for each in inputs], _sentiment(y, file), users
+    is_text = {isinstance(each, str) for each in inputs}
+    if len(is_text) > 1:
+        raise DataError(f"{file}: some inputs are texts and others are not; expected one kind")
+    return inputs if True in is_text else _numbers(inputs, file, shape), y, users
+
+
+def _sentiment(y: list[Any], file: Path) -> list[int]:
+    """Sent140's labels 0 and 4 as 0 and 1."""
+    found = [int(each) if str(each).isdigit() else -1 for each in y]
+    wrong = next((at for at, each in enumerate(found) if each not in (0, 1, 4)), None)
+    if wrong is not None:
+        raise DataError(f"{file}: label {y[wrong]!r} of sample {wrong}; expected 0 or 4, as Sent140 has")
+    return [min(each, 1) for each in found]
+
+
+def _of_one_kind(tables: list[Table]) -> list[Table]:
+    """Images as bytes only where those of all files are."""
+    if len({each.x[np.zeros(1, np.int64)].dtype for each in tables}) == 1:
+        return tables
+    every = [(each, each.x[np.arange(len(each.x))]) for each in tables]
+    return [replace(each, x=x / 255 if x.dtype == np.uint8 else x) for each, x in every]
 
 
 def _numbers(x: list[Any], file: Path, shape: str | None) -> NDArray[Any]:
@@ -108,7 +161,9 @@ def _numbers(x: list[Any], file: Path, shape: str | None) -> NDArray[Any]:
     return numbers
 
 
-def _vocabulary(parts: list[_Part], length: int | None) -> tuple[str, ...]:
+def _vocabulary(parts: list[_Part], length: int | None, words: int | None) -> tuple[str, ...]:
+    if words is not None:
+        return frequent_words(Counter(word for x, _, _ in parts for text in x for word in text.split()), words)
     labels = [y for _, y, _ in parts if y and isinstance(y[0], str)]
     found = characters([text for x, _, _ in parts for text in x], [label for y in labels for label in y])
     return found if length is None else (PAD, *found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from evsim.base.errors import DataError, suggest
 from evsim.training.data.columns import Reading
 from evsim.training.data.importers._files import existing
 from evsim.training.data.labels import Labels
+from evsim.training.data.npz import read_npz
 from evsim.training.data.table import Table, stacked
 
 
@@ -82,7 +84,6 @@ def _archive(file: Path) -> dict[str, NDArray[Any]]:
     if not zipfile.is_zipfile(file):
         raise DataError(f"{file}: is no .npz archive; expected arrays x, y and optionally client")
     try:
-        with np.load(file, allow_pickle=False) as content:
-            return {name: content[name] for name in content}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        return read_npz(file)[0]
+    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{file}: cannot be read without pickles: {error}") from error

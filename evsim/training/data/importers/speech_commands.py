@@ -44,14 +44,19 @@ def read(source: str, *, mels: int = 32, words: str | None = None) -> Table:
     test = set(listed.read_text(encoding="utf-8").split()) if listed.is_file() else set()
     is_test = np.array([f"{file.parent.name}/{file.name}" in test for file in files])
     return Table(
-        x=Decoded(np.array([str(file) for file in files]), partial(_decode, mels=mels)),
+        x=Decoded(np.array([str(file) for file in files]), partial(spectrum, mels=mels)),
         y=np.array([file.parent.name for file in files]),
         client=np.array([file.name.partition("_nohash_")[0] for file in files]),
         is_test=is_test if is_test.any() else None,
     )
 
 
-def _decode(path: str, *, mels: int) -> FloatArray:
+def spectrum(path: str, *, mels: int) -> FloatArray:
+    """The log-mel spectrum of the first second of a WAV file, (1, mels, 98).
+
+    Raises:
+        DataError: if it is no WAV file of 16 bit, mono, at 16 kHz.
+    """
     from scipy.io import wavfile
 
     try:

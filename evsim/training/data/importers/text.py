@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from evsim.base.errors import DataError
 from evsim.base.vocabulary import IntArray
 
 PAD = ""  # what token 0 stands for where texts are filled up
+UNKNOWN, BEGIN, END = "<unknown>", "<begin>", "<end>"
 
 
 def characters(texts: Sequence[str], also: Sequence[str] = ()) -> tuple[str, ...]:
@@ -40,3 +42,44 @@ def encode(texts: Sequence[str], vocabulary: tuple[str, ...], where: str, length
         if character != PAD:
             table[ord(character)] = token
     return table[codes]
+
+
+def frequent_words(counts: Counter[str], most: int, *marks: str) -> tuple[str, ...]:
+    """Filling, unknown words, the marks, and the `most` most frequent words, the first in the alphabet of equals.
+
+    >>> frequent_words(Counter("to be or not to be".split()), 2)
+    ('', '<unknown>', 'be', 'to')
+    """
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    return (PAD, UNKNOWN, *marks, *ranked[:most])
+
+
+def encode_words(texts: Sequence[str], vocabulary: tuple[str, ...], length: int) -> IntArray:
+    """The first `length` words of texts as token ids, (n, length); shorter ones are filled up with token 0 in front."""
+    token, found = numbers_of(vocabulary), np.zeros((len(texts), length), np.int64)
+    for row, text in enumerate(texts):
+        ids = word_ids(text.split(), token)[:length]
+        found[row, length - len(ids) :] = ids
+    return found
+
+
+def next_words(sentences: Sequence[str], vocabulary: tuple[str, ...], length: int) -> IntArray:
+    """The `length` words of each sentence, and its end if it is shorter, (n, length); -1 from there on.
+
+    Each is to be guessed from the beginning and the words before it (Reddi et al. 2021, appendix C.4).
+    """
+    token, found = numbers_of(vocabulary), np.full((len(sentences), length), -1, np.int64)
+    for row, sentence in enumerate(sentences):
+        ids = [*word_ids(sentence.split(), token), token[END]][:length]
+        found[row, : len(ids)] = ids
+    return found
+
+
+def numbers_of(vocabulary: tuple[str, ...]) -> dict[str, int]:
+    """The token id of each word."""
+    return {word: number for number, word in enumerate(vocabulary)}
+
+
+def word_ids(words: Iterable[str], token: Mapping[str, int]) -> list[int]:
+    """Token ids of words; an unknown one has id 1."""
+    return [token.get(word, 1) for word in words]

@@ -1,0 +1,1 @@
+"""What changes the world while tasks run: outages, faults, batteries."""
