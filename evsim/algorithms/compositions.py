@@ -85,6 +85,10 @@ COMPOSITIONS: dict[str, Composition] = {
             server_optimizer={"kind": "feddyn", "alpha": 0.1},
         ),
     ),
+    "ditto": Composition(
+        "FedAvg, and a model of each client's own beside it (Li et al. 2021)",
+        _fedavg_but(client_rule={"kind": "ditto", "lam": 1.0}),
+    ),
     "fedpaq": Composition(
         "FedAvg with quantized uploads of 8 bits (Reisizadeh et al. 2020)",
         _fedavg_but(upload=[{"kind": "qsgd", "levels": 127}], weighting={"kind": "uniform"}),

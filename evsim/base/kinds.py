@@ -58,6 +58,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "broadcast": {
         "full": ("evsim.algorithms.broadcast:FullModel", "the whole model to every client"),
         "scaffold": ("evsim.algorithms.scaffold:WithControl", "the model and the server's control variate: 2x"),
+        "heterofl": (
+            "evsim.algorithms.heterofl:HeteroFL",
+            "the first channels of every hidden layer, fewer for slower devices (Diao et al. 2021)",
+        ),
     },
     "client_rule": {
         "sgd": ("evsim.algorithms.sgd:Sgd", "local SGD: FedAvg's client (McMahan et al. 2017)"),
@@ -72,6 +76,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "scaffold": (
             "evsim.algorithms.scaffold:ScaffoldSgd",
             "local SGD with control variates (Karimireddy et al. 2020)",
+        ),
+        "ditto": (
+            "evsim.algorithms.ditto:Ditto",
+            "local SGD, and a model of the client's own that is pulled to the global one (Li et al. 2021)",
         ),
     },
     "work": {

@@ -32,10 +32,13 @@ from evsim.testing.surroundings import (
     SkewContract,
 )
 
+WIDTHS: dict[str, Any] = {"first": "0", "last": "2", "rates": (1.0, 0.5, 0.2)}
 LOCAL: dict[str, Any] = {"learning_rate": 0.1, "batch_size": 4, "epochs": 2}
 #: Options of kinds that cannot be made without, or of several ways to be made.
 OPTIONS: dict[str, dict[str, list[dict[str, Any]]]] = {
+    "broadcast": {"heterofl": [WIDTHS]},
     "client_rule": {
+        "ditto": [{**LOCAL, "lam": 0.7, "momentum": 0.5, "clip_norm": 0.3, "partial_work": True}],
         "sgd": [LOCAL, {**LOCAL, "momentum": 0.9, "weight_decay": 0.1}, {**LOCAL, "epochs": None, "steps": 3}],
         "fedprox": [{**LOCAL, "mu": 0.3, "momentum": 0.5, "partial_work": True}],
         "qfedavg": [{**LOCAL, "q": 1.0}],

@@ -13,6 +13,7 @@ import torch
 
 from evsim.algorithms.base import Method
 from evsim.algorithms.broadcast import FullModel
+from evsim.algorithms.ditto import Ditto
 from evsim.algorithms.mean import Mean
 from evsim.algorithms.server_sgd import ServerSgd
 from evsim.algorithms.sgd import Sgd
@@ -50,15 +51,6 @@ ROUNDS = [((0, 2, 3), (2,)), ((1, 3, 4, 5), ()), ((2, 3), ()), ((0, 1, 2, 3, 4, 
 EXECUTORS = [Batched(threads=1), Batched(chunk=2, threads=1), Workers(workers=2)]
 
 
-@pytest.fixture(scope="module")
-def ditto(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("user")
-    (code,) = re.findall(r"```python\n([^`]*class Ditto.*?)```", PAGE, flags=re.DOTALL)
-    assert len(code.splitlines()) <= 60
-    (folder / "ditto.py").write_text(code, encoding="utf-8")
-    return registry.load("client_rule", "ditto.py:Ditto", folder), folder
-
-
 def driven(server: Learning) -> Learning:
     drive = Drive(server)
     for asked, lost in ROUNDS:
@@ -69,7 +61,7 @@ def driven(server: Learning) -> Learning:
     return server
 
 
-def textbook_ditto(rule: Any) -> tuple[Vector, dict[int, Vector]]:
+def textbook_ditto(rule: Ditto) -> tuple[Vector, dict[int, Vector]]:
     """Algorithm 1: a lost client's personal model stays as it was."""
     data, nth, own = problem(), dict.fromkeys(range(N), 0), dict[int, Vector]()
     w = parameters(learning(data, client_rule=rule))
@@ -81,18 +73,25 @@ def textbook_ditto(rule: Any) -> tuple[Vector, dict[int, Vector]]:
             if client in lost:
                 continue
             y, v = w.copy(), own.get(client, w).copy()
-            y = local(w, steps, RATE)
-            for x, labels in steps:
-                v = v - RATE * (gradient(v, x, labels) + LAM * (v - w))
+            y, v = local(w, steps, RATE, momentum=rule.momentum), _own(rule, w, v, steps)
             own[client] = v
             total, weight = total + SIZES[client] * (y - w), weight + SIZES[client]
         w = w + total / weight
     return w, own
 
 
+def _own(rule: Ditto, w: Vector, v: Vector, steps: Any) -> Vector:
+    speed = np.zeros_like(v)
+    for x, labels in steps:
+        speed = rule.momentum * speed + gradient(v, x, labels) + LAM * (v - w)
+        v = v - RATE * speed
+    return v
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.6])
 @pytest.mark.parametrize("executor", [Serial(threads=1), *EXECUTORS], ids=str)
-def test_ditto_of_the_page_agrees_with_the_textbook_under_drop_outs(ditto: Any, executor: Any) -> None:
-    rule = ditto[0](learning_rate=RATE, batch_size=4, epochs=2, lam=LAM)
+def test_ditto_agrees_with_the_textbook_under_drop_outs(executor: Any, momentum: float) -> None:
+    rule = Ditto(learning_rate=RATE, batch_size=4, epochs=2, lam=LAM, momentum=momentum)
     server = driven(learning(problem(), client_rule=rule, executor=executor))
     w, own = textbook_ditto(rule)
     np.testing.assert_allclose(parameters(server), w, rtol=0, atol=1e-9)
@@ -104,11 +103,27 @@ def test_ditto_of_the_page_agrees_with_the_textbook_under_drop_outs(ditto: Any, 
     server.close()
 
 
-def test_the_server_hears_of_the_loss_of_the_global_model_alone(ditto: Any) -> None:
-    options: Any = {"learning_rate": RATE, "batch_size": 4, "epochs": 2}
-    both = [learning(problem(), client_rule=rule) for rule in (ditto[0](**options, lam=LAM), Sgd(**options))]
-    heard = [server.apply(Drive(server).dispatch((0, 1, 3))).utility for server in both]
-    np.testing.assert_allclose(heard[0], heard[1], rtol=1e-12)
+def test_the_global_model_and_the_loss_that_the_server_hears_are_those_of_fedavg_even_where_gradients_are_cut() -> None:
+    options: Any = {"learning_rate": RATE, "batch_size": 4, "epochs": 2, "clip_norm": 0.2, "weight_decay": 0.1}
+    both = [learning(problem(), client_rule=rule) for rule in (Ditto(**options, lam=LAM), Sgd(**options))]
+    drives = [Drive(server) for server in both]
+    for asked, _ in ROUNDS:
+        heard = [server.apply(drive.dispatch(asked)).utility for server, drive in zip(both, drives, strict=True)]
+        np.testing.assert_allclose(heard[0], heard[1], rtol=1e-12)
+    np.testing.assert_allclose(parameters(both[0]), parameters(both[1]), rtol=0, atol=1e-12)
+
+
+def test_a_client_of_the_page_would_use_what_its_last_task_left(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n([^`]*class FineTuned.*?)```", PAGE, flags=re.DOTALL)
+    (tmp_path / "tuned.py").write_text(code, encoding="utf-8")
+    rule = registry.load("client_rule", "tuned.py:FineTuned", tmp_path)(learning_rate=RATE, batch_size=4, epochs=2)
+    server = learning(problem(), client_rule=rule)
+    w = parameters(server)
+    server.apply(Drive(server).dispatch((1, 4)))
+    found, x_y = server.evaluate_clients(64), client_rows(problem(), 4)
+    own = local(w, client_batches(rule, problem(), 4, 0), RATE)
+    assert found["personal_loss"][4] == pytest.approx(loss(own, *x_y), abs=1e-9)
+    assert found["personal_loss"][0] == found["loss"][0]
 
 
 # -- kept leaves -------------------------------------------------------------------------------------------------------
@@ -221,10 +236,10 @@ def test_a_run_with_a_personal_head_sends_less_and_is_better_for_each_client(tmp
     assert verdict.ok, [check for check in verdict.checks if not check.ok]
 
 
-def test_ditto_runs_from_its_file_and_resumes(ditto: Any, tmp_path: Path) -> None:
+def test_ditto_runs_and_pays_for_both_models(tmp_path: Path) -> None:
     overrides = ["stop.server_steps=6", "executor.kind=serial", "population.clients=40", "aggregation.cohort_goal=8"]
     overrides += ["aggregation.minimum_cohort=6", "aggregation.minimum_reports=3", "evaluation.per_client=true"]
-    overrides += [f"client_rule={{kind='{ditto[1]}/ditto.py:Ditto', lam=0.5, learning_rate=0.05, batch_size=5}}"]
+    overrides += ["client_rule={kind='ditto', lam=0.5, learning_rate=0.05, batch_size=5}"]
     scenario = Scenario.load("quickstart", overrides)
     run = load_run(Simulation(scenario).run(tmp_path / "run"))
     assert "personal_accuracy_mean" in set(run.evaluations["metric"])
