@@ -77,6 +77,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "evsim.algorithms.scaffold:ScaffoldSgd",
             "local SGD with control variates (Karimireddy et al. 2020)",
         ),
+        "fedrep": (
+            "evsim.algorithms.fedrep:FedRep",
+            "local SGD on a head of the client's own, then on the body that all share (Collins et al. 2021)",
+        ),
         "ditto": (
             "evsim.algorithms.ditto:Ditto",
             "local SGD, and a model of the client's own that is pulled to the global one (Li et al. 2021)",

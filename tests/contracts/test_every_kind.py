@@ -39,6 +39,10 @@ OPTIONS: dict[str, dict[str, list[dict[str, Any]]]] = {
     "broadcast": {"heterofl": [WIDTHS]},
     "client_rule": {
         "ditto": [{**LOCAL, "lam": 0.7, "momentum": 0.5, "clip_norm": 0.3, "partial_work": True}],
+        "fedrep": [
+            {**LOCAL, "head": ("*",), "head_epochs": 1},
+            {**LOCAL, "head": ("b*",), "head_epochs": 1, "momentum": 0.5},
+        ],
         "sgd": [LOCAL, {**LOCAL, "momentum": 0.9, "weight_decay": 0.1}, {**LOCAL, "epochs": None, "steps": 3}],
         "fedprox": [{**LOCAL, "mu": 0.3, "momentum": 0.5, "partial_work": True}],
         "qfedavg": [{**LOCAL, "q": 1.0}],

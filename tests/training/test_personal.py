@@ -14,18 +14,20 @@ import torch
 from evsim.algorithms.base import Method
 from evsim.algorithms.broadcast import FullModel
 from evsim.algorithms.ditto import Ditto
+from evsim.algorithms.fedrep import FedRep
 from evsim.algorithms.mean import Mean
 from evsim.algorithms.server_sgd import ServerSgd
 from evsim.algorithms.sgd import Sgd
 from evsim.algorithms.weighting import SampleWeights
 from evsim.base import registry
-from evsim.base.errors import ModelError
+from evsim.base.errors import ModelError, PolicyError, ScenarioError
 from evsim.results import load_run
 from evsim.run.simulation import Simulation
 from evsim.scenario import Scenario
 from evsim.training.executors.batched import Batched
 from evsim.training.executors.serial import Serial
 from evsim.training.executors.workers import Workers
+from evsim.training.learning.kept import is_kept
 from evsim.training.learning.learning import Learning, Setting
 from evsim.verify import verify
 from tests.algorithms.oracle import (
@@ -136,8 +138,8 @@ def two_layers() -> torch.nn.Module:
         return torch.nn.Sequential(body, norm, torch.nn.Tanh(), head)
 
 
-def keeping(keep: tuple[str, ...], executor: Any = None, data: Any = None) -> Learning:
-    rule = Sgd(learning_rate=RATE, batch_size=3, epochs=2, drop_last=True)
+def keeping(keep: tuple[str, ...], executor: Any = None, data: Any = None, rule: Any = None) -> Learning:
+    rule = rule or Sgd(**OPTIONS)
     method = Method(broadcast=FullModel(), client_rule=rule, upload=(), weighting=SampleWeights(), merge=Mean(),
                     server_optimizer=ServerSgd(), keep=keep)  # fmt: skip
     setting = Setting(seed=SEED, precision="float64", cohort_goal=3)
@@ -147,10 +149,29 @@ def keeping(keep: tuple[str, ...], executor: Any = None, data: Any = None) -> Le
 KEEP = ("3.*", "1.running_*")
 
 
-def textbook_kept() -> tuple[dict[str, torch.Tensor], dict[int, dict[str, torch.Tensor]]]:
-    """FedPer with FedBN's statistics: every client trains the whole model, and sends what it does not keep."""
+OPTIONS: Any = {"learning_rate": RATE, "batch_size": 3, "epochs": 3, "drop_last": True}
+
+
+def trained_alone(start: dict[str, torch.Tensor], steps: Any, head_steps: int) -> dict[str, torch.Tensor]:
+    """The leaves after steps of SGD: on everything, or first on the head and then on the rest."""
+    net = two_layers().double().train()
+    net.load_state_dict(start)
+    for place, (x, y) in enumerate(steps):
+        net.zero_grad()
+        torch.nn.functional.cross_entropy(net(torch.tensor(x)), torch.tensor(y)).backward()
+        with torch.no_grad():
+            for name, leaf in net.named_parameters():
+                if not head_steps or (name[0] == "3") == (place < head_steps):
+                    leaf.sub_(RATE * leaf.grad)
+    return {name: leaf.detach().clone().double() for name, leaf in net.state_dict().items()}
+
+
+def textbook_kept(
+    keep: tuple[str, ...], head_epochs: int = 0
+) -> tuple[dict[str, torch.Tensor], dict[int, dict[str, torch.Tensor]]]:
+    """Every client trains the whole model, or its head and then the rest, and sends what it does not keep."""
     data, nth = problem(), dict.fromkeys(range(N), 0)
-    rule = Sgd(learning_rate=RATE, batch_size=3, epochs=2, drop_last=True)
+    rule = Sgd(**OPTIONS)
     whole = {name: leaf.detach().double() for name, leaf in two_layers().state_dict().items()}
     own: dict[int, dict[str, torch.Tensor]] = {}
     for asked, lost in ROUNDS:
@@ -162,33 +183,37 @@ def textbook_kept() -> tuple[dict[str, torch.Tensor], dict[int, dict[str, torch.
             if client in lost:
                 continue
             start = {**whole, **own.get(client, {})}
-            net = two_layers().double().train()
-            net.load_state_dict(start)
-            for x, y in steps:
-                net.zero_grad()
-                torch.nn.functional.cross_entropy(net(torch.tensor(x)), torch.tensor(y)).backward()
-                with torch.no_grad():
-                    for leaf in net.parameters():
-                        leaf.sub_(RATE * leaf.grad)
-            after = {name: leaf.detach().clone().double() for name, leaf in net.state_dict().items()}
-            own[client] = {name: leaf for name, leaf in after.items() if name[0] == "3" or "running" in name}
+            after = trained_alone(start, steps, head_epochs * max(SIZES[client] // 3, 1))
+            own[client] = {name: leaf for name, leaf in after.items() if is_kept(name, keep)}
             for name in whole:
                 if name not in own[client]:
                     total[name] += SIZES[client] * (after[name] - start[name])
             weight += SIZES[client]
         whole = {name: leaf + total[name] / weight for name, leaf in whole.items()}
-        whole["1.num_batches_tracked"] = whole["1.num_batches_tracked"].round()
+        if not is_kept("1.num_batches_tracked", keep):
+            whole["1.num_batches_tracked"] = whole["1.num_batches_tracked"].round()
     return whole, own
 
 
+METHODS = {
+    "fedper": (("3.*",), None),
+    "fedbn": (("1.*",), None),
+    "heads and statistics": (KEEP, None),
+    "fedrep": (("3.*",), FedRep(**OPTIONS, head=("3.*",), head_epochs=2)),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("executor", [Serial(threads=1), *EXECUTORS], ids=str)
-def test_personal_heads_and_statistics_agree_with_the_textbook_under_drop_outs(executor: Any) -> None:
-    server = driven(keeping(KEEP, executor))
-    whole, own = textbook_kept()
+def test_what_clients_keep_agrees_with_the_textbook_under_drop_outs(executor: Any, method: str) -> None:
+    keep, rule = METHODS[method]
+    server = driven(keeping(keep, executor, rule=rule))
+    whole, own = textbook_kept(keep, rule.head_epochs if rule else 0)
     for name, leaf in server.tensors().items():
         np.testing.assert_allclose(leaf, whole[name].numpy(), rtol=0, atol=1e-9, err_msg=name)
-    built = two_layers().state_dict()
-    np.testing.assert_array_equal(server.tensors()["3.weight"], built["3.weight"].double().numpy())
+    for name, leaf in two_layers().state_dict().items():
+        if is_kept(name, keep):
+            np.testing.assert_array_equal(server.tensors()[name], leaf.double().numpy())
     found, data = server.evaluate_clients(64), problem()
     for client in range(N):
         x, y = (torch.as_tensor(part) for part in client_rows(data, client))
@@ -198,6 +223,44 @@ def test_personal_heads_and_statistics_agree_with_the_textbook_under_drop_outs(e
         assert found["personal_loss"][client] == pytest.approx(expected, abs=1e-9)
     assert (found["loss"] != found["personal_loss"]).all()
     server.close()
+
+
+@pytest.mark.parametrize("executor", [Serial(threads=1), EXECUTORS[1]], ids=str)
+def test_the_part_of_fedrep_that_rests_feels_neither_momentum_nor_decay_nor_the_bound_of_the_other(
+    executor: Any,
+) -> None:
+    """One phase of momentum 0.9 and weight decay after the other, each with a fresh torch optimizer."""
+    options = {**OPTIONS, "momentum": 0.9, "weight_decay": 0.05, "clip_norm": 0.1}
+    server = keeping(("3.*",), executor, rule=FedRep(**options, head=("3.*",), head_epochs=1))
+    server.apply(Drive(server).dispatch((1,)))
+    net, steps = two_layers().double().train(), client_batches(Sgd(**options), problem(), 1, 0)
+    per_pass = SIZES[1] // 3
+    for part, batches in ((net[3], steps[:per_pass]), (net[:2], steps[per_pass:])):
+        optimizer = torch.optim.SGD(part.parameters(), lr=RATE, momentum=0.9, weight_decay=0.05)
+        for x, y in batches:
+            net.zero_grad()
+            torch.nn.functional.cross_entropy(net(torch.tensor(x)), torch.tensor(y)).backward()
+            length = torch.linalg.vector_norm(torch.cat([leaf.grad.flatten() for leaf in part.parameters()]))
+            for leaf in part.parameters():
+                leaf.grad *= min(1.0, 0.1 / float(length))
+            optimizer.step()
+    for name in ("0.weight", "1.bias"):
+        np.testing.assert_allclose(server.tensors()[name], net.state_dict()[name], rtol=0, atol=1e-9)
+    x, y = (torch.as_tensor(part) for part in client_rows(problem(), 1))
+    expected = float(torch.nn.functional.cross_entropy(net.eval()(x), y).detach())
+    assert server.evaluate_clients(64)["personal_loss"][1] == pytest.approx(expected, abs=1e-9)
+
+
+def test_fedrep_needs_its_head_kept_and_epochs_for_both(tmp_path: Path) -> None:
+    rule = "client_rule={kind='fedrep', learning_rate=0.1, epochs=3, head=['3.*'], head_epochs=2}"
+    with pytest.raises(ScenarioError, match=r"keep: \[\], without the head"):
+        Scenario.load("quickstart", [rule])
+    short = ["stop.server_steps=3", "stop.target_accuracy=", "executor.kind=serial", "evaluation.per_client=true"]
+    run = load_run(Simulation(Scenario.load("quickstart", [rule, 'keep=["3.*"]', *short])).run(tmp_path / "run"))
+    assert "personal_accuracy_mean" in set(run.evaluations["metric"])
+    for wrong in ({"head_epochs": 3}, {"head_epochs": 0}, {"head": ()}, {"epochs": 2.5}, {"epochs": None, "steps": 4}):
+        with pytest.raises(PolicyError, match=r"head_epochs must|epochs must|head must"):
+            FedRep(**{"learning_rate": 0.1, "epochs": 3, "head": ("3.*",), "head_epochs": 2, **wrong})
 
 
 def test_nobody_who_keeps_nothing_is_slowed_or_changed() -> None:
