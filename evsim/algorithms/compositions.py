@@ -124,4 +124,12 @@ COMPOSITIONS: dict[str, Composition] = {
             merge={"kind": "dp", "max_norm": 1.0, "noise_multiplier": 1.0},
         ),
     ),
+    "dp_ftrl": Composition(
+        "differential privacy without sampling, with momentum on the server (Kairouz et al. 2021)",
+        _fedavg_but(
+            weighting={"kind": "uniform"},
+            merge={"kind": "dp_ftrl", "max_norm": 1.0, "noise_multiplier": 1.0},
+            server_optimizer={"kind": "fedavgm"},
+        ),
+    ),
 }

@@ -143,6 +143,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "majority": ("evsim.algorithms.signs:Majority", "the sign that most updates have (Bernstein et al. 2019)"),
         "norm_clip": ("evsim.algorithms.norm_clip:NormClip", "the weighted mean of updates clipped by the server"),
         "dp": ("evsim.algorithms.dp:DpMean", "DP-FedAvg: clip, sum, noise, fixed divisor (McMahan et al. 2018)"),
+        "dp_ftrl": (
+            "evsim.algorithms.dp_ftrl:DpFtrl",
+            "clip, sum, and the noise of a tree: privacy without sampling (Kairouz et al. 2021)",
+        ),
         "buffer_mean": (
             "evsim.algorithms.asynchronous:BufferMean",
             "weighted sum over the buffer size: FedBuff as printed",

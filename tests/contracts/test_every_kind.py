@@ -68,6 +68,7 @@ OPTIONS: dict[str, dict[str, list[dict[str, Any]]]] = {
             {"max_norm": 0.5, "noise_multiplier": 0.4},
             {"max_norm": 0.5, "noise_multiplier": 0.4, "adaptive": True, "count_noise": 1.0},
         ],
+        "dp_ftrl": [{"max_norm": 0.5, "noise_multiplier": 0.4, "restart_every": 4}],
     },
     "server_optimizer": {"feddyn": [{"alpha": 0.1}], "qfedavg": [{"learning_rate": 0.1}]},
     "work": {"by_deadline": [{"deadline": 9000}], "by_class": [{"shares": (1.0, 0.5, 0.2)}]},
@@ -138,11 +139,11 @@ class TestMerges(Cases, MergeContract):
 
     @property
     def of_equals_is_equal(self) -> bool:  # type: ignore[override]
-        return self.kind not in {"dp", "norm_clip", "mixing", "majority"}  # type: ignore[attr-defined]
+        return self.kind not in {"dp", "dp_ftrl", "norm_clip", "mixing", "majority"}  # type: ignore[attr-defined]
 
     @property
     def takes_buffers(self) -> bool:  # type: ignore[override]
-        return self.kind != "dp"  # type: ignore[attr-defined]
+        return self.kind not in {"dp", "dp_ftrl"}  # type: ignore[attr-defined]
 
 
 class TestServerOptimizers(Cases, ServerOptimizerContract):
