@@ -26,8 +26,8 @@ from evsim.run.doubts import doubts
 from evsim.scenario import Scenario
 from evsim.scenario.caveats import caveats
 from evsim.scenario.dumping import kind_of
-from evsim.traces.population import Population, populate
 from evsim.scenario.sources import keyed
+from evsim.traces.population import Population, populate
 from evsim.traces.sources import load_availability, load_speed
 from evsim.training.data.base import FederatedData, federate
 from evsim.training.data.labels import IN_WORDS

@@ -583,7 +583,7 @@ def test_a_matrix_with_devices_and_without_a_line_of_names_is_told_what_it_looks
 
 def test_a_matrix_is_told_how_else_it_can_be_read(tmp_path):
     (tmp_path / "m.csv").write_text("0 1 1\n1 0 0\n")
-    with pytest.raises(TraceError, match="a matrix of 0 and 1.* with spaces between its cells; expected commas"):
+    with pytest.raises(TraceError, match=r"a matrix of 0 and 1.* with spaces between its cells; expected commas"):
         load_availability("m.csv", n_devices=1, seed=0, folder=tmp_path)
     (tmp_path / "m.csv").write_text("0,1,1\n1,0,0\n")
     with pytest.raises(TraceError, match='no line of names; it looks like a matrix of 0 and 1: say format = "matrix"'):
