@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evsim.base.caveat import Caveat
-from evsim.base.errors import PolicyError, TraceError
+from evsim.base.errors import PolicyError, Problem, TraceError
 from evsim.base.units import MS_PER_HOUR, MS_PER_MINUTE, format_duration, parse_duration
 from evsim.base.vocabulary import BoolArray
 from evsim.traces.availability import AvailabilityTrace
@@ -135,7 +135,9 @@ def _from_text(path: Path) -> tuple[BoolArray, list[str] | None, int | None]:
         slots = {"unnamed 0": table.unnamed_first, **slots} if table.unnamed_first is not None else slots
     if not slots:
         raise TraceError(f"{path}: no slots; expected a column of 0 and 1 per slot of time")
-    columns, problems, wrong = [], [], []
+    columns: list[BoolArray] = []
+    problems: list[Problem] = []
+    wrong: list[str] = []
     for name, column in slots.items():
         online, offline = _is_in(column, _table.ONLINE), _is_in(column, _table.OFFLINE)
         found = table.problems(~(online | offline), name, "0 or 1")[: _table.SHOWN]

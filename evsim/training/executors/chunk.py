@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
-from torch._C._functorch import _set_vmap_fallback_warning_enabled
+from torch._C._functorch import _set_vmap_fallback_warning_enabled  # type: ignore[attr-defined]  # torch's stub lacks it
 from torch.func import grad, vmap
 
 from evsim.algorithms import tree
