@@ -112,7 +112,7 @@ def assemble(scenario: Scenario, device: str) -> Parts:
     opened = open_all(scenario, device)
     said = (*caveats(scenario), *doubts(scenario, opened))
     for caveat in said:
-        warnings.warn(str(caveat), CaveatWarning, stacklevel=3)
+        warnings.warn(CaveatWarning(caveat), stacklevel=3)
     learning = None if opened.model is None else learning_of(scenario, opened, scenario.executor)
     size = total_bytes(opened.wires)
     digest = "" if opened.data is None else opened.data.digest()

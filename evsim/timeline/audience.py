@@ -184,7 +184,7 @@ class Audience:
         if name not in self._given:
             plain = isinstance(given, bool | int | float | str)
             self._given[name] = f"{name} gave {reprlib.repr(given) if plain else f'a {type(given).__name__}'}"
-            warnings.warn(str(_unasked(self._given[name])), CaveatWarning, stacklevel=2)
+            warnings.warn(CaveatWarning(_unasked(self._given[name])), stacklevel=2)
 
     def _add(self, listener: object) -> None:
         of = self._single if getattr(listener, "every", False) else self._bulk
