@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 import numpy as np
 
 from evsim.base import rng
-from evsim.base.errors import PolicyError, Problem, report, require
+from evsim.base.errors import PolicyError, Problem, report
 from evsim.base.user_code import user_code
 from evsim.selection.base import NO_ANSWERS, Selector
+from evsim.timeline.books import COUNTED, Books
 from evsim.timeline.forecasting import forecasting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from numpy.typing import NDArray
 
     from evsim.base.vocabulary import BoolArray, FloatArray, IntArray
     from evsim.selection.base import Answers, ClientView, Outcomes, Query, Singles
@@ -31,12 +30,10 @@ T = TypeVar("T", bound=np.generic)
 
 _INT64 = np.dtype(np.int64)
 _PREPARED = 64  # selections of one client, prepared together
-_COUNTED = 1_000  # flags are counted in the time that it takes to sort one client
-_FEW = 16  # so many clients are handled one by one sooner than as an array
 
 
 @final
-class ClientManager:
+class ClientManager(Books):
     """Registers clients, hears what became of their tasks, and selects (FedScale's client manager, bulk by design).
 
     Every method takes arrays, one call per instant or per window; costs are proportional to the arrays. The manager is
@@ -65,7 +62,7 @@ class ClientManager:
         *,
         asks_why: bool = False,
     ) -> None:
-        require(n_clients >= 0, "n_clients must be >= 0", n_clients=n_clients)
+        super().__init__(n_clients)
         self.selector = selector
         self._hears, self._asks_why = selector.hears, asks_why
         self.told: Told = {}
@@ -75,26 +72,8 @@ class ClientManager:
         self._seed = seed
         self._draws: dict[str, _Draws] = {}  # by the name of who selects
         self._state = selector.init(n_clients)
-        self._online = np.zeros(n_clients, np.bool_)
-        self._busy = np.zeros(n_clients, np.bool_)
-        self._idle = np.zeros(n_clients, np.bool_)
-        self._online_since = np.full(n_clients, -1, np.int64)
-        self._samples = np.full(n_clients, -1, np.int64)
-        self._declared_ms = np.full(n_clients, np.nan)
-        self._selected = np.zeros(n_clients, np.int64)
-        self._successes, self._failures = np.zeros(n_clients, np.int32), np.zeros(n_clients, np.int32)
-        self._last_duration_ms, self._last_utility = np.full(n_clients, np.nan), np.full(n_clients, np.nan)
-        self._n_idle = 0
-        # The same storage again: an entry of a memoryview is a Python number, several times faster than NumPy's.
-        self._one_online, self._one_busy = self._online.data, self._busy.data
-        self._one_idle, self._one_selected = self._idle.data, self._selected.data
-        self._one_online_since = self._online_since.data
-        #: Whether one client is idle: the look-up itself, since a method around it would cost more than the look-up.
-        self.is_idle_one: Callable[[int], bool] = self._one_idle.__getitem__  # type: ignore[assignment]
         self.on_likely: Callable[[IntArray], None] = lambda clients: None
-        self._among: BoolArray | None = None  # during a selection among some clients only
         self.answers: Answers | None = None
-        self.now, self.round = 0, 0
         if self._forecasting is not None:
             self._forecasting.look_at_nothing(n_clients)
 
@@ -132,25 +111,6 @@ class ClientManager:
         self._set_online(clients, check_in)
         if self._hears or self._learns_visits:
             self._tell(clients, check_in, instants)
-
-    def assign(self, clients: IntArray, *, counted: bool = True) -> None:
-        """Clients were given a task; a query is not counted as being selected."""
-        if len(clients) <= _FEW:
-            for client in clients.tolist():
-                self.occupy(client, counted=counted)
-            return
-        self._busy[clients] = True
-        self._selected[clients] += counted
-        self._refresh(clients)
-
-    def release(self, clients: IntArray) -> None:
-        """The end or the loss of these clients' tasks became known."""
-        if len(clients) <= _FEW:
-            for client in clients.tolist():
-                self.free(client)
-            return
-        self._busy[clients] = False
-        self._refresh(clients)
 
     def register_feedback(self, reports: Outcomes) -> None:
         """What became known of tasks: reports, late reports, losses."""
@@ -210,10 +170,6 @@ class ClientManager:
         self.round += number is None
         return clients
 
-    def n_idle_among(self, among: BoolArray | None) -> int:
-        """How many of some clients are idle; None: of all."""
-        return self._n_idle if among is None else int(np.count_nonzero(self._idle & among))
-
     # -- one client at a time: `OneByOne` of the port -----------------------------------------------------------------
 
     @property
@@ -226,28 +182,6 @@ class ClientManager:
         """Whether its selector can `choose`."""
         return self.selector.memoryless and self.selector.singles(self, []) is not None
 
-    def check_in(self, client: int, at: int) -> None:
-        """A device that registered before checks in."""
-        self._one_online_since[client] = at
-        self._one_online[client] = True
-        self._refresh_one(client)
-
-    def check_out(self, client: int) -> None:
-        """A device checks out."""
-        self._one_online[client] = False
-        self._refresh_one(client)
-
-    def occupy(self, client: int, *, counted: bool = True) -> None:
-        """`assign` of one client."""
-        self._one_busy[client] = True
-        self._one_selected[client] += counted
-        self._refresh_one(client)
-
-    def free(self, client: int) -> None:
-        """`release` of one client."""
-        self._one_busy[client] = False
-        self._refresh_one(client)
-
     def choose(self, now: int, number: int) -> int:
         """`select_clients` of one client; somebody must be idle."""
         self.now, self.round = now, number
@@ -258,6 +192,11 @@ class ClientManager:
             self._check_choice("singles", np.array([client]), 1)
         draws.count += 1
         return client
+
+    @property
+    def predictor(self) -> Forecasts | None:
+        """Forecasts of availability, if there is a predictor."""
+        return self._forecasting
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -297,74 +236,9 @@ class ClientManager:
                 self._left_unseen.discard(client)
                 self._state = self.selector.checked_out(self._state, self, np.array([client]), np.array([at]))
 
-    def _look(self, now: int, number: int | None, among: BoolArray | None) -> None:
-        """What the view shows during a selection."""
-        self.now, self._among = now, among
-        if among is not None:
-            self.is_idle_one = (self._idle & among).data.__getitem__  # type: ignore[assignment]
-        self.round = self.round if number is None else number
-
-    def _look_at_all(self) -> None:
-        self._among, self.is_idle_one = None, self._one_idle.__getitem__  # type: ignore[assignment]
-
     def _new_draws(self, who: str) -> _Draws:
         self._draws[who] = _Draws(self._seed, who)
         return self._draws[who]
-
-    def _set_online(self, clients: IntArray, online: BoolArray | np.bool_) -> None:
-        if len(clients) == 1:
-            client = int(clients[0])
-            self._one_online[client] = bool(online)
-            self._refresh_one(client)
-            return
-        self._online[clients] = online  # NumPy assigns in order, so the last edge of a client wins
-        self._refresh(clients)
-
-    def _refresh(self, clients: IntArray) -> None:
-        if len(clients) <= _FEW:
-            for client in clients.tolist():
-                self._refresh_one(client)
-            return
-        idle = self._online[clients] & ~self._busy[clients]
-        if self.n_clients < _COUNTED * len(clients):  # counting flags is fast, sorting clients is not
-            self._idle[clients] = idle
-            self._n_idle = int(np.count_nonzero(self._idle))
-            return
-        changed = np.unique(clients[idle != self._idle[clients]])  # a window may name a client more than once
-        self._idle[clients] = idle
-        self._n_idle += 2 * int(np.count_nonzero(self._idle[changed])) - len(changed)
-
-    def _refresh_one(self, client: int) -> None:
-        idle = self._one_online[client] and not self._one_busy[client]
-        if idle != self._one_idle[client]:
-            self._one_idle[client] = idle
-            self._n_idle += 1 if idle else -1
-
-    def _remember(self, reports: Outcomes) -> None:
-        clients, succeeded = reports.clients, reports.succeeded
-        np.add.at(self._successes, clients[succeeded], 1)
-        np.add.at(self._failures, clients[~succeeded], 1)
-        arrived, told = reports.arrived, reports.has_utility
-        self._last_duration_ms[clients[arrived]] = reports.duration_ms[arrived]
-        self._last_utility[clients[told]] = reports.utility[told]
-
-    def _check_ids(self, where: str, clients: IntArray) -> None:
-        if len(clients) == 1 and 0 <= clients[0] < self.n_clients:
-            return
-        if len(clients) and not (clients.min() >= 0 and clients.max() < self.n_clients):
-            wrong = clients[(clients < 0) | (clients >= self.n_clients)]
-            raise PolicyError(
-                report(
-                    [
-                        Problem(
-                            f"ClientManager.{where}",
-                            f"client {int(wrong[0])}",
-                            f"ids from 0 to {self.n_clients - 1}",
-                            "give n_clients the size of the whole population",
-                        )
-                    ]
-                )
-            )
 
     def _check_choice(self, where: str, clients: IntArray, wanted: int) -> None:
         """A selector written by others may be wrong; a wrong choice would break the timeline much later."""
@@ -400,84 +274,11 @@ class ClientManager:
         return ""
 
     def _count_distinct(self, clients: IntArray) -> int:
-        if self.n_clients > _COUNTED * len(clients):
+        if self.n_clients > COUNTED * len(clients):
             return len(np.unique(clients))
         chosen = np.zeros(self.n_clients, np.bool_)  # flags are faster than sorting where many are chosen
         chosen[clients] = True
         return int(np.count_nonzero(chosen))
-
-    # -- the view: what selectors see -------------------------------------------------------------------------------
-
-    @property
-    def n_clients(self) -> int:
-        """Size of the declared population."""
-        return len(self._idle)
-
-    @property
-    def n_idle(self) -> int:
-        """How many clients are idle."""
-        return self._n_idle if self._among is None else self.n_idle_among(self._among)
-
-    @property
-    def idle(self) -> IntArray:
-        """Ids of the idle clients, ascending."""
-        return np.flatnonzero(self._idle if self._among is None else self._idle & self._among)
-
-    def is_idle(self, clients: IntArray) -> BoolArray:
-        """Whether each of the clients is idle."""
-        idle = self._idle[clients]
-        return idle if self._among is None else idle & self._among[clients]
-
-    @property
-    def online_since(self) -> IntArray:
-        """Each client's last check-in, ms; -1 before its first."""
-        return _frozen(self._online_since)
-
-    @property
-    def samples(self) -> IntArray:
-        """Declared data sizes; -1 before a client's first check-in."""
-        return _frozen(self._samples)
-
-    @property
-    def declared_ms(self) -> FloatArray:
-        """Declared task durations, ms; NaN where unknown."""
-        return _frozen(self._declared_ms)
-
-    @property
-    def selected(self) -> IntArray:
-        """How often each client was given a task."""
-        return _frozen(self._selected)
-
-    @property
-    def successes(self) -> NDArray[np.int32]:
-        """Tasks whose report was used, per client."""
-        return _frozen(self._successes)
-
-    @property
-    def failures(self) -> NDArray[np.int32]:
-        """Tasks that ended otherwise, per client."""
-        return _frozen(self._failures)
-
-    @property
-    def last_duration_ms(self) -> FloatArray:
-        """Duration of the last report, ms; NaN before the first."""
-        return _frozen(self._last_duration_ms)
-
-    @property
-    def last_utility(self) -> FloatArray:
-        """Utility of the last report that had one; NaN before the first."""
-        return _frozen(self._last_utility)
-
-    @property
-    def predictor(self) -> Forecasts | None:
-        """Forecasts of availability, if there is a predictor."""
-        return self._forecasting
-
-    @property
-    def n_bytes(self) -> int:
-        """Memory of the manager's arrays, without the selector's state."""
-        arrays = (value for name, value in vars(self).items() if name != "_state")
-        return sum(value.nbytes for value in arrays if isinstance(value, np.ndarray))
 
 
 @final
@@ -501,9 +302,3 @@ class _Draws:
             assert self._singles is not None  # noqa: S101  asked only of those that have them
             on_likely(self._singles.likely)
         return self._singles, self.count - self._prepared.start
-
-
-def _frozen(array: NDArray[T]) -> NDArray[T]:
-    view = array.view()
-    view.flags.writeable = False
-    return view

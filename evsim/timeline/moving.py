@@ -176,15 +176,19 @@ class MovingDispatcher(Dispatcher):
     def _arrived(self, tasks: IntArray) -> None:
         """Reports arrive now."""
         column, now = self._ledger.column, np.full(len(tasks), self._clock.now)
-        leaves_at, loss_by, stop_at = (column(name, tasks) for name in ("leaves_at", "loss_by", "stop_at"))
-        self._set_fate(tasks, super()._fate(column("client", tasks), now, leaves_at, loss_by, stop_at))
+        if self._throughout:  # nobody has left, and nothing is over: that would have come first
+            self._set_fate(tasks, (now, np.full_like(now, ARRIVES), now))
+        else:
+            leaves_at, loss_by, stop_at = (column(name, tasks) for name in ("leaves_at", "loss_by", "stop_at"))
+            self._set_fate(tasks, super()._fate(column("client", tasks), now, leaves_at, loss_by, stop_at))
         self._come(tasks)
 
     def _come(self, tasks: IntArray) -> None:
         """The ends of these tasks have come."""
         column, now = self._ledger.column, np.full(len(tasks), self._clock.now)
         lost = tasks[column("fate", tasks) == LOST]
-        self._ledger.set("known_at", lost, self._loss_known(lost))
+        if len(lost):
+            self._ledger.set("known_at", lost, self._loss_known(lost))
         known = np.maximum(column("known_at", tasks), self._floor)
         self._ledger.set("known_at", tasks, known)
         self._digest.add(tasks, column("client", tasks), column("ended_at", tasks), column("fate", tasks), known, now)

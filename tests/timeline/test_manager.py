@@ -14,7 +14,7 @@ from evsim.selection.base import Answers, Outcomes
 from evsim.selection.oort import Oort
 from evsim.selection.uniform import Uniform
 from evsim.testing.selectors import make_reports
-from evsim.timeline import manager as manager_module
+from evsim.timeline import books as books_module
 from evsim.timeline.manager import ClientManager
 
 N = 200  # with arrays, batches of up to 12 clients are counted by their changes, larger ones by looking at everybody
@@ -118,7 +118,7 @@ class ManagerOfArraysAgainstModel(ManagerAgainstModel):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(manager_module, "_FEW", -1)
+        self.patch.setattr(books_module, "_FEW", -1)
 
     def teardown(self) -> None:
         self.patch.undo()
