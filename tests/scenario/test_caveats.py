@@ -72,12 +72,6 @@ CASES = {
         "600 reports in 30 steps, 300 clients",
         ["algorithm=dp_ftrl", "merge.restart_every=15"],
     ),
-    "kept_unseen": (['keep=["3.*"]'], "keep = ['3.*']", ['keep=["3.*"]', "evaluation.per_client=true"]),
-    "predictor_unused": (
-        ["selection={ kind = 'uniform', predictor = 'daily' }"],
-        "selection Uniform, predictor Daily",
-        ["selection={ kind = 'longest_stay', predictor = 'daily' }"],
-    ),
     "buffer_mean_in_rounds": (
         ["algorithm=fedbuff", "weighting.kind=uniform"],
         "divides by cohort_goal = 20, however few",
