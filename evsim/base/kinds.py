@@ -41,6 +41,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "tifl": ("evsim.selection.tifl:Tifl", "a tier of similar speed, by fixed probabilities (Chai et al. 2020)"),
         "tifl_loss": ("evsim.selection.tifl:TiflLoss", "as tifl, tiers of higher loss more often, with credits"),
         "afl": ("evsim.selection.afl:ActiveFl", "a softmax over the losses of the data (Goetz et al. 2019)"),
+        "fedcs": ("evsim.selection.fedcs:FedCs", "as many as a round has time for (Nishio and Yonetani 2019)"),
         "fastest": ("evsim.selection.bounds:Fastest", "the fastest devices: a bound on round lengths"),
         "longest_stay": ("evsim.selection.bounds:LongestStay", "those forecast to stay longest: a bound on drop-outs"),
         "power_of_choice_stale": (

@@ -53,6 +53,13 @@ ROUNDS = [((0, 2, 3), (2,)), ((1, 3, 4, 5), ()), ((2, 3), ()), ((0, 1, 2, 3, 4, 
 EXECUTORS = [Batched(threads=1), Batched(chunk=2, threads=1), Workers(workers=2)]
 
 
+def checked(folder: Path) -> list[Any]:
+    """The checks of a run that all hold, without those that were skipped."""
+    verdict = verify(folder)
+    assert verdict.ok, [check for check in verdict.checks if not check.ok]
+    return [check for check in verdict.checks if not check.skipped]
+
+
 def driven(server: Learning) -> Learning:
     drive = Drive(server)
     for asked, lost in ROUNDS:
@@ -258,6 +265,7 @@ def test_fedrep_needs_its_head_kept_and_epochs_for_both(tmp_path: Path) -> None:
     short = ["stop.server_steps=3", "stop.target_accuracy=", "executor.kind=serial", "evaluation.per_client=true"]
     run = load_run(Simulation(Scenario.load("quickstart", [rule, 'keep=["3.*"]', *short])).run(tmp_path / "run"))
     assert "personal_accuracy_mean" in set(run.evaluations["metric"])
+    assert {"local steps", "compute prices"} <= {each.name for each in checked(tmp_path / "run")}
     for wrong in ({"head_epochs": 3}, {"head_epochs": 0}, {"head": ()}, {"epochs": 2.5}, {"epochs": None, "steps": 4}):
         with pytest.raises(PolicyError, match=r"head_epochs must|epochs must|head must"):
             FedRep(**{"learning_rate": 0.1, "epochs": 3, "head": ("3.*",), "head_epochs": 2, **wrong})
@@ -309,4 +317,4 @@ def test_ditto_runs_and_pays_for_both_models(tmp_path: Path) -> None:
     done = run.tasks[run.tasks["outcome"] == "aggregated"]
     assert (done["planned_samples"] == 2 * 80 * done["samples"]).all()
     assert replace(scenario).keep == ()
-    assert verify(tmp_path / "run").ok
+    assert {"local steps", "compute prices"} <= {each.name for each in checked(tmp_path / "run")}
