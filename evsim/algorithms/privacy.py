@@ -123,7 +123,7 @@ def account(merge: DpMean, sampling: Sampling, steps: int) -> Privacy:
 
 
 def account_of_tree(z: float, delta: float, squared: int, steps: int) -> Privacy:
-    """The guarantee of noise on the nodes of trees, exact for a client that is in them as often as is allowed.
+    """The guarantee of noise on the nodes of trees, exact for the given occurrences of a client.
 
     All nodes together are one Gaussian mechanism: a client moves a node by up to S times how often it is in it, so that
     mu = sqrt(squared) / z. It holds whatever the model was that a client got, and needs no extra.
