@@ -19,7 +19,7 @@ from evsim.algorithms.company import name_of
 from evsim.base.errors import PolicyError, Problem, report, require
 from evsim.base.policy import Policy
 from evsim.base.units import Duration
-from evsim.base.vocabulary import FloatArray, IntArray
+from evsim.base.vocabulary import BoolArray, FloatArray, IntArray
 
 
 @final
@@ -102,6 +102,58 @@ class ByClass(Workload):
     def steps(self, clients: ClientInfo, scheduled: IntArray, promised: Promised) -> IntArray:
         share = np.array(self.shares)[speed_class(clients, len(self.shares))]
         return np.ceil(np.round(share * scheduled, 9)).astype(np.int64)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ByColumn(Workload):
+    """What a column of the speed trace says of a client's device; `population.speed.columns` has to ask for it.
+
+    Attributes:
+        steps_in: the column of the local steps, whole numbers >= 1; more than are scheduled are all of them.
+        share_in: instead, the column of the shares of the scheduled steps, in (0, 1]; rounded up.
+    """
+
+    steps_in: str | None = None
+    share_in: str | None = None
+
+    def __post_init__(self) -> None:
+        given = (self.steps_in is not None) + (self.share_in is not None)
+        require(given == 1, "one of steps_in and share_in is needed", steps_in=self.steps_in, share_in=self.share_in)
+
+    @override
+    def steps(self, clients: ClientInfo, scheduled: IntArray, promised: Promised) -> IntArray:
+        if self.share_in is not None:
+            share = column_of(clients, self.share_in, "work.share_in")
+            usable, expected = (share > 0) & (share <= 1), "a share in (0, 1]"
+            _refuse_unusable(clients, share, usable, f"column {self.share_in!r}", expected)
+            return np.ceil(np.round(np.where(usable, share, 1) * scheduled, 9)).astype(np.int64)
+        steps = column_of(clients, str(self.steps_in), "work.steps_in")
+        usable = (steps >= 1) & (steps == np.floor(steps)) & np.isfinite(steps)
+        _refuse_unusable(clients, steps, usable, f"column {self.steps_in!r}", "a whole number >= 1")
+        return np.minimum(np.where(usable, steps, 1), scheduled).astype(np.int64)
+
+
+def column_of(clients: ClientInfo, name: str, key: str) -> FloatArray:
+    """A further column of the speed trace, one number per client.
+
+    Raises:
+        PolicyError: if `population.speed.columns` did not ask for it; `key` says who wants it.
+    """
+    if name not in clients.more:
+        asked = ", ".join(clients.more) or "none"
+        hint = f"write population.speed = {{ path = ..., columns = [{name!r}] }}"
+        raise PolicyError(report([Problem(key, f"column {name!r}", f"a column that is read ({asked})", hint)]))
+    return clients.more[name]
+
+
+def _refuse_unusable(clients: ClientInfo, given: FloatArray, usable: BoolArray, where: str, expected: str) -> None:
+    """Raise an error for the first client with data and a value that means nothing."""
+    if len(bad := np.flatnonzero(~usable & (clients.samples > 0))):
+        client = int(bad[0])
+        value = "nothing" if np.isnan(given[client]) else f"{given[client]:g}"
+        device = int(clients.device[client])
+        raise PolicyError(report([Problem(f"work: {where}", f"{value} for device {device}", expected)]))
 
 
 def speed_class(clients: ClientInfo, n_classes: int) -> IntArray:

@@ -40,6 +40,7 @@ def clients_of(population: Population, samples: IntArray) -> ClientInfo:
         upload_kbps=speed.upload_kbps,
         group=none,
         nth=none,
+        more=speed.more,
     )
 
 

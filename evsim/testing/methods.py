@@ -447,6 +447,7 @@ class WorkloadContract(ABC):
     def _clients(self, order: IntArray) -> tuple[ClientInfo, IntArray, Promised]:
         speed: FloatArray = (1.0 + np.arange(40) * 7 % 40)[order].astype(np.float64)
         samples = np.where(np.arange(40) == 0, 0, 20 + np.arange(40))[order]
-        info = replace(ClientInfo.unknown(samples), compute_ms=speed, client=order)
+        more = {"steps": np.asarray(1.0 + order % 45), "share": np.asarray((1.0 + order % 8) / 8)}
+        info = replace(ClientInfo.unknown(samples), compute_ms=speed, client=order, more=more)
         scheduled = np.where(samples > 0, 30, 0)
         return info, scheduled, Promised(np.asarray(50 * speed), np.asarray(900 * speed), np.zeros(40))

@@ -26,6 +26,8 @@ from evsim.base.errors import EvsimError, PolicyError, ScenarioError, TrainingEr
 from evsim.results import load_run
 from evsim.run.simulation import Simulation
 from evsim.scenario import Scenario
+from evsim.traces.formats import columnar
+from evsim.traces.formats.csv import read_speed as read_csv_speed
 from evsim.training.executors.batched import Batched
 from evsim.training.executors.serial import Serial
 from evsim.training.executors.workers import Workers
@@ -256,6 +258,70 @@ def test_work_by_class_gives_shares_of_the_schedule(tmp_path: Path) -> None:
     expected = np.array([20, 10, 3])[(rank // 30).astype(int)]
     assert (run.tasks["steps"].to_numpy() == expected[run.tasks["client"]]).all()
     assert verify(tmp_path / "run").ok
+
+
+def _phones(folder: Path, effort: list[object], name: str = "Local Effort") -> None:
+    rows = [f"p{i},{10 + i},9000,9000,{each}" for i, each in enumerate(effort)]
+    header = f"device,compute_ms_per_sample,download_kbps,upload_kbps,{name}"
+    (folder / "phones.csv").write_text("\n".join([header, *rows]) + "\n")
+
+
+def _by_column(folder: Path, work: str, columns: str = "columns=['local_effort']") -> Scenario:
+    speed = f"population.speed={{path='{folder / 'phones.csv'}', {columns}}}"
+    join = "population.join={kind='modulo'}"
+    return Scenario.load(
+        "quickstart", [*SHORT, "client_rule.epochs=5", speed, join, f"work={{kind='by_column', {work}}}"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("work", "effort", "expected"),
+    [
+        ("steps_in='local_effort'", [1, 7, 20, 300], [1, 7, 20, 20]),
+        ("share_in='local_effort'", [0.05, 0.3, 0.51, 1], [1, 6, 11, 20]),
+    ],
+)
+def test_work_by_column_is_what_the_trace_says(tmp_path: Path, work: str, effort: Any, expected: Any) -> None:
+    _phones(tmp_path, effort)
+    run = load_run(Simulation(_by_column(tmp_path, work)).run(tmp_path / "run"))
+    device = run.clients["speed_device"].to_numpy()[run.tasks["client"]]
+    steps = run.tasks["steps"].to_numpy()
+    assert (steps == np.array(expected)[device]).all()
+    assert set(device) == {0, 1, 2, 3}
+    exact = (10 + device) * steps * 5 * 3 * 80  # batch, training factor, scale
+    assert (run.tasks["planned_compute_ms"] == exact).all()
+    assert verify(tmp_path / "run").ok
+
+
+def test_further_columns_pass_through_a_trace_folder(tmp_path: Path) -> None:
+    _phones(tmp_path, [1, 7, 20, ""])
+    given = read_csv_speed(tmp_path / "phones.csv", columns=["local_effort"])
+    columnar.write(tmp_path / "trace", speed=given)
+    again = columnar.read_speed(tmp_path / "trace", columns=["local_effort"])
+    np.testing.assert_array_equal(again.more["local_effort"], [1, 7, 20, np.nan])
+    assert again.fingerprint() == given.fingerprint() != columnar.read_speed(tmp_path / "trace").fingerprint()
+    np.testing.assert_array_equal(again.take([2, 0, 0]).more["local_effort"], [20, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("effort", "work", "columns", "words"),
+    [
+        ([3, 0], "steps_in='local_effort'", "columns=['local_effort']", "0 for device 1; expected a whole number >= 1"),
+        ([3, 1.5], "steps_in='local_effort'", "columns=['local_effort']", "1.5 for device 1"),
+        ([3, ""], "steps_in='local_effort'", "columns=['local_effort']", "nothing for device 1"),
+        ([1, 1.5], "share_in='local_effort'", "columns=['local_effort']", "expected a share in"),
+        ([3, 1], "steps_in='effort'", "columns=['local_effort']", "column 'effort'; expected a column that is read"),
+        ([3, 1], "steps_in='effort'", "columns=['local_effort', 'effort']", "no column 'effort'"),
+        ([3, "x"], "steps_in='local_effort'", "columns=['local_effort']", "a number"),
+        ([3, 1], "steps_in='local_effort'", "columns='local_effort'", "expected a list of names of columns"),
+        ([3, 1], "steps_in='a', share_in='b'", "columns=['local_effort']", "one of steps_in and share_in is needed"),
+        ([3, 1], "steps_in='a'", "format='csv'", "unknown column 'Local Effort'"),
+    ],
+)
+def test_columns_that_say_no_work_are_refused(tmp_path: Path, effort: Any, work: str, columns: str, words: str) -> None:
+    _phones(tmp_path, effort)
+    with pytest.raises(EvsimError, match=words):
+        Simulation(_by_column(tmp_path, work, columns)).run(tmp_path / "run")
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------
