@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -319,6 +320,12 @@ class _Live:
             write_now=Every(_WRITE_EVERY_S),
         )
 
+    def _end_with(self, reason: object) -> None:
+        """`RunFacts.end`: a wrong reason is the fault of the listener that gives it."""
+        if not isinstance(reason, str) or not reason.strip():
+            raise TypeError(f"run.end({reprlib.repr(reason)}): expected a text, the reason that the manifest will hold")
+        self._server.end(reason)
+
     def _start(self) -> None:
         scenario = self._scenario
         facts = RunFacts(
@@ -328,7 +335,7 @@ class _Live:
             start_ms=scenario.start,
             horizon_ms=scenario.stop.virtual_time,
             folder=self._recorder.folder,
-            end=self._server.end,
+            end=self._end_with,
         )
         self._audience.tell("started", facts)
         horizon = scenario.stop.virtual_time
@@ -408,6 +415,7 @@ class _Live:
         self._recorder.close()
         told = manifest(self._scenario, parts, server, error or server.end_reason, wall)
         told |= {"engine": self._pace.told(server.agenda), "diverged_at_version": self._stops.diverged_at}
+        told["caveats"] = [*told["caveats"], *(caveat.to_json() for caveat in self._audience.caveats)]
         told |= {"tables": self._recorder.seals()}
         told |= {"client_evaluations": None if self._judged is None else self._judged.told}
         self._recorder.finish(

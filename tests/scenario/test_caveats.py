@@ -89,6 +89,12 @@ CASES = {
         "5 was inherited, kind 'adam' runs with 20",
         ["client_rule={ kind = 'adam', learning_rate = 0.01, batch_size = 5 }"],
     ),
+    "predictor_unused": (
+        ["selection.predictor={ kind = 'daily' }"],
+        "selection Uniform, predictor Daily",
+        ["selection.kind=refl_ips", "selection.predictor={ kind = 'daily' }"],
+    ),
+    "kept_unseen": (["keep=['3.*']"], "keep = ['3.*']", ["keep=['3.*']", "evaluation.per_client=true"]),
 }
 
 

@@ -179,6 +179,9 @@ def _plain(name: str) -> str:
 
 def _read(path: Path) -> Table:
     """A table with a device column: an unnamed first column, if there is no other, holds the devices."""
+    header, _ = _table.first_cells(path)
+    if len(header) > 1 and _table.is_slots(header):
+        raise TraceError(f'{path}: no line of names; it looks like a matrix of 0 and 1: say format = "matrix"')
     table = _table.read_table(path, own_name)
     if "device" not in table.columns and table.unnamed_first is not None:
         headers = table.headers | {"device": "(first column)"}
