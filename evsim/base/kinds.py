@@ -77,6 +77,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "work": {
         "by_deadline": ("evsim.algorithms.workload:ByDeadline", "as many steps as a device promises to finish in time"),
         "by_class": ("evsim.algorithms.workload:ByClass", "shares of the schedule by speed class"),
+        "by_column": ("evsim.algorithms.workload:ByColumn", "steps, or shares of the schedule, from the speed trace"),
     },
     "epochs": {
         "uniform": ("evsim.algorithms.epochs:UniformEpochs", "whole passes from a range, drawn for each task"),
