@@ -122,14 +122,13 @@ def _cost(scenario: Scenario, parts: Parts) -> dict[str, Any]:
 
 def _privacy(scenario: Scenario, n_clients: int, steps: int) -> dict[str, Any] | None:
     """What differential privacy the run gave its clients with data; None if its method has none."""
-    from evsim.algorithms.dp import DpMean
-    from evsim.algorithms.privacy import account
+    from evsim.algorithms.central_dp import CentralDp
 
     merge = scenario.merge
-    if not isinstance(merge, DpMean):
+    if not isinstance(merge, CentralDp):
         return None
     try:
-        found = asdict(account(merge, sampling(scenario, n_clients), steps))
+        found = asdict(merge.privacy(sampling(scenario, n_clients), steps))
     except MissingExtraError as error:
         return {"epsilon": None, "warnings": [str(error)]}
     except (ArithmeticError, ValueError, MemoryError) as error:  # no reason to lose a run
