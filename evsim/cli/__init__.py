@@ -8,6 +8,7 @@ from evsim.cli.data_commands import data
 from evsim.cli.export_command import export
 from evsim.cli.look_commands import describe, list_kinds
 from evsim.cli.run_command import resume, run
+from evsim.cli.schema_command import schema
 from evsim.cli.study_commands import compare, report, sweep
 from evsim.cli.trace_commands import traces
 from evsim.cli.verify_command import verify
@@ -24,5 +25,6 @@ app.command()(verify)
 app.command()(export)
 app.command(name="list")(list_kinds)
 app.command()(describe)
+app.command()(schema)
 app.add_typer(traces, name="traces")
 app.add_typer(data, name="data")
