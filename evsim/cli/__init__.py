@@ -7,6 +7,7 @@ from evsim.cli.check_command import check
 from evsim.cli.data_commands import data
 from evsim.cli.export_command import export
 from evsim.cli.look_commands import describe, list_kinds
+from evsim.cli.new_command import new
 from evsim.cli.run_command import resume, run
 from evsim.cli.schema_command import schema
 from evsim.cli.study_commands import compare, report, sweep
@@ -25,6 +26,7 @@ app.command()(verify)
 app.command()(export)
 app.command(name="list")(list_kinds)
 app.command()(describe)
+app.command()(new)
 app.command()(schema)
 app.add_typer(traces, name="traces")
 app.add_typer(data, name="data")
