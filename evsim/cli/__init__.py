@@ -8,6 +8,7 @@ from evsim.cli.data_commands import data
 from evsim.cli.export_command import export
 from evsim.cli.look_commands import describe, list_kinds
 from evsim.cli.new_command import new
+from evsim.cli.plot_command import plot
 from evsim.cli.run_command import resume, run
 from evsim.cli.schema_command import schema
 from evsim.cli.study_commands import compare, report, sweep
@@ -21,6 +22,7 @@ app.command()(resume)
 app.command()(sweep)
 app.command()(compare)
 app.command()(report)
+app.command()(plot)
 app.command()(check)
 app.command()(verify)
 app.command()(export)
