@@ -177,6 +177,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "tasks and rounds as bars over time, for ui.perfetto.dev",
         ),
         "progress": ("evsim.run.listeners.progress:Progress", "a line now and then, for logs of batch jobs"),
+        "tensorboard": (
+            "evsim.run.listeners.tensorboard:TensorBoard",
+            "curves for TensorBoard, by server steps and by virtual hours",
+        ),
     },
     "network": {
         "independent": ("evsim.cost.network:IndependentLinks", "a link for each device, at its own constant rate"),
