@@ -90,6 +90,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "work": {
         "by_deadline": ("evsim.algorithms.workload:ByDeadline", "as many steps as a device promises to finish in time"),
         "by_class": ("evsim.algorithms.workload:ByClass", "shares of the schedule by speed class"),
+        "by_column": ("evsim.algorithms.workload:ByColumn", "steps, or shares of the schedule, from the speed trace"),
     },
     "epochs": {
         "uniform": ("evsim.algorithms.epochs:UniformEpochs", "whole passes from a range, drawn for each task"),
@@ -176,6 +177,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "tasks and rounds as bars over time, for ui.perfetto.dev",
         ),
         "progress": ("evsim.run.listeners.progress:Progress", "a line now and then, for logs of batch jobs"),
+        "tensorboard": (
+            "evsim.run.listeners.tensorboard:TensorBoard",
+            "curves for TensorBoard, by server steps and by virtual hours",
+        ),
     },
     "network": {
         "independent": ("evsim.cost.network:IndependentLinks", "a link for each device, at its own constant rate"),

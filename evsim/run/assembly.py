@@ -182,6 +182,7 @@ def learning_of(scenario: Scenario, opened: Opened, executor: Executor) -> Learn
         cohort_goal=goal,
         objective=scenario.objective,
         clients=clients_of(opened.population, opened.samples),
+        batch_sizes=None if opened.own is None else opened.own.batch_sizes(scenario.client_rule.schedule.batch_size),
     )
     return Learning(method, opened.model, opened.data, executor, setting)
 

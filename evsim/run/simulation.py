@@ -18,7 +18,7 @@ from evsim.base.errors import EvsimError, Problem, RunFolderError, report
 from evsim.base.outside import Stopped
 from evsim.base.profiling import part
 from evsim.base.units import FOREVER
-from evsim.base.vocabulary import Rank
+from evsim.base.vocabulary import IntArray, Rank
 from evsim.run.assembly import Parts, assemble, drawn_work, partial_work
 from evsim.run.checkpoints import Checkpoints, Saved
 from evsim.run.evaluations import Evaluations, Judged, measures_of
@@ -312,7 +312,7 @@ class _Live:
             partial=partial_work(scenario.client_rule),
             wire_bytes=parts.wire_bytes,
             learning=NoLearning() if self._telling is None else self._telling,
-            rows=Named(self._recorder, parts.pricing, scenario.client_rule.schedule),
+            rows=Named(self._recorder, parts.pricing, scenario.client_rule.schedule, self._batch_sizes()),
             seed=scenario.seed,
             horizon=FOREVER if scenario.stop.virtual_time is None else scenario.stop.virtual_time,
             audience=self._audience,
@@ -435,6 +435,11 @@ class _Live:
         if self._parts.learning is not None:
             self._parts.learning.close()
 
+    def _batch_sizes(self) -> IntArray:
+        """Samples of a mini-batch of each client."""
+        usual, own = self._scenario.client_rule.schedule.batch_size, self._parts.own
+        return np.full(len(self._parts.samples), usual) if own is None else own.batch_sizes(usual)
+
     def _client_rows(self) -> dict[str, Any]:
         population, samples, own = self._parts.population, self._parts.samples, self._parts.own
         return {
@@ -449,6 +454,7 @@ class _Live:
             "latency_ms": population.speed.latency_ms,
             "group": np.zeros_like(samples) if own is None else own.group,
             "compute_share": np.ones(len(samples)) if own is None else own.compute_share,
+            "batch_size": self._batch_sizes(),
             "online_share": population.availability.online_share(),
         }
 

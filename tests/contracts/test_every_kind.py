@@ -71,7 +71,11 @@ OPTIONS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "dp_ftrl": [{"max_norm": 0.5, "noise_multiplier": 0.4, "restart_every": 4}],
     },
     "server_optimizer": {"feddyn": [{"alpha": 0.1}], "qfedavg": [{"learning_rate": 0.1}]},
-    "work": {"by_deadline": [{"deadline": 9000}], "by_class": [{"shares": (1.0, 0.5, 0.2)}]},
+    "work": {
+        "by_deadline": [{"deadline": 9000}],
+        "by_class": [{"shares": (1.0, 0.5, 0.2)}, {"batch_sizes_of": (20, 7, 1)}],
+        "by_column": [{"steps_in": "steps"}, {"share_in": "share"}, {"batch_size_in": "size", "steps_in": "steps"}],
+    },
     "partition": {
         "dirichlet": [{"alpha": 0.5}, {"alpha": 0.5, "samples_per_client": 12}],
         "shards": [{"shards_per_client": 2}],
