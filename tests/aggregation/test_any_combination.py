@@ -24,6 +24,7 @@ SELECTORS = {
     kind: {"kind": kind}
     for kind in ("uniform", "by_samples", "oort", "tifl", "tifl_loss", "afl", "fastest", "power_of_choice_stale")
 }
+SELECTORS["fedcs"] = {"kind": "fedcs", "deadline": "10min"}
 SELECTORS["power_of_choice_stale"]["d"] = 5  # type: ignore[assignment]
 SELECTORS |= {kind: {"kind": kind, "predictor": "daily"} for kind in ("refl_ips", "longest_stay")}
 

@@ -21,6 +21,7 @@ from evsim.selection.afl import ActiveFl
 from evsim.selection.base import Outcomes
 from evsim.selection.bounds import Fastest
 from evsim.selection.by_samples import BySamples
+from evsim.selection.fedcs import FedCs
 from evsim.selection.forecast import Constant
 from evsim.selection.oort import Oort
 from evsim.selection.power_of_choice import PowerOfChoiceStale
@@ -48,6 +49,7 @@ SELECTORS: dict[str, Callable[[], Selector[Any]]] = {
     "tifl_loss": TiflLoss,
     "afl": ActiveFl,
     "fastest": Fastest,
+    "fedcs": lambda: FedCs(deadline=10**9),
     "refl_ips": lambda: ReflIps(predictor=Constant()),
     "oort fedscale": lambda: Oort(preset="fedscale"),
 }

@@ -50,6 +50,7 @@ OPTIONS = {
     "power_of_choice_stale": {"d": 5},
     "refl_ips": {"predictor": "daily"},
     "longest_stay": {"predictor": "oracle"},
+    "fedcs": {"deadline": "10min"},
 }
 ELSEWHERE = {"manager"}  # is a class of the user's, and tested beside it
 WAYS = [(kind, own) for kind in AGGREGATIONS for own in AGGREGATIONS[kind]]
