@@ -133,7 +133,6 @@ def _silence(stream: Any) -> None:
 app = typer.Typer(
     cls=_Group,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="How long, on real devices, until this federated-learning method reaches this accuracy?",
 )

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from evsim.cli.base import say, say_table
+from evsim.cli.plot_command import FontSize, StyleName, Width, style_of
 
 data = typer.Typer(no_args_is_help=True, help="Import data into evsim's own store, and look at it.")
 
@@ -73,11 +74,18 @@ def describe(
 
 
 @data.command()
-def plot(name: Found, out: Annotated[Path, typer.Argument(help="The PNG to write.")] = Path("data.png")) -> None:
+def plot(
+    name: Found,
+    out: Annotated[Path, typer.Option(help="The file: .pdf, .svg or .png.")] = Path("data.png"),
+    width: Width = None,
+    font_size: FontSize = None,
+    style: StyleName = "screen",
+) -> None:
     """Draw samples per client, and the labels of clients."""
     from evsim.training.data.looks import look_at, plot_data
 
-    plot_data(look_at(name), out)
+    with style_of(style, width, font_size).worn():
+        plot_data(look_at(name), out)
     say(str(out))
 
 

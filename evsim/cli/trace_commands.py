@@ -9,6 +9,7 @@ import typer
 
 from evsim.base.errors import TraceError
 from evsim.cli.base import say, say_table
+from evsim.cli.plot_command import FontSize, StyleName, Width, style_of
 
 if TYPE_CHECKING:
     from evsim.traces.availability import AvailabilityTrace
@@ -64,14 +65,21 @@ def import_(
 
 
 @traces.command()
-def plot(trace: Trace, out: Annotated[Path, typer.Argument(help="The PNG to write.")] = Path("trace.png")) -> None:
+def plot(
+    trace: Trace,
+    out: Annotated[Path, typer.Option(help="The file: .pdf, .svg or .png.")] = Path("trace.png"),
+    width: Width = None,
+    font_size: FontSize = None,
+    style: StyleName = "screen",
+) -> None:
     """Draw how many devices are online over the week, and how long sessions last."""
     from evsim.traces.plot import plot_trace
 
     availability, _ = load(trace)
     if availability is None:
         raise TraceError(f"{trace}: holds device speeds only; expected availability to draw")
-    plot_trace(availability, out, title=Path(trace).name)
+    with style_of(style, width, font_size).worn():
+        plot_trace(availability, out, title=Path(trace).name)
     say(str(out))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -71,6 +71,18 @@ class Arms:
             arm: {seed: None if found is None else float(found.at) for seed, found in crossings.items()}
             for arm, crossings in self.crossings.items()
         }
+
+    def only(self, names: Sequence[str]) -> Arms:
+        """Some arms, in this order; the baseline stays if it is among them, else the first becomes it.
+
+        Raises:
+            RunFolderError: if there is no arm of a name.
+        """
+        lost = [name for name in names if name not in self.runs]
+        if lost:
+            raise RunFolderError(report(Problem("arms", repr(each), "", suggest(each, self.runs)) for each in lost))
+        runs = {name: self.runs[name] for name in names}
+        return replace(self, runs=runs, baseline=self.baseline if self.baseline in runs else names[0])
 
     def horizon_ms(self) -> int:
         """The common horizon: the earliest end of a run that never reached the target, else the longest time."""

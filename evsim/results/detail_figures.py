@@ -17,6 +17,8 @@ from evsim.results.canvas import (
     OUTCOME_COLORS,
     SKY,
     VERMILION,
+    is_narrow,
+    legend_above,
     new_figure,
     shade_nights,
     tidy,
@@ -53,10 +55,10 @@ def rounds_figure(run: Run) -> Figure:
         label = f"failed: {int(failed.sum()):,}"
         axes.plot(steps["closed_at"][failed], minutes[failed], "x", color=VERMILION, markersize=6, label=label)
     axes.set_ylabel("round lasted, minutes")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * float(minutes.max()) if len(steps) and minutes.max() > 0 else 1)
     time_axis(axes, 0, max(run.end_ms, 1), run.start_ms)
     if len(steps):
-        axes.legend(frameon=False, ncols=4, fontsize=9, loc="upper left", bbox_to_anchor=(0, 1.14), borderaxespad=0)
+        legend_above(axes, 4)
     return figure
 
 
@@ -77,9 +79,10 @@ def day_figure(run: Run) -> Figure:
     axes.set_ylabel("clients, mean")
     axes.set_ylim(bottom=0)
     axes.set_xlim(0, 24)
-    axes.set_xticks(range(0, 25, 3), [f"{hour:02d}:00" for hour in range(0, 25, 3)])
+    hours = range(0, 25, 6 if is_narrow() else 3)
+    axes.set_xticks(hours, [f"{hour:02d}:00" for hour in hours])
     axes.set_xlabel("time of day")
-    axes.legend(frameon=False, ncols=2, fontsize=9, loc="upper left", bbox_to_anchor=(0, 1.14), borderaxespad=0)
+    legend_above(axes, 2)
     return figure
 
 
@@ -118,7 +121,7 @@ def tasks_figure(run: Run, begin_ms: int | None = None, end_ms: int | None = Non
     hidden = tasks["client"].nunique() - len(clients)
     axes.set_ylabel(f"{len(clients)} clients, a row each" + (f"\n({hidden:,} more not shown)" if hidden else ""))
     time_axis(axes, begin, end, run.start_ms)
-    axes.legend(frameon=False, ncols=9, fontsize=8, loc="upper left", bbox_to_anchor=(0, 1.08), borderaxespad=0)
+    legend_above(axes, 9)
     return figure
 
 
@@ -142,8 +145,9 @@ def _ends(axes: Axes, tasks: pd.DataFrame, rows: FloatArray) -> None:
 
 def participation_figure(run: Run) -> Figure:
     """How evenly tasks fall on the clients (Lorenz curves), and how often those online often were merged."""
-    figure = new_figure(10, 3.6)
-    left, right = figure.subplots(1, 2)
+    narrow = is_narrow()
+    figure = new_figure(10, 7.6 if narrow else 3.6)
+    left, right = figure.subplots(*((2, 1) if narrow else (1, 2)))
     figures = participation(run)
     for name, color, line, outcome in (("asked", BLUE, "-", None), ("merged", VERMILION, "--", "aggregated")):
         counts = np.sort(tasks_per_client(run, outcome=outcome))
@@ -153,7 +157,7 @@ def participation_figure(run: Run) -> Figure:
     left.plot([0, 1], [0, 1], color=GRAY, linewidth=0.8, linestyle=":")
     left.set_xlabel("share of clients, least used first")
     left.set_ylabel("share of tasks")
-    left.legend(frameon=False, fontsize=9, loc="upper left")
+    legend_above(left, 1)
     online = run.clients["online_share"].to_numpy() * 24
     right.plot(online, tasks_per_client(run, outcome="aggregated"), ".", color=BLUE, alpha=0.5)
     right.set_xlabel("online, hours per day")

@@ -9,7 +9,19 @@ import numpy as np
 from evsim.base.metrics import Target, metric_of
 from evsim.base.units import MS_PER_DAY, MS_PER_MINUTE, MS_PER_SECOND, format_duration
 from evsim.base.vocabulary import IntArray
-from evsim.results.canvas import BLUE, GRAY, GREEN, LIGHT, ORANGE, VERMILION, new_figure, shade_nights, tidy, time_axis
+from evsim.results.canvas import (
+    BLUE,
+    GRAY,
+    GREEN,
+    LIGHT,
+    ORANGE,
+    VERMILION,
+    new_figure,
+    shade_nights,
+    tidy,
+    time_axis,
+    titled,
+)
 from evsim.results.energy import task_joules
 from evsim.results.links import link_use
 from evsim.results.metrics import concurrency
@@ -49,7 +61,7 @@ def run_figure(run: Run) -> Figure:
         draw(axes, run)
     time_axis(panels[-1], 0, end, run.start_ms)
     figure.align_ylabels(panels)
-    figure.suptitle(_title(run), x=0.01, ha="left", fontsize=12)
+    titled(figure, _title(run))
     return figure
 
 
@@ -74,7 +86,13 @@ def _target(axes: Axes, run: Run, goal: Target) -> None:
     target = goal.value
     axes.axhline(target, color=GREEN, linewidth=1.2, linestyle="--")
     axes.annotate(
-        f"target {target:g}", (0, target), (6, 3), textcoords="offset points", color=GREEN, va="bottom", fontsize=9
+        f"target {target:g}",
+        (0, target),
+        (6, 3),
+        textcoords="offset points",
+        color=GREEN,
+        va="bottom",
+        fontsize="small",
     )
     found = run.time_to(goal.metric, at_least=goal.at_least, at_most=goal.at_most)
     if found is None:
@@ -84,7 +102,9 @@ def _target(axes: Axes, run: Run, goal: Target) -> None:
     side = "right" if at > run.end_ms / 2 else "left"
     text = f"first reached after {format_duration(at)}"
     offset = (-10 if side == "right" else 10, -14)
-    axes.annotate(text, (at, target), offset, textcoords="offset points", ha=side, va="top", color=GREEN, fontsize=9)
+    axes.annotate(
+        text, (at, target), offset, textcoords="offset points", ha=side, va="top", color=GREEN, fontsize="small"
+    )
 
 
 def _outages(axes: Axes, run: Run) -> None:
@@ -105,7 +125,7 @@ def _link(axes: Axes, run: Run) -> None:
             axes.axhline(table[f"{way}_kbps"] / 1000, color=color, linewidth=0.8, linestyle="--")
     axes.set_ylabel("server link\nMbit/s")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, loc="upper left", ncols=2, fontsize=9, borderaxespad=0.1)
+    axes.legend(frameon=False, loc="upper left", ncols=2, fontsize="small", borderaxespad=0.1)
 
 
 def _has_energy(run: Run) -> bool:
@@ -121,7 +141,7 @@ def _energy(axes: Axes, run: Run) -> None:
         axes.step(rows["at"], rows["joules"].cumsum(), where="post", color=color, linewidth=1.3, label=label)
     axes.set_ylabel("energy, kJ")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, loc="upper left", ncols=2, fontsize=9, borderaxespad=0.1)
+    axes.legend(frameon=False, loc="upper left", ncols=2, fontsize="small", borderaxespad=0.1)
 
 
 def _round_ends(axes: Axes, run: Run) -> None:
@@ -137,7 +157,7 @@ def _round_ends(axes: Axes, run: Run) -> None:
         names.append((row, f"{label} {len(at):,}"))
     axes.grid(visible=False)
     axes.set_ylim(-0.6, 2.6)
-    axes.set_yticks([row for row, _ in names], [name for _, name in names], fontsize=8)
+    axes.set_yticks([row for row, _ in names], [name for _, name in names], fontsize="small")
     axes.set_ylabel("rounds end")
 
 
@@ -152,7 +172,7 @@ def _devices(axes: Axes, run: Run) -> None:
     axes.step(at, flying, where="post", color=VERMILION, linewidth=1.1, label="tasks in flight")
     axes.set_ylabel("clients, tasks")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, loc="upper left", ncols=2, fontsize=9, borderaxespad=0.1)
+    axes.legend(frameon=False, loc="upper left", ncols=2, fontsize="small", borderaxespad=0.1)
 
 
 def _thin(at: IntArray, value: IntArray, end_ms: int, most: int = 4_000) -> tuple[IntArray, IntArray]:
@@ -187,7 +207,7 @@ def _lost(axes: Axes, run: Run) -> None:
     axes.set_ylabel(f"tasks lost\nper {format_duration(width)}")
     axes.set_ylim(0, max(1.0, float(bottom.max()) * 1.35))
     if bottom.any():
-        axes.legend(frameon=False, loc="upper left", ncols=4, fontsize=9, borderaxespad=0.1)
+        axes.legend(frameon=False, loc="upper left", ncols=4, fontsize="small", borderaxespad=0.1)
     else:
-        axes.text(0.01, 0.8, "none", transform=axes.transAxes, color=GRAY, fontsize=9)
+        axes.text(0.01, 0.8, "none", transform=axes.transAxes, color=GRAY, fontsize="small")
     axes.spines["bottom"].set_color(LIGHT)

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evsim.base.figures import style
 from evsim.base.metrics import metric_of
 from evsim.base.units import MS_PER_HOUR
 from evsim.base.vocabulary import FloatArray, IntArray
 from evsim.results.arms import Arms
-from evsim.results.canvas import ARM_COLORS, ARM_LINES, BLACK, GRAY, new_figure, shade_nights, tidy, time_axis
+from evsim.results.canvas import BLACK, GRAY, arm_look, legend_above, new_figure, shade_nights, tidy, time_axis, titled
 from evsim.results.comparison import compare
 from evsim.results.intervals import mean_interval
 from evsim.results.run import Run
@@ -30,7 +31,23 @@ def study_figure(arms: Arms) -> Figure:
     top, bottom = figure.subplots(2, 1, height_ratios=(4.0, 0.6 + 0.5 * len(arms.runs)))
     metric_bands(top, arms)
     time_bars(bottom, arms)
-    figure.suptitle(f"{arms.name}: time to {arms.goal}", x=0.01, ha="left", fontsize=12)
+    titled(figure, f"{arms.name}: time to {arms.goal}")
+    return figure
+
+
+def curves_figure(arms: Arms) -> Figure:
+    """The metric over virtual time alone."""
+    figure = new_figure(10, 5.6)
+    metric_bands(figure.subplots(), arms)
+    titled(figure, f"{arms.name}: test {arms.metric}")
+    return figure
+
+
+def times_figure(arms: Arms) -> Figure:
+    """The times to the target alone."""
+    figure = new_figure(10, 1.2 + 0.5 * len(arms.runs))
+    time_bars(figure.subplots(), arms)
+    titled(figure, f"{arms.name}: time to {arms.goal}")
     return figure
 
 
@@ -42,14 +59,17 @@ def metric_bands(axes: Axes, arms: Arms) -> None:
     shade_nights(axes, 0, end, start)
     for place, (arm, group) in enumerate(arms.runs.items()):
         at, mean, low, high = band(group, arms.metric)
-        color, line = ARM_COLORS[place % len(ARM_COLORS)], ARM_LINES[place % len(ARM_LINES)]
-        axes.plot(at, mean, color=color, linestyle=line, linewidth=1.8, label=f"{arm} ({len(group)} runs)")
-        axes.fill_between(at, low, high, color=color, alpha=0.18, linewidth=0)
+        look = arm_look(place)
+        apart = (_POINTS // 8, _POINTS // 8)
+        first = apart[0] * (1 + place % 7) // 8  # markers of two arms never fall together
+        label = f"{arm} ({len(group)} runs)"
+        axes.plot(at, mean, **look, markevery=(first, apart[1]), linewidth=1.6, label=label)
+        axes.fill_between(at, low, high, color=look["color"], alpha=0.13, linewidth=0)
     _limits(axes, arms)
     axes.axhline(arms.target, color=BLACK, linewidth=1, linestyle=(0, (1, 3)), label=f"target {arms.target:g}")
     axes.set_ylabel(f"test {arms.metric}\n(mean, 95 % interval)")
     time_axis(axes, 0, end, start)
-    axes.legend(frameon=False, loc="lower right", fontsize=9)
+    legend_above(axes, 4)
 
 
 def band(runs: Sequence[Run], metric: str) -> tuple[IntArray, FloatArray, FloatArray, FloatArray]:
@@ -75,9 +95,10 @@ def _limits(axes: Axes, arms: Arms) -> None:
 def time_bars(axes: Axes, arms: Arms) -> None:
     """Restricted geometric mean time of each arm, its interval, each run a dot, censored ones arrows at the horizon."""
     tidy(axes, grid="x")
+    narrow = not style().titles
     table, times, horizon = compare(arms), arms.times(), arms.horizon_ms() / MS_PER_HOUR
     for place, arm in enumerate(arms.runs):
-        color = ARM_COLORS[place % len(ARM_COLORS)]
+        color = arm_look(place)["color"]
         row = table.loc[arm]
         axes.barh(place, row["mean_h"], color=color, alpha=0.3, height=0.6)
         low, high = row["mean_low_h"], row["mean_high_h"]
@@ -89,11 +110,12 @@ def time_bars(axes: Axes, arms: Arms) -> None:
         axes.plot(known, place + spread[: len(known)], "o", color=color, markersize=4)
         lost = len(hours) - len(known)
         axes.plot([horizon] * lost, place + spread[len(known) :], ">", color=color, markerfacecolor="none")
-        share = f"{len(known)} of {len(hours)} reached"
-        axes.annotate(share, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=GRAY)
+        share = f"{len(known)}/{len(hours)}" if narrow else f"{len(known)} of {len(hours)} reached"
+        axes.annotate(
+            share, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize="small", color=GRAY
+        )
     axes.set_yticks(range(len(arms.runs)), list(arms.runs))
     axes.invert_yaxis()
     axes.set_xlim(0, 1.1 * horizon)  # an interval of few runs may be of any width: it then leaves the plot
-    axes.set_xlabel(
-        "virtual time to the target, hours: geometric mean with 95 % interval, runs as dots, arrows never arrived"
-    )
+    what = "" if narrow else ": geometric mean with 95 % interval, runs as dots, arrows never arrived"
+    axes.set_xlabel(f"virtual time to the target, hours{what}")

@@ -25,7 +25,7 @@ def write_csv(table: pd.DataFrame, path: Path) -> Path:
 
 
 def write_figure(figure: Figure, path: Path) -> Path:
-    """A figure as PNG or SVG; its folder is made.
+    """A figure as PNG, SVG or PDF; its folder is made.
 
     Raises:
         RunFolderError: if the file cannot be written.

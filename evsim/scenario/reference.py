@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -18,6 +17,7 @@ from evsim.base import registry
 from evsim.scenario import Scenario
 from evsim.scenario.assembling import DEFAULTS
 from evsim.scenario.checking import slots_of
+from evsim.scenario.docstrings import meanings, summary
 from evsim.scenario.dumping import write_value
 from evsim.scenario.hints import (
     describe,
@@ -66,7 +66,6 @@ are forced. `compute_jitter` and `network_jitter` are numbers (default: 0), `dev
 
 _PAGE = "docs/scenario_reference.md"
 _NO_OPTIONS = "No options."
-_WHOLE = re.MULTILINE | re.DOTALL
 _MANY = 8  # values of a list that are shown
 
 
@@ -87,16 +86,16 @@ def _scenario() -> Iterator[str]:
         for member in members(hints[field.name]):
             cls = plain_class(member)
             if cls is not None and is_table(member):
-                yield f"## [{key}]\n\n{_summary(cls)}\n\n{_options(cls)}"
+                yield f"## [{key}]\n\n{summary(cls)}\n\n{_options(cls)}"
 
 
 def _generated() -> Iterator[str]:
     yield _GENERATED
     for axis, cls in (("availability", SyntheticAvailability), ("speed", SyntheticSpeed)):
-        yield f"### Generator of `{axis}`\n\n{_summary(cls)}\n\n{_options(cls)}"
+        yield f"### Generator of `{axis}`\n\n{summary(cls)}\n\n{_options(cls)}"
     yield _LAWS
     for kind, law in LAWS.items():
-        yield f"### Law `{kind}`\n\n{_summary(law)}\n\n{_options(law)}"
+        yield f"### Law `{kind}`\n\n{summary(law)}\n\n{_options(law)}"
 
 
 def _slots() -> Iterator[str]:
@@ -107,9 +106,9 @@ def _slots() -> Iterator[str]:
         kinds = {kind: registry.load(slot, kind) for kind in registry.built_in(slot)}
         shared = _shared(list(kinds.values()))
         if shared is not None:
-            yield f"Every kind takes these keys. {_summary(shared)}\n\n{_options(shared)}"
+            yield f"Every kind takes these keys. {summary(shared)}\n\n{_options(shared)}"
         for kind, cls in kinds.items():
-            yield f"### `{slot}` kind `{kind}`\n\n{_summary(cls)}\n\n{_options(cls, shared)}"
+            yield f"### `{slot}` kind `{kind}`\n\n{summary(cls)}\n\n{_options(cls, shared)}"
 
 
 def _shared(kinds: list[type]) -> type | None:
@@ -208,20 +207,8 @@ def _toml(value: object) -> str:
     return str(value)
 
 
-def _summary(cls: type) -> str:
-    """The docstring up to its first section."""
-    text = inspect.getdoc(cls) or ""
-    return re.split(r"\n\n(?:Attributes|Args|Example|>>>)", text, maxsplit=1)[0].strip()
-
-
 def _attributes(cls: type) -> dict[str, str]:
-    """The meaning of each attribute, from the section "Attributes" or "Args" of a class and its bases."""
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        section = re.search(r"^(?:Attributes|Args):\n(.*?)(?=\n\S|\Z)", inspect.cleandoc(base.__doc__ or ""), _WHOLE)
-        if section is not None:
-            found |= dict(re.findall(r"^    (\w+): (.*(?:\n {8,}.*)*)", section[1], re.MULTILINE))
-    return {name: _escaped(" ".join(meaning.split())) for name, meaning in found.items()}
+    return {name: _escaped(meaning) for name, meaning in meanings(cls).items()}
 
 
 def _escaped(text: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evsim.base.errors import TraceError
+from evsim.base.figures import is_narrow, new_figure, titled, write
 from evsim.base.units import MS_PER_DAY, MS_PER_HOUR, MS_PER_SECOND
 from evsim.traces.describe import grid, online_counts
 
@@ -23,26 +24,20 @@ _TICKS = {1: "1 s", 60: "1 min", 600: "10 min", 3_600: "1 h", 36_000: "10 h", 36
 
 
 def plot_trace(availability: AvailabilityTrace, path: Path, *, title: str = "") -> None:
-    """Draw a PNG: online share by hour of day, each day and their mean, beside the distribution of session lengths.
+    """Draw online share by hour of day, each day and their mean, beside the distribution of session lengths.
 
     Raises:
-        TraceError: if the trace has no devices or no intervals, or the file cannot be written.
+        TraceError: if the trace has no devices or no intervals, the file's ending is unknown, or it cannot be written.
     """
     if availability.n_intervals == 0:
         raise TraceError("a trace without intervals cannot be plotted; expected at least one device that comes online")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)  # no window, no global state
-    left, right = figure.subplots(1, 2)
+    narrow = is_narrow()
+    figure = new_figure(11, 8.0 if narrow else 4.2)
+    left, right = figure.subplots(*((2, 1) if narrow else (1, 2)))
     _draw_hours(left, availability)
     _draw_sessions(right, availability)
-    figure.suptitle(title or f"{availability.n_devices:,} devices, {availability.n_intervals:,} sessions")
-    try:
-        figure.savefig(path, dpi=120, format="png")
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be written: {error}") from error
+    titled(figure, title or f"{availability.n_devices:,} devices, {availability.n_intervals:,} sessions")
+    write(figure, path, TraceError)
 
 
 def _draw_hours(axes: Axes, trace: AvailabilityTrace) -> None:

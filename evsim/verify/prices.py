@@ -13,8 +13,8 @@ from evsim.verify.draws import passes
 from evsim.verify.folder import Folder
 from evsim.verify.table import NULL, Check, Flags, Ints, Table
 
-_PLAIN = ("sgd", "adam", "fedprox", "fednova", "feddyn")  # client rules that do their steps and nothing else
-_KNOWN = (*_PLAIN, "qfedavg", "scaffold")
+_PLAIN = ("sgd", "adam", "fedprox", "fednova", "feddyn", "fedrep")  # client rules that do their steps and nothing else
+_KNOWN = (*_PLAIN, "qfedavg", "scaffold", "ditto")
 _PHASES = ("download", "compute", "upload")
 
 
@@ -107,6 +107,8 @@ def _work(run: Folder, done: Ints) -> tuple[Ints, Ints]:
     trained = whole * used + np.minimum(rest * size, used)
     if run.kind("client_rule") == "scaffold" and run.setting("client_rule", "option") == 1:
         trained = trained + own  # the gradient at the received model
+    if run.kind("client_rule") == "ditto":
+        trained = 2 * trained  # the global model and the client's own
     forward = own if run.kind("client_rule") == "qfedavg" else np.zeros_like(own)  # the loss of the received model
     return np.where(query, 0, trained), np.where(query, own, forward)
 

@@ -336,7 +336,7 @@ def test_a_generated_trace_can_be_described_plotted_imported_and_used(evsim):
     done = evsim("traces", "generate", "t", "--devices", "40", "--seed", "3", "-o", "availability.never_online=0.5")
     assert done.exit_code == 0, done.stderr
     assert "40 (" in evsim("describe", "t").stdout
-    assert evsim("traces", "plot", "t", "t.png").exit_code == 0
+    assert evsim("traces", "plot", "t", "--out", "t.png").exit_code == 0
     assert Path("t.png").read_bytes().startswith(b"\x89PNG")
     assert evsim("traces", "import", "t", "copy").exit_code == 0
     assert evsim("traces", "import", "t", "speeds", "--what", "speed").exit_code == 0

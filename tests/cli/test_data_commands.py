@@ -35,7 +35,7 @@ def test_import_describe_list_and_plot(here):
     assert "mine 5 samples, 2 clients, 3 labels" in call("list")
     assert "shakespeare" in call("list")
     for name in ("mine", "digits"):
-        call("plot", name, f"{name}.png")
+        call("plot", name, "--out", f"{name}.png")
         assert (here / f"{name}.png").stat().st_size > 5_000
 
 
@@ -50,7 +50,7 @@ def test_import_describe_list_and_plot(here):
         (["describe", "arrays"], "arrays: needs options"),
         (["describe", "synthetic"], "population.clients: missing"),
         (["describe", "digits", "--verify"], "digits: is no store"),
-        (["plot", "digits", "no_folder/a.png"], "no_folder/a.png: cannot be written"),
+        (["plot", "digits", "--out", "no_folder/a.png"], "no_folder/a.png: cannot be written"),
     ],
 )
 def test_mistakes_are_sentences_with_exit_code_2(here, words, said):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from evsim import Scenario, Simulation, load_run
 from evsim.base.errors import PolicyError, RunFolderError
+from evsim.base.metrics import Target
 from evsim.results import by_group, metrics
+from evsim.results.arm_figures import groups_figure
+from evsim.results.arms import Arms
 from evsim.run.recorder import Recorder
 from tests.results.hand_made import write
 
@@ -129,3 +134,12 @@ def test_some_clients_are_drawn_once_and_judged_as_all_of_them_are(tmp_path):
     same = same[same["client"].isin(clients)].reset_index(drop=True)
     pd.testing.assert_frame_equal(rows, same, check_categorical=False, rtol=1e-12)
     assert found["some"].manifest["timeline_hash"] == found["all"].manifest["timeline_hash"]
+
+
+def test_groups_of_arms_are_drawn_as_their_mean_over_runs(tmp_path, monkeypatch):
+    runs = [judged(tmp_path / name, VALUES, monkeypatch) for name in ("a", "b")]
+    arms = Arms(name="x", runs={"both": runs}, goal=Target.of("accuracy", 0.8), baseline="both")
+    (line,) = groups_figure(arms, "data_size").axes[0].get_lines()
+    np.testing.assert_allclose(line.get_ydata(), by_group(runs[0], "data_size")["accuracy"])
+    with pytest.raises(RunFolderError, match="no f1 of clients; expected one of accuracy"):
+        groups_figure(replace(arms, goal=Target(metric="f1", at_least=0.5)))

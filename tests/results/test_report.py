@@ -65,7 +65,7 @@ def test_plots_have_units_on_their_axes(draw, tiny):
 @pytest.mark.parametrize("draw", FIGURES, ids=lambda draw: draw.__name__)
 def test_plots_of_a_run_in_which_nothing_happened_are_drawn(draw, tmp_path):
     run = write(tmp_path / "run", rows=(), end=0, curve=((0, 0, 0.1),), target=None)
-    plots.save(draw(run), tmp_path / "x.png", dpi=40)
+    plots.save(draw(run), tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 1000
 
 

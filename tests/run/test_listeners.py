@@ -265,3 +265,49 @@ def test_a_method_that_would_never_run_is_refused():
     for listener, fact in ((Lazy(), "round_closed"), (Waiting(), "ended")):
         with pytest.raises(PolicyError, match=f"{fact} is a generator or async, and would never run"):
             Audience([listener])
+
+
+# -- TensorBoard, read back with its own reader ------------------------------------------------------------------------
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float, float]]]:
+    """Step, virtual hours and value of every event, by tag."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = reader.EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {
+        tag: [(each.step, each.wall_time / 3600, each.value) for each in found.Scalars(tag)]
+        for tag in found.Tags()["scalars"]
+    }
+
+
+def test_tensorboard_has_every_evaluation_and_every_applied_round(tmp_path: Path) -> None:
+    learns = ("stop.server_steps=6", "evaluation.every=2", "executor.kind=serial")
+    folder = run(tmp_path / "run", 'listener=["tensorboard"]', *learns, base="quickstart")
+    told, found = scalars(folder / "tensorboard"), load_run(folder)
+    curve = found.curve("accuracy")
+    expected = list(zip(curve.version.tolist(), (curve.at / 3_600_000).tolist(), curve.value.tolist(), strict=True))
+    assert len(expected) == 4
+    assert told["test/accuracy"] == [pytest.approx(each) for each in expected]
+    applied = found.server_steps[found.server_steps["applied"]]
+    assert [step for step, _, _ in told["round/reports"]] == applied["version"].tolist()
+    assert [value for _, _, value in told["round/reports"]] == applied["reports"].tolist()
+    minutes = (applied["closed_at"] - applied["started_at"]) / 60_000
+    assert [value for _, _, value in told["round/minutes"]] == pytest.approx(minutes.tolist())
+    assert all(hours == pytest.approx(value) for _, hours, value in told["virtual_hours"])
+
+
+def test_tensorboard_of_a_run_that_goes_on_tells_each_thing_once(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run", 'listener=["tensorboard"]', "stop.server_steps=3")
+    Simulation.extend(folder, ["stop.server_steps=5"])
+    assert [step for step, _, _ in scalars(folder / "tensorboard")["round/reports"]] == [1, 2, 3, 4, 5]
+
+
+def test_a_logger_that_is_not_installed_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    with pytest.raises(ScenarioError, match=r"needs the package 'tensorboard'.*pip install 'evsim\[tensorboard\]'"):
+        run(tmp_path / "run", 'listener=["tensorboard"]')
+
+
+def test_the_folder_of_tensorboard_lies_in_the_run_folder(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match="folder must be a plain name"):
+        run(tmp_path / "run", 'listener=[{ kind = "tensorboard", folder = "../out" }]')

@@ -14,6 +14,7 @@ import torch
 
 from evsim.algorithms.base import ClientInfo, GroupedBroadcast, Method
 from evsim.algorithms.broadcast import FullModel
+from evsim.algorithms.heterofl import HeteroFL
 from evsim.algorithms.local_sgd import LocalSgd
 from evsim.algorithms.mean import Mean
 from evsim.algorithms.robust import Median
@@ -43,12 +44,12 @@ GROUPS = (1, 0, 2, 2, 1, 2)  # of the problem's six clients
 @pytest.fixture(scope="module")
 def hetero(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("user")
-    (code,) = re.findall(r"```python\n(import math.*?class HeteroFL.*?)```", PAGE, flags=re.DOTALL)
-    assert len(code.splitlines()) <= 60
-    (folder / "heterofl.py").write_text(code, encoding="utf-8")
-    (toml,) = re.findall(r"```toml\n(extends[^`]*heterofl.py.*?)```", PAGE, flags=re.DOTALL)
-    (folder / "s.toml").write_text(toml, encoding="utf-8")
-    return folder, registry.load("broadcast", "heterofl.py:HeteroFL", folder)
+    (code,) = re.findall(r"```python\n(import math.*?class Scattered.*?)```", PAGE, flags=re.DOTALL)
+    (folder / "scattered.py").write_text(code, encoding="utf-8")
+    (toml,) = re.findall(r"```toml\n(extends[^`]*scattered.py.*?)```", PAGE, flags=re.DOTALL)
+    (folder / "scattered.toml").write_text(toml, encoding="utf-8")
+    (folder / "s.toml").write_text(toml.replace("scattered.py:Scattered", "heterofl"), encoding="utf-8")
+    return folder, registry.load("broadcast", "scattered.py:Scattered", folder)
 
 
 def model() -> torch.nn.Module:
@@ -172,11 +173,31 @@ def test_parts_agree_with_the_textbook_under_partial_participation_and_drop_outs
     assert_close(textbook(ROUNDS, units, GROUPS), driven(learning(Given(units=units))))
 
 
-def test_heterofl_of_the_page_agrees_with_the_textbook(hetero: Any) -> None:
-    _, cls = hetero
-    broadcast = cls(first="0", last="2", rates=RATES)
-    by_speed = (0, 0, 2, 1, 1, 2)  # of the speeds in `learning`
-    assert_close(textbook(ROUNDS, UNITS, by_speed), driven(learning(broadcast)))
+BY_SPEED = (0, 0, 2, 1, 1, 2)  # of the speeds in `learning`
+
+
+@pytest.mark.parametrize("executor", [None, Batched(threads=1), Batched(chunk=2, threads=1)], ids=str)
+def test_heterofl_agrees_with_the_textbook(executor: Any) -> None:
+    broadcast = HeteroFL(first="0", last="2", rates=RATES)
+    assert_close(textbook(ROUNDS, UNITS, BY_SPEED), driven(learning(broadcast, executor)))
+
+
+def test_scattered_channels_of_the_page_agree_with_the_textbook(hetero: Any) -> None:
+    broadcast = hetero[1](first="0", last="2", rates=RATES)
+    units = tuple(tuple(broadcast.channels(HIDDEN, rate)) for rate in RATES)
+    assert set(units[2]) != set(UNITS[2])
+    assert_close(textbook(ROUNDS, units, BY_SPEED), driven(learning(broadcast)))
+
+
+def test_scattered_channels_run_from_the_scenario_of_the_page(hetero: Any, tmp_path: Path) -> None:
+    folder = Simulation(Scenario.load(hetero[0] / "scattered.toml", SHORT)).run(tmp_path / "run")
+    assert verify(folder).ok
+
+
+@pytest.mark.parametrize("rates", [(), (1.0, 0.0), (1.5,)])
+def test_rates_that_are_no_shares_are_refused(rates: Any) -> None:
+    with pytest.raises(PolicyError, match="rates must"):
+        HeteroFL(first="0", last="2", rates=rates)
 
 
 def test_one_group_that_holds_everything_is_the_same_as_none() -> None:
@@ -525,7 +546,7 @@ def test_work_of_a_page_that_is_equal_in_time(tmp_path: Path) -> None:
     ("override", "words"),
     [
         ('keep=["3.*"]', "keep: leaves of a model; expected nothing here"),
-        ("broadcast={kind='heterofl.py:HeteroFL', first='1', last='3'}", "broadcast: HeteroFL sends parts of a model"),
+        ("broadcast={kind='heterofl', first='1', last='3'}", "broadcast: HeteroFL sends parts of a model"),
     ],
 )
 def test_a_dry_run_has_no_model_to_cut(hetero: Any, override: str, words: str) -> None:

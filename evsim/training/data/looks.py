@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from evsim.base import registry
 from evsim.base.errors import DataError, EvsimError, suggest
+from evsim.base.figures import is_narrow, new_figure, titled, write
 from evsim.base.units import format_bytes
 from evsim.base.vocabulary import FloatArray, IntArray
 from evsim.training.data.base import DataSet
@@ -137,21 +138,15 @@ def plot_data(look: Look, out: Path) -> None:
     """Draw samples per client, and which labels clients have.
 
     Raises:
-        DataError: if the file cannot be written.
+        DataError: if the file's ending is not .png, .svg or .pdf, or it cannot be written.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        _draw_sizes(left, look)
-        _draw_labels(figure, right, look)
-        figure.suptitle(look.name)
-        try:
-            figure.savefig(out, dpi=120)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{out}: cannot be written: {error}") from error
+    narrow = is_narrow()
+    figure = new_figure(9, 7.0 if narrow else 3.6)
+    left, right = figure.subplots(*((2, 1) if narrow else (1, 2)))
+    _draw_sizes(left, look)
+    _draw_labels(figure, right, look)
+    titled(figure, look.name)
+    write(figure, out, DataError)
 
 
 def _draw_sizes(axes: Any, look: Look) -> None:
