@@ -10,7 +10,7 @@ An update is a *delta*: what the client's model gained over what it received. It
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic, Literal, TypeVar, final
 
@@ -47,6 +47,7 @@ __all__ = [
     "Reports",
     "Schedule",
     "ServerOptimizer",
+    "SeveralModels",
     "State",
     "StatefulMerge",
     "StepInfo",
@@ -122,6 +123,18 @@ class GroupedBroadcast(Broadcast):
     def compute_share(self, group: int, held: float) -> float:
         """What training costs a client of a group, relative to the whole model; `held`: its share of the numbers."""
         return held
+
+
+class SeveralModels(ABC):
+    """A broadcast may also be this: the server keeps several models, and its message holds them all.
+
+    Evaluations then judge each of them beside the server's "model", as metrics that begin with its name and ``_``: on
+    the test set, and with `evaluation.per_client` on every client's samples.
+    """
+
+    @abstractmethod
+    def models(self, message: Payload) -> Mapping[str, Payload]:
+        """The models of a message by name; each has "model" and "buffers"."""
 
 
 # -- local update ------------------------------------------------------------------------------------------------------

@@ -108,7 +108,15 @@ def test_ifca_of_the_page_agrees_with_the_textbook_under_drop_outs(folder: Path,
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-9)
     assert len(set(last.values())) > 1
     assert empty > 0
-    own = server.evaluate_clients(64)["personal_loss"]
+    judged, tested = server.evaluate_clients(64), server.evaluate(64)
+    own = judged["personal_loss"]
+    assert {name for name in judged if name.startswith("personal_")} == {"personal_loss", "personal_accuracy"}
+    everything = problem()
+    for k, w in enumerate(expected):
+        assert tested[f"cluster{k}_loss"] == pytest.approx(loss(w, everything.x, everything.y), abs=1e-9)
+        every = [loss(w, *client_rows(everything, client)) for client in range(N)]
+        np.testing.assert_allclose(judged[f"cluster{k}_loss"], every, rtol=0, atol=1e-9)
+    assert tested["loss"] == tested["cluster0_loss"]
     for client in range(N):
         wanted = loss(expected[last.get(client, 0)], *client_rows(problem(), client))
         assert own[client] == pytest.approx(wanted, abs=1e-9)
@@ -151,6 +159,8 @@ def test_ifca_pays_for_all_models_down_one_up_and_every_loss(folder: Path, tmp_p
     exact = run.clients["compute_ms_per_sample"].to_numpy()[tasks["client"]] * tasks["compute_factor"]
     near = np.abs(tasks["planned_compute_ms"] - np.rint(exact * (3 * 20 + 2 * 20) * 80))
     assert (near <= 1).all()
-    assert {"accuracy", "personal_accuracy"} <= set(run.client_evaluations["metric"])
+    names = {"accuracy", "cluster0_accuracy", "cluster1_accuracy"}
+    assert names | {"personal_accuracy"} <= set(run.client_evaluations["metric"])
+    assert names <= set(run.evaluations["metric"])
     verdict = verify(tmp_path / "run")
     assert verdict.ok, [check for check in verdict.checks if not check.ok]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from evsim.algorithms import tree
-from evsim.algorithms.base import Method, State, StatefulMerge, StepInfo, SummingMerge
+from evsim.algorithms.base import Method, SeveralModels, State, StatefulMerge, StepInfo, SummingMerge
 from evsim.algorithms.clients import ClientInfo
 from evsim.algorithms.sums import WeightedSums, spread
 from evsim.algorithms.tree import Payload, Tree
@@ -218,8 +218,8 @@ class Learning:
     @part("evaluation")
     def evaluate(self, batch_size: int) -> dict[str, float]:
         """Loss and metrics of the current version on the central test set."""
-        kept = self._judged(self._test, rng.key(self._seed, "evaluate", self.version), batch_size)
-        found = self._objective.measure(kept, Groups.whole(len(self._test[1])))
+        key, groups = rng.key(self._seed, "evaluate", self.version), Groups.whole(len(self._test[1]))
+        found = self._measured(self._test, key, batch_size, groups)
         return {name: float(value[0]) for name, value in found.items()}
 
     @part("evaluation")
@@ -234,15 +234,15 @@ class Learning:
         if clients is not None:
             index, offsets = taken(index, offsets, clients)
         rows, places = np.unique(index, return_inverse=True)
-        if len(rows) == len(data.y):
-            kept = self._judged((data.x, data.y), key, batch_size)
-        else:
+        samples: tuple[Stored, torch.Tensor] = data.x, data.y
+        if len(rows) < len(data.y):
             only = data.rows(rows)
-            kept = self._judged((Some(data.x, only), data.y[only]), key, batch_size)
-        found = self._objective.measure(kept, Groups(places, offsets))
+            samples = Some(data.x, only), data.y[only]
+        found = self._measured(samples, key, batch_size, Groups(places, offsets))
         if not self._pending.keeps_models:
             return found
-        own = {f"personal_{name}": values.copy() for name, values in found.items()}
+        others = {f"{model}_{name}" for model in self._models() for name in found}
+        own = {f"personal_{name}": found[name].copy() for name in found if name not in others}
         for place in range(len(offsets) - 1):
             client = place if clients is None else int(clients[place])
             for name, value in self._personal(
@@ -288,6 +288,25 @@ class Learning:
         each = evaluate(self._model, self._current(), (x, y), keep, batch_size=batch_size, key=key)["loss"]
         totals = np.bincount(np.repeat(np.arange(len(rows)), sizes), each.cpu().numpy(), len(rows))
         return np.asarray(np.divide(totals, sizes, out=np.full(len(rows), np.nan), where=sizes > 0))
+
+    def _measured(
+        self, samples: tuple[Stored, torch.Tensor], key: int, batch_size: int, groups: Groups
+    ) -> dict[str, FloatArray]:
+        """Metrics of the current version, and of each of the server's models where it keeps several."""
+        found = dict(self._objective.measure(self._judged(samples, key, batch_size), groups))
+        for name, model in self._models().items():
+            state, keep = (model["model"], model["buffers"]), self._objective.keep
+            kept = evaluate(self._model, state, samples, keep, batch_size=batch_size, key=key)
+            found |= {f"{name}_{metric}": each for metric, each in self._objective.measure(kept, groups).items()}
+        return found
+
+    def _models(self) -> Mapping[str, Payload]:
+        """The server's models by name; none where it keeps one."""
+        broadcast = self._method.broadcast
+        if not isinstance(broadcast, SeveralModels):
+            return {}
+        with self._blaming("broadcast"):
+            return broadcast.models(self._message())
 
     def _judged(self, samples: tuple[Stored, torch.Tensor], key: int, batch_size: int) -> Tree:
         """What the objective keeps of each sample."""
