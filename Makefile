@@ -37,8 +37,8 @@ fix: $(STAMP) ## format and mend what can be mended
 fuzz: $(STAMP) ## mutated inputs of every kind; EVSIM_FUZZ_CASES=1000000 for a night
 	EVSIM_FUZZ_CASES=$${EVSIM_FUZZ_CASES:-20000} OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -n 0 tests/fuzz
 
-test-all: $(STAMP) ## also the slow tests
-	$(RUN) $(BIN)/python -m pytest -m 'not gpu and not benchmark'
+test-all: $(STAMP) ## also the slow tests, and every example of the laws
+	EVSIM_EXAMPLES=1 $(RUN) $(BIN)/python -m pytest -m 'not gpu and not benchmark'
 
 test-crash: $(STAMP) ## kill 100 runs at random instants (KILLS=n: so many) and resume each until it ends
 	OMP_NUM_THREADS=1 EVSIM_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/crash

@@ -235,10 +235,10 @@ def test_an_out_folder_below_a_file(refused):
 
 def test_a_run_folder_that_already_exists(evsim, refused):
     assert evsim("run", "dry.toml", "--out", "r").exit_code == 0
-    before = {path.name: path.read_bytes() for path in Path("r").iterdir()}
+    before = {path: path.read_bytes() for path in Path("r").rglob("*") if path.is_file()}
     said = refused("run", "dry.toml", "--out", "r")
     assert said == "r: exists and is not empty; choose another folder with --out, or remove it"
-    assert {path.name: path.read_bytes() for path in Path("r").iterdir()} == before
+    assert {path: path.read_bytes() for path in Path("r").rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("target", ["nan", "0", "1.5"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -30,6 +30,7 @@ class ClientInfo:
         download_kbps, upload_kbps: of the link, without jitter; NaN: unknown.
         group: whose message each gets; 0 where all get the same.
         nth: tasks each was given before.
+        more: further columns of the speed trace by name, where `population.speed.columns` asks for them.
     """
 
     client: IntArray
@@ -40,6 +41,7 @@ class ClientInfo:
     upload_kbps: FloatArray
     group: IntArray
     nth: IntArray
+    more: Mapping[str, FloatArray] = field(default_factory=dict)
 
     @classmethod
     def unknown(cls, samples: IntArray) -> ClientInfo:
@@ -53,7 +55,10 @@ class ClientInfo:
 
     def at(self, clients: IntArray, nth: IntArray | None = None) -> ClientInfo:
         """Some clients, and how many tasks each was given before."""
-        rows: dict[str, Any] = {item.name: getattr(self, item.name)[clients] for item in fields(self)}
+        rows: dict[str, Any] = {
+            item.name: getattr(self, item.name)[clients] for item in fields(self) if item.name != "more"
+        }
+        rows["more"] = {name: column[clients] for name, column in self.more.items()}
         return ClientInfo(**rows if nth is None else {**rows, "nth": nth})
 
 

@@ -85,6 +85,10 @@ COMPOSITIONS: dict[str, Composition] = {
             server_optimizer={"kind": "feddyn", "alpha": 0.1},
         ),
     ),
+    "ditto": Composition(
+        "FedAvg, and a model of each client's own beside it (Li et al. 2021)",
+        _fedavg_but(client_rule={"kind": "ditto", "lam": 1.0}),
+    ),
     "fedpaq": Composition(
         "FedAvg with quantized uploads of 8 bits (Reisizadeh et al. 2020)",
         _fedavg_but(upload=[{"kind": "qsgd", "levels": 127}], weighting={"kind": "uniform"}),
@@ -118,6 +122,14 @@ COMPOSITIONS: dict[str, Composition] = {
         _fedavg_but(
             weighting={"kind": "uniform"},
             merge={"kind": "dp", "max_norm": 1.0, "noise_multiplier": 1.0},
+        ),
+    ),
+    "dp_ftrl": Composition(
+        "differential privacy without sampling, with momentum on the server (Kairouz et al. 2021)",
+        _fedavg_but(
+            weighting={"kind": "uniform"},
+            merge={"kind": "dp_ftrl", "max_norm": 1.0, "noise_multiplier": 1.0},
+            server_optimizer={"kind": "fedavgm"},
         ),
     ),
 }

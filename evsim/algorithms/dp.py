@@ -5,8 +5,7 @@ denominator); Andrew et al., Differentially Private Learning with Adaptive Clipp
 
     D = (sum_k u_k min(1, S / ||u_k||) + N(0, (z_D S)^2)) / m
 
-k runs over *clients*: u_k is the sum of all that client k reported in the step. A buffer, or a round with late reports
-of earlier ones, may hold several reports of a client; clipped one by one they could add more than S together.
+k runs over *clients*: u_k is the sum of all that client k reported in the step (`central_dp`).
 
 m is the *expected* number of reports, never the number of arrivals, and every report weighs the same. With adaptive
 clipping S <- S exp(-eta_S (b - gamma)), where b = (sum_k ([||u_k|| <= S] - 1/2) + N(0, sigma_b^2)) / m + 1/2 is a
@@ -17,27 +16,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import exp, isfinite
-from typing import TYPE_CHECKING, Any, final
+from typing import final
 
 import torch
 from typing_extensions import override
 
 from evsim.algorithms import tree
-from evsim.algorithms.base import ReportMeta, State, StatefulMerge, StepInfo
+from evsim.algorithms.base import ReportMeta, State, StepInfo
+from evsim.algorithms.central_dp import CentralDp
 from evsim.algorithms.client_sums import ClientSum
 from evsim.algorithms.clip import clipped
-from evsim.algorithms.company import name_of
 from evsim.algorithms.local_dp import gaussian_noise
+from evsim.algorithms.privacy import Privacy, Sampling, account
 from evsim.algorithms.tree import Payload, Tree
-from evsim.algorithms.weighting import EqualWeights
 from evsim.base import rng
-from evsim.base.caveat import Caveat
-from evsim.base.errors import PolicyError, Problem, TrainingError, require
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-_ACCOUNTED = (1e-6, 1e6)  # noise multipliers whose epsilon can be computed
+from evsim.base.errors import PolicyError, require
 
 
 @final
@@ -68,88 +61,38 @@ class DpSum:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class DpMean(StatefulMerge[DpSum]):
+class DpMean(CentralDp[DpSum]):
     """Clips what each client adds, sums, adds noise, divides by the expected cohort. Any server optimizer may follow.
 
-    `evsim.algorithms.privacy` says what epsilon that gives. Buffers of the model are refused: their averages would
-    leave without noise.
+    `evsim.algorithms.privacy` says what epsilon that gives.
 
     Attributes:
-        max_norm: S, or where S starts with adaptive clipping.
-        noise_multiplier: z.
-        cohort: m; None takes the aggregator's goal (a buffer's size).
         adaptive: let S follow the gamma-quantile of the norms.
         target_quantile: gamma; of the norms of clients, however many reports each had.
         clip_rate: eta_S.
         count_noise: sigma_b; None takes m / 20.
-        delta: of the (epsilon, delta) that a run reports; below 1 / N.
     """
 
-    style = "model"
-
-    max_norm: float
-    noise_multiplier: float
-    cohort: int | None = None
     adaptive: bool = False
     target_quantile: float = 0.5
     clip_rate: float = 0.2
     count_noise: float | None = None
-    delta: float = 1e-5
 
+    @override
     def __post_init__(self) -> None:
-        z, rate, noise = self.noise_multiplier, self.clip_rate, self.count_noise
-        require(isfinite(self.max_norm) and self.max_norm > 0, "max_norm must be > 0", max_norm=self.max_norm)
-        require(isfinite(z) and z >= 0, "noise_multiplier must be >= 0", noise_multiplier=z)
-        least, most = _ACCOUNTED
-        require(z == 0 or least <= z <= most, f"noise_multiplier must be 0 or in [{least:g}, {most:g}]", given=z)
-        require(self.cohort is None or self.cohort >= 1, "cohort must be >= 1", cohort=self.cohort)
+        super().__post_init__()
+        rate, noise = self.clip_rate, self.count_noise
         require(0 <= self.target_quantile <= 1, "0 <= target_quantile <= 1 must hold", given=self.target_quantile)
         require(isfinite(rate) and rate > 0, "clip_rate must be > 0", clip_rate=rate)
         require(noise is None or (isfinite(noise) and noise >= 0), "count_noise must be >= 0", count_noise=noise)
-        require(0 < self.delta < 1, "0 < delta < 1 must hold", delta=self.delta)
-
-    @property
-    @override
-    def minimum_updates(self) -> int:
-        return 1
 
     @override
-    def problems(self, scenario: Any) -> Iterator[Problem]:
-        if not isinstance(scenario.weighting, EqualWeights):
-            yield Problem("weighting", name_of(scenario.weighting), "'uniform': the noise is scaled for equal weights")
-        try:
-            self.sum_multiplier(self.divisor(scenario.aggregation.reports_per_step))
-        except PolicyError as error:
-            yield Problem("merge", str(error), "")
+    def privacy(self, sampling: Sampling, steps: int) -> Privacy:
+        return account(self, sampling, steps)
 
     @override
-    def caveats(self, scenario: Any) -> Iterator[Caveat]:
-        if scenario.selection.needs_training:
-            yield Caveat(
-                "selection_without_privacy",
-                "the selection learns from losses that carry no noise, so what it chooses, and with it the model, "
-                "leaks more than epsilon says",
-                f"selection {name_of(scenario.selection)}",
-                "use a selection that does not, such as uniform",
-            )
-        clients = scenario.population.clients
-        if clients and self.delta * clients >= 1:
-            yield Caveat(
-                "delta_of_a_client",
-                "with a delta of 1 / N or more, giving one client's data away in full counts as private",
-                f"delta = {self.delta:g}, 1 / N = {1 / clients:g}",
-                "set merge.delta well below 1 / N",
-            )
-
-    def divisor(self, cohort_goal: int) -> int:
-        """m, the expected cohort.
-
-        Raises:
-            PolicyError: if neither this policy nor the aggregator names one.
-        """
-        if not (self.cohort or cohort_goal):
-            raise PolicyError("merge dp: cohort is not given and the aggregator has no goal; set cohort = N")
-        return self.cohort or cohort_goal
+    def check_cohort(self, cohort: int) -> None:
+        self.sum_multiplier(cohort)
 
     def sum_multiplier(self, cohort: int) -> float:
         """z_D: the noise on the sum of updates, in units of S.
@@ -171,11 +114,7 @@ class DpMean(StatefulMerge[DpSum]):
 
     @override
     def init(self, server: State, info: StepInfo) -> DpSum:
-        if server["buffers"]:
-            raise TrainingError(
-                f"merge dp: the model has buffers ({', '.join(list(server['buffers'])[:3])} ...), whose averages would "
-                "leave without noise; use a model without BatchNorm, such as norm = 'group'"
-            )
+        self.refuse_buffers(server)
         bound = float(server["dp"]["max_norm"])
         return DpSum(bound, tree.zeros(server["model"]))
 

@@ -105,6 +105,11 @@ class LocalSgd(ClientRule, PartialWork):
         """The update, given what the model gained in `steps` steps."""
         return Update({"model": delta}, state, {})
 
+    def shortened(self, grads: Tree, longest: torch.Tensor) -> Tree:
+        """G min(1, longest / ||g||) of each client; `longest` has shape () or (clients,)."""
+        length = tree.norm(grads, like=longest)
+        return tree.scale(grads, torch.where(length > longest, longest / length, torch.ones_like(length)))
+
     def overhead(self, n_samples: IntArray) -> Work:
         """What a task costs beside its steps."""
         return Work(np.zeros_like(n_samples), np.zeros_like(n_samples))
@@ -148,7 +153,7 @@ class LocalSgd(ClientRule, PartialWork):
     @override
     def step(self, carry: Carry, grads: Tree, received: Payload, state: State) -> Carry:
         if self.clip_norm is not None:
-            grads = _shortened(grads, carry["longest"][""])
+            grads = self.shortened(grads, carry["longest"][""])
         if self.weight_decay:
             grads = tree.add_scaled(grads, carry["train"], self.weight_decay)
         move = self.direction(grads, carry, received, state)
@@ -173,12 +178,6 @@ def check_local(learning_rate: float, weight_decay: float) -> None:
     good = isfinite(learning_rate) and learning_rate > 0
     require(good, "learning_rate must be > 0", learning_rate=learning_rate)
     require(isfinite(weight_decay) and weight_decay >= 0, "weight_decay must be >= 0", weight_decay=weight_decay)
-
-
-def _shortened(grads: Tree, longest: torch.Tensor) -> Tree:
-    """G min(1, longest / ||g||) of each client."""
-    length = tree.norm(grads, like=longest)
-    return tree.scale(grads, torch.where(length > longest, longest / length, torch.ones_like(length)))
 
 
 def effective_steps(steps: torch.Tensor, momentum: float, pull: Scale = 0.0, *, nesterov: bool = False) -> torch.Tensor:

@@ -122,6 +122,31 @@ def account(merge: DpMean, sampling: Sampling, steps: int) -> Privacy:
     )
 
 
+def account_of_tree(z: float, delta: float, squared: int, steps: int) -> Privacy:
+    """The guarantee of noise on the nodes of trees, exact for a client that is in them as often as is allowed.
+
+    All nodes together are one Gaussian mechanism: a client moves a node by up to S times how often it is in it, so that
+    mu = sqrt(squared) / z. It holds whatever the model was that a client got, and needs no extra.
+
+    Args:
+        z: noise of a node, in units of S.
+        delta: of the guarantee.
+        squared: s2, the sum over nodes of the squared occurrences of a client.
+        steps: server steps.
+    """
+    epsilon = 0.0 if steps == 0 else inf if z == 0.0 else _epsilon(sqrt(squared) / z, delta)
+    return Privacy(
+        epsilon=epsilon,
+        delta=delta,
+        steps=steps,
+        noise_multiplier=z,
+        sampling_rate=1.0,
+        neighbors="one client added or removed",
+        epsilon_if_poisson=None,
+        warnings=(),
+    )
+
+
 def epsilon_of_release(noise_multiplier: float, delta: float) -> float:
     """Epsilon of one report under `local_dp_noise`, exact (Balle and Wang, ICML 2018, theorem 8); needs no extra.
 

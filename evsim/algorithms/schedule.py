@@ -70,19 +70,26 @@ class Schedule:
         """Whether tasks of one client differ in their steps."""
         return isinstance(self.epochs, Epochs)
 
-    def per_pass(self, n_samples: IntArray) -> tuple[IntArray, IntArray]:
-        """Steps of one pass over a client's samples, and the samples that go through them."""
-        if not self.drop_last:
-            return np.asarray(-(-n_samples // self.batch_size)), np.asarray(n_samples)
-        full = n_samples // self.batch_size
-        steps = np.maximum(full, np.minimum(n_samples, 1))
-        return steps, np.where(full > 0, full * self.batch_size, n_samples)
+    def per_pass(self, n_samples: IntArray, size: IntArray | None = None) -> tuple[IntArray, IntArray]:
+        """Steps of one pass over a client's samples, and the samples that go through them.
 
-    def n_steps(self, n_samples: IntArray, names: TaskNames | None = None) -> IntArray:
-        """Steps per client; where they are drawn, those of the named tasks, or without names the most."""
+        `size`: samples of a mini-batch of each client, where these are not `batch_size`.
+        """
+        size = np.asarray(self.batch_size) if size is None else size
+        if not self.drop_last:
+            return np.asarray(-(-n_samples // size)), np.asarray(n_samples)
+        full = n_samples // size
+        steps = np.maximum(full, np.minimum(n_samples, 1))
+        return steps, np.where(full > 0, full * size, n_samples)
+
+    def n_steps(self, n_samples: IntArray, names: TaskNames | None = None, size: IntArray | None = None) -> IntArray:
+        """Steps per client; where they are drawn, those of the named tasks, or without names the most.
+
+        `size` as for `per_pass`.
+        """
         if self.epochs is None:
             return np.where(n_samples > 0, np.int64(self.steps or 0), 0)
-        batches = self.per_pass(n_samples)[0]
+        batches = self.per_pass(n_samples, size)[0]
         if isinstance(self.epochs, Epochs):
             return np.asarray(batches * self._drawn(self.epochs, names))
         if isinstance(self.epochs, int):
@@ -111,15 +118,18 @@ class Schedule:
         return np.asarray(np.minimum(passes * per_pass + rest // self.batch_size, self.n_steps(n_samples)))
 
 
-def last_batches_of_one(schedule: Schedule, n_samples: IntArray) -> BoolArray:
+def last_batches_of_one(schedule: Schedule, n_samples: IntArray, size: IntArray | None = None) -> BoolArray:
     """Which clients come to a mini-batch of a single sample, on which BatchNorm cannot train.
+
+    `size`: samples of a mini-batch of each client, where these are not the schedule's.
 
     >>> last_batches_of_one(Schedule(4, epochs=1), np.array([0, 1, 4, 5])).tolist()
     [False, True, False, True]
     >>> last_batches_of_one(Schedule(4, epochs=1, drop_last=True), np.array([0, 1, 4, 5])).tolist()
     [False, True, False, False]
     """
-    per_pass, used = schedule.per_pass(n_samples)
-    last = used - (per_pass - 1) * schedule.batch_size
-    reached = schedule.n_steps(n_samples) >= (1 if schedule.batch_size == 1 else per_pass)
+    size = np.full(np.shape(n_samples), schedule.batch_size) if size is None else size
+    per_pass, used = schedule.per_pass(n_samples, size)
+    last = used - (per_pass - 1) * size
+    reached = schedule.n_steps(n_samples, size=size) >= np.where(size == 1, 1, per_pass)
     return np.asarray((n_samples > 0) & reached & (last == 1))

@@ -19,7 +19,7 @@ from evsim.algorithms.company import name_of
 from evsim.base.errors import PolicyError, Problem, report, require
 from evsim.base.policy import Policy
 from evsim.base.units import Duration
-from evsim.base.vocabulary import FloatArray, IntArray
+from evsim.base.vocabulary import BoolArray, FloatArray, IntArray
 
 
 @final
@@ -45,7 +45,14 @@ class Workload(Policy, ABC):
 
     @abstractmethod
     def steps(self, clients: ClientInfo, scheduled: IntArray, promised: Promised) -> IntArray:
-        """Local steps of each client, at least 1; more than `scheduled` means all of them."""
+        """Local steps of each client, at least 1; more than `scheduled` means all of them.
+
+        `scheduled` and `promised` are for mini-batches of the sizes that `batch_sizes` gave.
+        """
+
+    def batch_sizes(self, clients: ClientInfo, most: int) -> IntArray:
+        """Samples of a mini-batch of each client, at least 1; more than `most`, the client rule's, means `most`."""
+        return np.full(len(clients), most, np.int64)
 
     @override
     def problems(self, scenario: Any) -> Iterator[Problem]:
@@ -89,19 +96,112 @@ class ByClass(Workload):
     """Shares of the schedule by speed class: clients sorted by computing speed, in classes of equal size.
 
     Attributes:
-        shares: of the scheduled steps, in (0, 1], fastest class first; rounded up.
+        shares: of the scheduled steps, in (0, 1], fastest class first; rounded up. Without them everybody does all.
+        batch_sizes_of: samples of a mini-batch by class, fastest first, at most those of the client rule; without them
+            everybody has those. Smaller ones mean more steps in a pass.
     """
 
-    shares: tuple[float, ...]
+    shares: tuple[float, ...] = ()
+    batch_sizes_of: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        require(len(self.shares) > 0, "shares must not be empty")
+        given = len(self.shares) + len(self.batch_sizes_of)
+        require(given > 0, "shares must not be empty, or batch_sizes_of be given")
         require(all(0 < each <= 1 for each in self.shares), "shares must lie in (0, 1]", shares=self.shares)
+        sizes = self.batch_sizes_of
+        require(all(each >= 1 for each in sizes), "batch_sizes_of must be >= 1", batch_sizes_of=sizes)
+
+    @override
+    def batch_sizes(self, clients: ClientInfo, most: int) -> IntArray:
+        if not self.batch_sizes_of:
+            return super().batch_sizes(clients, most)
+        if max(self.batch_sizes_of) > most:
+            raise _too_large("work.batch_sizes_of", max(self.batch_sizes_of), most)
+        return np.array(self.batch_sizes_of, np.int64)[speed_class(clients, len(self.batch_sizes_of))]
 
     @override
     def steps(self, clients: ClientInfo, scheduled: IntArray, promised: Promised) -> IntArray:
+        if not self.shares:
+            return scheduled
         share = np.array(self.shares)[speed_class(clients, len(self.shares))]
         return np.ceil(np.round(share * scheduled, 9)).astype(np.int64)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ByColumn(Workload):
+    """What a column of the speed trace says of a client's device; `population.speed.columns` has to ask for it.
+
+    Attributes:
+        steps_in: the column of the local steps, whole numbers >= 1; more than are scheduled are all of them.
+        share_in: instead, the column of the shares of the scheduled steps, in (0, 1]; rounded up.
+        batch_size_in: the column of the samples of a mini-batch, whole numbers from 1 to those of the client rule.
+    """
+
+    steps_in: str | None = None
+    share_in: str | None = None
+    batch_size_in: str | None = None
+
+    def __post_init__(self) -> None:
+        steps, share = self.steps_in, self.share_in
+        given = (steps is not None) + (share is not None)
+        require(given < 2, "one of steps_in and share_in is needed, not both", steps_in=steps, share_in=share)  # noqa: PLR2004
+        require(given > 0 or self.batch_size_in is not None, "steps_in, share_in or batch_size_in is needed")
+
+    @override
+    def batch_sizes(self, clients: ClientInfo, most: int) -> IntArray:
+        if self.batch_size_in is None:
+            return super().batch_sizes(clients, most)
+        sizes = column_of(clients, self.batch_size_in, "work.batch_size_in")
+        usable = _whole(sizes) & (sizes <= most)
+        expected = f"a whole number from 1 to client_rule.batch_size, {most}"
+        _refuse_unusable(clients, sizes, usable, f"column {self.batch_size_in!r}", expected)
+        return np.where(usable, sizes, most).astype(np.int64)
+
+    @override
+    def steps(self, clients: ClientInfo, scheduled: IntArray, promised: Promised) -> IntArray:
+        if self.share_in is not None:
+            share = column_of(clients, self.share_in, "work.share_in")
+            usable, expected = (share > 0) & (share <= 1), "a share in (0, 1]"
+            _refuse_unusable(clients, share, usable, f"column {self.share_in!r}", expected)
+            return np.ceil(np.round(np.where(usable, share, 1) * scheduled, 9)).astype(np.int64)
+        if self.steps_in is None:
+            return scheduled
+        steps = column_of(clients, self.steps_in, "work.steps_in")
+        usable = _whole(steps)
+        _refuse_unusable(clients, steps, usable, f"column {self.steps_in!r}", "a whole number >= 1")
+        return np.minimum(np.where(usable, steps, 1), scheduled).astype(np.int64)
+
+
+def column_of(clients: ClientInfo, name: str, key: str) -> FloatArray:
+    """A further column of the speed trace, one number per client.
+
+    Raises:
+        PolicyError: if `population.speed.columns` did not ask for it; `key` says who wants it.
+    """
+    if name not in clients.more:
+        asked = ", ".join(clients.more) or "none"
+        hint = f"write population.speed = {{ path = ..., columns = [{name!r}] }}"
+        raise PolicyError(report([Problem(key, f"column {name!r}", f"a column that is read ({asked})", hint)]))
+    return clients.more[name]
+
+
+def _whole(values: FloatArray) -> BoolArray:
+    return np.asarray((values >= 1) & (values == np.floor(values)) & np.isfinite(values))
+
+
+def _too_large(where: str, given: int, most: int) -> PolicyError:
+    hint = "state the largest in client_rule.batch_size"
+    return PolicyError(report([Problem(where, str(given), f"at most client_rule.batch_size, {most}", hint)]))
+
+
+def _refuse_unusable(clients: ClientInfo, given: FloatArray, usable: BoolArray, where: str, expected: str) -> None:
+    """Raise an error for the first client with data and a value that means nothing."""
+    if len(bad := np.flatnonzero(~usable & (clients.samples > 0))):
+        client = int(bad[0])
+        value = "nothing" if np.isnan(given[client]) else f"{given[client]:g}"
+        device = int(clients.device[client])
+        raise PolicyError(report([Problem(f"work: {where}", f"{value} for device {device}", expected)]))
 
 
 def speed_class(clients: ClientInfo, n_classes: int) -> IntArray:
@@ -119,6 +219,27 @@ def speed_class(clients: ClientInfo, n_classes: int) -> IntArray:
     return found
 
 
+def checked_batch_sizes(work: Workload, clients: ClientInfo, most: int) -> IntArray:
+    """Samples of a mini-batch of each client, no more than `most`.
+
+    Raises:
+        PolicyError: if they are not one integer >= 1 per client.
+    """
+    found = work.batch_sizes(clients, most)
+    _check_integers(f"work {name_of(work)}.batch_sizes", found, len(clients))
+    if len(empty := np.flatnonzero((found < 1) & (clients.samples > 0))):
+        client = int(empty[0])
+        given = f"{int(found[client])} samples for client {client}"
+        raise PolicyError(report([Problem(f"work {name_of(work)}.batch_sizes", given, "at least 1")]))
+    return np.clip(found, 1, most).astype(np.int64)
+
+
+def _check_integers(where: str, found: object, n: int) -> None:
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "iu" or found.shape != (n,):
+        given = f"{type(found).__name__} {getattr(found, 'shape', '')} {getattr(found, 'dtype', '')}".strip()
+        raise PolicyError(report([Problem(where, given, f"an array of {n} integers")]))
+
+
 def checked_steps(work: Workload, clients: ClientInfo, scheduled: IntArray, promised: Promised) -> IntArray:
     """Steps of each client, no more than are scheduled.
 
@@ -127,9 +248,7 @@ def checked_steps(work: Workload, clients: ClientInfo, scheduled: IntArray, prom
     """
     found = work.steps(clients, scheduled, promised)
     where = f"work {name_of(work)}.steps"
-    if not isinstance(found, np.ndarray) or found.dtype.kind not in "iu" or found.shape != scheduled.shape:
-        given = f"{type(found).__name__} {getattr(found, 'shape', '')} {getattr(found, 'dtype', '')}".strip()
-        raise PolicyError(report([Problem(where, given, f"an array of {len(scheduled)} integers")]))
+    _check_integers(where, found, len(scheduled))
     idle = np.flatnonzero((found < 1) & (clients.samples > 0))
     if len(idle):
         client = int(idle[0])

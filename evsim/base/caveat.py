@@ -9,7 +9,7 @@ from typing_extensions import override
 
 
 class CaveatWarning(UserWarning):
-    """How a run from Python says a caveat; the command line prints it instead."""
+    """How a run from Python says a caveat, its only argument; the command line prints it instead."""
 
 
 @final

@@ -41,6 +41,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "tifl": ("evsim.selection.tifl:Tifl", "a tier of similar speed, by fixed probabilities (Chai et al. 2020)"),
         "tifl_loss": ("evsim.selection.tifl:TiflLoss", "as tifl, tiers of higher loss more often, with credits"),
         "afl": ("evsim.selection.afl:ActiveFl", "a softmax over the losses of the data (Goetz et al. 2019)"),
+        "fedcs": ("evsim.selection.fedcs:FedCs", "as many as a round has time for (Nishio and Yonetani 2019)"),
         "fastest": ("evsim.selection.bounds:Fastest", "the fastest devices: a bound on round lengths"),
         "longest_stay": ("evsim.selection.bounds:LongestStay", "those forecast to stay longest: a bound on drop-outs"),
         "power_of_choice_stale": (
@@ -58,6 +59,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "broadcast": {
         "full": ("evsim.algorithms.broadcast:FullModel", "the whole model to every client"),
         "scaffold": ("evsim.algorithms.scaffold:WithControl", "the model and the server's control variate: 2x"),
+        "heterofl": (
+            "evsim.algorithms.heterofl:HeteroFL",
+            "the first channels of every hidden layer, fewer for slower devices (Diao et al. 2021)",
+        ),
     },
     "client_rule": {
         "sgd": ("evsim.algorithms.sgd:Sgd", "local SGD: FedAvg's client (McMahan et al. 2017)"),
@@ -73,10 +78,19 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "evsim.algorithms.scaffold:ScaffoldSgd",
             "local SGD with control variates (Karimireddy et al. 2020)",
         ),
+        "fedrep": (
+            "evsim.algorithms.fedrep:FedRep",
+            "local SGD on a head of the client's own, then on the body that all share (Collins et al. 2021)",
+        ),
+        "ditto": (
+            "evsim.algorithms.ditto:Ditto",
+            "local SGD, and a model of the client's own that is pulled to the global one (Li et al. 2021)",
+        ),
     },
     "work": {
         "by_deadline": ("evsim.algorithms.workload:ByDeadline", "as many steps as a device promises to finish in time"),
         "by_class": ("evsim.algorithms.workload:ByClass", "shares of the schedule by speed class"),
+        "by_column": ("evsim.algorithms.workload:ByColumn", "steps, or shares of the schedule, from the speed trace"),
     },
     "epochs": {
         "uniform": ("evsim.algorithms.epochs:UniformEpochs", "whole passes from a range, drawn for each task"),
@@ -131,6 +145,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "majority": ("evsim.algorithms.signs:Majority", "the sign that most updates have (Bernstein et al. 2019)"),
         "norm_clip": ("evsim.algorithms.norm_clip:NormClip", "the weighted mean of updates clipped by the server"),
         "dp": ("evsim.algorithms.dp:DpMean", "DP-FedAvg: clip, sum, noise, fixed divisor (McMahan et al. 2018)"),
+        "dp_ftrl": (
+            "evsim.algorithms.dp_ftrl:DpFtrl",
+            "clip, sum, and the noise of a tree: privacy without sampling (Kairouz et al. 2021)",
+        ),
         "buffer_mean": (
             "evsim.algorithms.asynchronous:BufferMean",
             "weighted sum over the buffer size: FedBuff as printed",

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from evsim.base.caveat import Caveat, CaveatWarning
+from evsim.base.caveat import Caveat, CaveatWarning, as_caveat
 from evsim.cli.base import complain
 
 
@@ -16,18 +16,27 @@ def caution(caveats: Iterable[Caveat]) -> None:
         complain(f"caveat: {caveat}")
 
 
+def unsaid(caveats: Iterable[Caveat], said: Iterable[Caveat]) -> list[Caveat]:
+    """The caveats of other names than those that this command has said."""
+    keys = {caveat.key for caveat in said}
+    return [caveat for caveat in caveats if caveat.key not in keys]
+
+
 @contextmanager
-def cautioned() -> Iterator[None]:
-    """Whatever runs inside says its caveats here, not as warnings of Python."""
+def cautioned() -> Iterator[list[Caveat]]:
+    """Whatever runs inside says its caveats here, not as warnings of Python; gives those that were said."""
+    said: list[Caveat] = []
     with warnings.catch_warnings():
         warnings.simplefilter("always", CaveatWarning)
         plain = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *rest: object) -> None:
-            if issubclass(category, CaveatWarning):
-                complain(f"caveat: {message}")
+            if isinstance(message, CaveatWarning):
+                caveat = as_caveat(message.args[0])
+                said.append(caveat)
+                caution([caveat])
             else:
                 plain(message, category, *rest)  # type: ignore[arg-type]  # as Python calls it
 
         warnings.showwarning = show  # type: ignore[assignment]  # as Python documents it; put back on leaving
-        yield
+        yield said

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from evsim.cli.base import INTERRUPTED, TERMINATED, Overrides, say, say_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from evsim.base.caveat import Caveat
 
 _PLOT = "run.png"
 _CODES = {"interrupted": INTERRUPTED, "terminated": TERMINATED}
@@ -55,11 +60,11 @@ def run(  # noqa: PLR0913, PLR0917  the options of a command
     else:
         chosen = Scenario.load(scenario, changes)
     watch = profile() if profiled else nullcontext()
-    with cautioned(), claimed(out, chosen.name) as folder, progress(chosen.start) as show, watch as told:
+    with cautioned() as said, claimed(out, chosen.name) as folder, progress(chosen.start) as show, watch as told:
         Simulation(chosen, device=device).run(folder, show, resume=resume, extend=bool(extend))
     if told is not None:
         say("\n".join(told.lines()))
-    raise typer.Exit(_CODES.get(conclude(folder), 0))
+    raise typer.Exit(_CODES.get(conclude(folder, said), 0))
 
 
 def resume(
@@ -72,23 +77,25 @@ def resume(
     from evsim.run.resuming import is_over, leave_over, scenario_of
     from evsim.run.simulation import Simulation
 
+    said: list[Caveat] = []
     if is_over(folder):
         leave_over(folder)
     else:
         chosen = scenario_of(folder)
-        with cautioned(), progress(chosen.start) as show:
+        with cautioned() as said, progress(chosen.start) as show:
             Simulation(chosen, device=device).run(folder, show, resume=True)
-    raise typer.Exit(_CODES.get(conclude(folder), 0))
+    raise typer.Exit(_CODES.get(conclude(folder, said), 0))
 
 
-def conclude(folder: Path) -> str:
-    """Say what came out of a run, draw it, and return why it ended."""
+def conclude(folder: Path, said: Sequence[Caveat] = ()) -> str:
+    """Say what came out of a run, beside the caveats that were said; draw it, and return why it ended."""
+    from evsim.cli.cautions import unsaid
     from evsim.results import load_run
     from evsim.results.plots import plot_run
     from evsim.results.summary import summary_table
 
     found = load_run(folder)
-    say_table(summary_table(found))
+    say_table([*summary_table(found, caveats=False), *(("caveat", str(each)) for each in unsaid(found.caveats, said))])
     plot_run(found, folder / _PLOT)
     say(f"run folder  {folder}")
     say(f"plot        {folder / _PLOT}")

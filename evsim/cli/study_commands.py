@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from evsim.cli.base import complain, console, say, say_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
+    from evsim.base.caveat import Caveat
     from evsim.base.metrics import Target
+    from evsim.results.caveats import Counted
     from evsim.study import Progress, Study
 
 
@@ -47,7 +49,7 @@ def sweep(
 
     found = Study.load(study)
     folder = Path("runs") / found.name if out is None else out
-    _caution(found)
+    said = _caution(found)
     failed: RunsFailedError | None = None
     try:
         with _progress() as show:
@@ -56,17 +58,17 @@ def sweep(
         if not keep_going:
             raise
         failed = error
-    _conclude(found, folder)
+    _conclude(found, folder, said)
     if failed is not None:
         raise failed
 
 
-def _conclude(study: Study, folder: Path) -> None:
-    """Compare and report what is there."""
+def _conclude(study: Study, folder: Path, said: Sequence[Caveat]) -> None:
+    """Compare and report what is there, beside the caveats that were said."""
     if study.target() is None:
-        _say_runs(folder)
+        _say_runs(folder, said)
         return
-    compare([folder], out=folder)
+    _compare([folder], folder, said)
     report(folder)
 
 
@@ -96,6 +98,12 @@ def compare(  # noqa: PLR0913, PLR0917  a command has the options that it has
     at_most: AtMost = None,
 ) -> None:
     """Compare arms: time to a target with intervals over seeds, paired speed-ups, runs that never arrive."""
+    goal = _goal(target, metric, at_least, at_most)
+    _compare(runs, out, target=goal, baseline=baseline, running_mean=running_mean, metric=metric)
+
+
+def _compare(runs: Sequence[Path], out: Path | None, said: Sequence[Caveat] = (), **options: Any) -> None:
+    """Compare, with the options of `load_arms`."""
     from evsim.results.arms import load_arms
     from evsim.results.caveats import comparison_caveats
     from evsim.results.comparison import compare as compare_arms
@@ -103,16 +111,14 @@ def compare(  # noqa: PLR0913, PLR0917  a command has the options that it has
     from evsim.results.study_figures import study_figure
     from evsim.results.writing import write_csv, write_figure
 
-    goal = _goal(target, metric, at_least, at_most)
-    arms = load_arms(runs, target=goal, baseline=baseline, running_mean=running_mean, metric=metric)
+    arms = load_arms(runs, **options)
     table = compare_arms(arms)
     head, *rows = in_words(arms, table)
     say(f"{arms.name}: time to {arms.goal}, crossed by the mean of {arms.running_mean} evaluations")
     say_table(rows, headers=head)
     for line in executors_in_words(arms.executors):
         say(f"trained by  {line}")
-    for caveat in comparison_caveats(arms):
-        say(f"caveat: {caveat}")
+    _say_counted(comparison_caveats(arms), said)
     if out is not None:
         say(f"table       {write_csv(table, out / _CSV)}")
         say(f"plot        {write_figure(study_figure(arms), out / _PNG)}")
@@ -141,22 +147,25 @@ def _goal(
     return Target(metric=metric or "accuracy", at_least=at_least, at_most=at_most)
 
 
-def _caution(study: Study) -> None:
-    """What the scenarios of a study have against themselves, once each, before hours are spent."""
+def _caution(study: Study) -> list[Caveat]:
+    """What the scenarios of a study have against themselves, once each, before hours are spent; gives it, too."""
     from evsim.base.caveat import as_caveat
     from evsim.scenario.caveats import caveats
 
     arms: dict[str, list[str]] = {}
+    said: list[Caveat] = []
     for (arm, seed), scenario in study.scenarios().items():
         if seed == study.seeds[0]:
             for each in caveats(scenario):
-                arms.setdefault(str(as_caveat(each)), []).append(arm)
+                said.append(as_caveat(each))
+                arms.setdefault(str(said[-1]), []).append(arm)
     if len(study.arms) > 1 and study.target() is not None:
         for text in _step_grids(study):
             arms[text] = list(study.arms)
     for text, which in arms.items():
         concerned = "all arms" if len(which) == len(study.arms) else ", ".join(which)
         complain(f"caveat: {text} [{concerned}]")
+    return said
 
 
 def _step_grids(study: Study) -> Iterator[str]:
@@ -168,13 +177,21 @@ def _step_grids(study: Study) -> Iterator[str]:
         )
 
 
-def _say_runs(folder: Path) -> None:
+def _say_counted(found: Sequence[Counted], said: Sequence[Caveat]) -> None:
+    from evsim.cli.cautions import unsaid
+
+    left = unsaid([each.caveat for each in found], said)
+    for each in found:
+        if each.caveat in left:
+            say(f"caveat: {each}")
+
+
+def _say_runs(folder: Path, said: Sequence[Caveat]) -> None:
     """A study without a target has nothing to compare, but its runs have something to say."""
     from evsim.results import load_runs
     from evsim.results.caveats import counted
 
-    for caveat in counted(load_runs(folder / "*" / "seed-*")):
-        say(f"caveat: {caveat}")
+    _say_counted(counted(load_runs(folder / "*" / "seed-*")), said)
     say(f"study       {folder}")
 
 

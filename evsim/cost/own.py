@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+import numpy as np
+
 from evsim.base.vocabulary import FloatArray, IntArray
 from evsim.cost.work import Work
 
@@ -19,6 +21,7 @@ class Own:
         bytes_down, bytes_up: charged size of a message down and up.
         compute_share: cost of computing on a sample, relative to the whole model.
         max_steps: most local steps of a task; 0: as many as are scheduled.
+        batch_size: samples of a mini-batch; 0: as the client rule says.
         work: samples of a task of so many steps.
     """
 
@@ -27,7 +30,12 @@ class Own:
     bytes_up: IntArray
     compute_share: FloatArray
     max_steps: IntArray
+    batch_size: IntArray
     work: Work
+
+    def batch_sizes(self, default: int) -> IntArray:
+        """Samples of a mini-batch of each client; `default`: what the client rule says."""
+        return np.where(self.batch_size > 0, self.batch_size, default)
 
     def work_at(self, clients: IntArray) -> Work:
         """The work of some clients."""

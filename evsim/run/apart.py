@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evsim.algorithms.base import ClientInfo, GroupedBroadcast, WorkBySteps, total_bytes
-from evsim.algorithms.workload import Promised, checked_steps
+from evsim.algorithms.base import ClientInfo, GroupedBroadcast, PartialWork, WorkBySteps, total_bytes
+from evsim.algorithms.sized import Sized
+from evsim.algorithms.workload import Promised, checked_batch_sizes, checked_steps
 from evsim.base.errors import PolicyError
 from evsim.base.user_code import user_code
 from evsim.cost.own import Own
@@ -40,6 +41,7 @@ def clients_of(population: Population, samples: IntArray) -> ClientInfo:
         upload_kbps=speed.upload_kbps,
         group=none,
         nth=none,
+        more=speed.more,
     )
 
 
@@ -71,12 +73,12 @@ def own_costs(
     sizes, share = _by_group(scenario, model, wires)
     down, up = sizes[group].T
     full = scenario.client_rule.work(samples)
-    limits, work = np.zeros(len(samples), np.int64), full
+    limits, own_sizes, work = np.zeros(len(samples), np.int64), np.zeros(len(samples), np.int64), full
     if scenario.work is not None:
-        limits, work = _limited(
+        limits, own_sizes, work = _limited(
             scenario, clients, (down, up), share[group], Pricing(scenario.cost, population.speed, 0)
         )
-    return Own(group, np.ascontiguousarray(down), np.ascontiguousarray(up), share[group], limits, work)
+    return Own(group, np.ascontiguousarray(down), np.ascontiguousarray(up), share[group], limits, own_sizes, work)
 
 
 def _by_group(scenario: Scenario, model: Module | None, wires: Wires) -> tuple[IntArray, FloatArray]:
@@ -95,18 +97,24 @@ def _by_group(scenario: Scenario, model: Module | None, wires: Wires) -> tuple[I
 
 def _limited(
     scenario: Scenario, clients: ClientInfo, sizes: tuple[IntArray, IntArray], share: FloatArray, pricing: Pricing
-) -> tuple[IntArray, Work]:
-    """Most steps of each client (0: all), and the work in them."""
+) -> tuple[IntArray, IntArray, Work]:
+    """Most steps of each client (0: all), its batch size (0: the rule's), and the work in them."""
     rule, work = scenario.client_rule, scenario.work
+    partial = isinstance(rule, PartialWork) and rule.partial_work
     if work is None or not isinstance(rule, WorkBySteps):
         raise PolicyError("work: needs a client rule that says what steps cost")
-    samples, full = clients.samples, rule.work(clients.samples)
-    scheduled = rule.schedule.n_steps(samples)
-    nothing, one_step = (rule.work_of(samples, np.minimum(scheduled, steps)) for steps in (0, 1))
+    samples, most = clients.samples, rule.schedule.batch_size
+    with user_code(PolicyError, slot="work", cls=work, step="batch_sizes"):
+        own = checked_batch_sizes(work, clients, most)
+    if (own < most).any() and partial:
+        raise PolicyError("work: batch sizes that differ beside client_rule.partial_work; expected one of the two")
+    sized = Sized(rule, own)
+    full, scheduled = sized.work(samples), sized.n_steps(samples)
+    nothing, one_step = (sized.work_of(samples, np.minimum(scheduled, steps)) for steps in (0, 1))
     before = pricing.promised_ms(nothing, sizes)[1]
     download, first, upload = pricing.promised_ms(one_step, sizes)
     promised = Promised(download + upload, (first - before) * share, before * share)
     with user_code(PolicyError, slot="work", cls=work, step="steps"):
         steps = checked_steps(work, clients, scheduled, promised)
     limits = np.where(steps < scheduled, steps, 0)
-    return limits, cut(rule, full, samples, limits)
+    return limits, np.where(own < most, own, 0), cut(sized, full, samples, limits)

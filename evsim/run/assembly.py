@@ -26,6 +26,7 @@ from evsim.run.doubts import doubts
 from evsim.scenario import Scenario
 from evsim.scenario.caveats import caveats
 from evsim.scenario.dumping import kind_of
+from evsim.scenario.sources import keyed
 from evsim.traces.population import Population, populate
 from evsim.traces.sources import load_availability, load_speed
 from evsim.training.data.base import FederatedData, federate
@@ -111,7 +112,7 @@ def assemble(scenario: Scenario, device: str) -> Parts:
     opened = open_all(scenario, device)
     said = (*caveats(scenario), *doubts(scenario, opened))
     for caveat in said:
-        warnings.warn(str(caveat), CaveatWarning, stacklevel=3)
+        warnings.warn(CaveatWarning(caveat), stacklevel=3)
     learning = None if opened.model is None else learning_of(scenario, opened, scenario.executor)
     size = total_bytes(opened.wires)
     digest = "" if opened.data is None else opened.data.digest()
@@ -181,6 +182,7 @@ def learning_of(scenario: Scenario, opened: Opened, executor: Executor) -> Learn
         cohort_goal=goal,
         objective=scenario.objective,
         clients=clients_of(opened.population, opened.samples),
+        batch_sizes=None if opened.own is None else opened.own.batch_sizes(scenario.client_rule.schedule.batch_size),
     )
     return Learning(method, opened.model, opened.data, executor, setting)
 
@@ -303,13 +305,15 @@ def _data_sizes(scenario: Scenario, data: FederatedData | None) -> IntArray:
 @part("data")
 def _availability(scenario: Scenario, n_devices: int) -> AvailabilityTrace:
     options: dict[str, Any] = {"n_devices": n_devices, "seed": scenario.seed, "folder": scenario.folder}
-    return load_availability(scenario.population.availability, **options)
+    with keyed(scenario.population.availability, scenario.folder):
+        return load_availability(scenario.population.availability, **options)
 
 
 @part("data")
 def _speed(scenario: Scenario, n_devices: int) -> DeviceSpeed:
     options: dict[str, Any] = {"n_devices": n_devices, "seed": scenario.seed, "folder": scenario.folder}
-    return load_speed(scenario.population.speed, **options)
+    with keyed(scenario.population.speed, scenario.folder):
+        return load_speed(scenario.population.speed, **options)
 
 
 @part("data")

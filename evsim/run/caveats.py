@@ -116,8 +116,8 @@ def lost_slots(tables: Tables, manifest: Mapping[str, Any], scenario: Mapping[st
 def _diverged(seen: _Seen) -> Iterator[Caveat]:
     """The first model that is not finite, or the first step without a finite update."""
     instants = []
-    rows = seen.tables["evaluations"]
-    wrong = rows[_not_finite(seen) & (rows["metric"] == "loss").to_numpy()]
+    rows, broken = seen.tables["evaluations"], _not_finite(seen)
+    wrong = rows[broken & (rows["metric"] == "loss").to_numpy()] if broken.any() else rows[:0]
     if len(wrong):
         first = wrong.iloc[0]
         instants.append(
@@ -140,9 +140,11 @@ def _diverged(seen: _Seen) -> Iterator[Caveat]:
 
 def _undefined(seen: _Seen) -> Iterator[Caveat]:
     """Metrics without a value although the loss has one, such as an area under a curve where all labels are ones."""
-    rows = seen.tables["evaluations"]
-    broken = set(rows.loc[_not_finite(seen) & (rows["metric"] == "loss").to_numpy(), "version"])
-    wrong = rows[_not_finite(seen) & ~rows["version"].isin(broken).to_numpy()]
+    rows, not_finite = seen.tables["evaluations"], _not_finite(seen)
+    if not not_finite.any():
+        return
+    broken = set(rows.loc[not_finite & (rows["metric"] == "loss").to_numpy(), "version"])
+    wrong = rows[not_finite & ~rows["version"].isin(broken).to_numpy()]
     for name in sorted(set(wrong["metric"].astype(str))):
         count = int((wrong["metric"] == name).sum())
         of = int(((rows["metric"] == name) & (rows["split"] == "test")).sum())
@@ -157,7 +159,9 @@ def _undefined(seen: _Seen) -> Iterator[Caveat]:
 def _not_finite(seen: _Seen) -> BoolArray:
     """Which rows of the test set's evaluations hold no number."""
     rows = seen.tables["evaluations"]
-    found: BoolArray = ~np.isfinite(seen.column("evaluations", "value")) & (rows["split"] == "test").to_numpy()
+    found: BoolArray = ~np.isfinite(seen.column("evaluations", "value"))
+    if found.any():
+        found &= (rows["split"] == "test").to_numpy()
     return found
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import tomli_w
 
 from evsim.base.documents import load_json, parse_toml
 from evsim.base.errors import Problem, ResumeError, report
-from evsim.run.manifest import trace_hash, versions
+from evsim.run.manifest import installed, trace_hash, versions
 from evsim.run.plug_ins import plug_ins
 from evsim.run.recorder import atomically
 
@@ -31,7 +30,7 @@ def identity(scenario: Scenario, parts: Parts) -> dict[str, Any]:
     learning = parts.learning
     return {
         "scenario": scenario.to_toml(),
-        "versions": {"evsim": installed_version("evsim"), **versions()},
+        "versions": {"evsim": installed("evsim"), **versions()},
         "plug-ins": plug_ins(scenario),
         "device": parts.device,
         "traces": trace_hash(parts.population),

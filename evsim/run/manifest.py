@@ -35,7 +35,7 @@ def manifest(scenario: Scenario, parts: Parts, server: LiveServer, reason: str, 
     """Everything about a run that is not a row of a table; times in ms, sizes in bytes."""
     return {
         "format": FORMAT,
-        "evsim": _installed("evsim"),
+        "evsim": installed("evsim"),
         "versions": versions(),
         "name": scenario.name,
         "seed": scenario.seed,
@@ -122,14 +122,13 @@ def _cost(scenario: Scenario, parts: Parts) -> dict[str, Any]:
 
 def _privacy(scenario: Scenario, n_clients: int, steps: int) -> dict[str, Any] | None:
     """What differential privacy the run gave its clients with data; None if its method has none."""
-    from evsim.algorithms.dp import DpMean
-    from evsim.algorithms.privacy import account
+    from evsim.algorithms.central_dp import CentralDp
 
     merge = scenario.merge
-    if not isinstance(merge, DpMean):
+    if not isinstance(merge, CentralDp):
         return None
     try:
-        found = asdict(account(merge, sampling(scenario, n_clients), steps))
+        found = asdict(merge.privacy(sampling(scenario, n_clients), steps))
     except MissingExtraError as error:
         return {"epsilon": None, "warnings": [str(error)]}
     except (ArithmeticError, ValueError, MemoryError) as error:  # no reason to lose a run
@@ -138,14 +137,15 @@ def _privacy(scenario: Scenario, n_clients: int, steps: int) -> dict[str, Any] |
 
 
 @lru_cache(maxsize=16)
-def _installed(package: str) -> str:
-    return version(package)  # reads files
+def installed(package: str) -> str:
+    """The version of an installed package; asking takes milliseconds, so it is asked once."""
+    return version(package)
 
 
 def versions() -> dict[str, str]:
     """Of Python and of the packages that results depend on."""
     packages = ("torch", "numpy", "simpy", "pandas", "pyarrow")
-    return {"python": platform.python_version(), **{name: _installed(name) for name in packages}}
+    return {"python": platform.python_version(), **{name: installed(name) for name in packages}}
 
 
 def trace_hash(population: Population) -> str:

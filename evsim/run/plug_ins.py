@@ -23,7 +23,7 @@ def plug_ins(scenario: Scenario) -> dict[str, str]:
     Only the file of the class itself is looked at, not what it imports.
     """
     known, found = registry.plug_ins(), {}
-    for part in _parts(scenario):
+    for part in _parts(scenario) if known else ():
         for each in (part, type(part)):
             if _hashable(each) and each in known:
                 found[f"{known[each]} {each.__name__}"] = _checksum(each)

@@ -108,6 +108,7 @@ class Client:
     latency_ms: float
     group: int
     compute_share: float
+    batch_size: int
     online_share: float
 
 

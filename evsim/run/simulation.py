@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +18,7 @@ from evsim.base.errors import EvsimError, Problem, RunFolderError, report
 from evsim.base.outside import Stopped
 from evsim.base.profiling import part
 from evsim.base.units import FOREVER
-from evsim.base.vocabulary import Rank
+from evsim.base.vocabulary import IntArray, Rank
 from evsim.run.assembly import Parts, assemble, drawn_work, partial_work
 from evsim.run.checkpoints import Checkpoints, Saved
 from evsim.run.evaluations import Evaluations, Judged, measures_of
@@ -311,13 +312,19 @@ class _Live:
             partial=partial_work(scenario.client_rule),
             wire_bytes=parts.wire_bytes,
             learning=NoLearning() if self._telling is None else self._telling,
-            rows=Named(self._recorder, parts.pricing, scenario.client_rule.schedule),
+            rows=Named(self._recorder, parts.pricing, scenario.client_rule.schedule, self._batch_sizes()),
             seed=scenario.seed,
             horizon=FOREVER if scenario.stop.virtual_time is None else scenario.stop.virtual_time,
             audience=self._audience,
             by_events=self._pace.by_events,
             write_now=Every(_WRITE_EVERY_S),
         )
+
+    def _end_with(self, reason: object) -> None:
+        """`RunFacts.end`: a wrong reason is the fault of the listener that gives it."""
+        if not isinstance(reason, str) or not reason.strip():
+            raise TypeError(f"run.end({reprlib.repr(reason)}): expected a text, the reason that the manifest will hold")
+        self._server.end(reason)
 
     def _start(self) -> None:
         scenario = self._scenario
@@ -328,7 +335,7 @@ class _Live:
             start_ms=scenario.start,
             horizon_ms=scenario.stop.virtual_time,
             folder=self._recorder.folder,
-            end=self._server.end,
+            end=self._end_with,
         )
         self._audience.tell("started", facts)
         horizon = scenario.stop.virtual_time
@@ -408,6 +415,7 @@ class _Live:
         self._recorder.close()
         told = manifest(self._scenario, parts, server, error or server.end_reason, wall)
         told |= {"engine": self._pace.told(server.agenda), "diverged_at_version": self._stops.diverged_at}
+        told["caveats"] = [*told["caveats"], *(caveat.to_json() for caveat in self._audience.caveats)]
         told |= {"tables": self._recorder.seals()}
         told |= {"client_evaluations": None if self._judged is None else self._judged.told}
         self._recorder.finish(
@@ -427,6 +435,11 @@ class _Live:
         if self._parts.learning is not None:
             self._parts.learning.close()
 
+    def _batch_sizes(self) -> IntArray:
+        """Samples of a mini-batch of each client."""
+        usual, own = self._scenario.client_rule.schedule.batch_size, self._parts.own
+        return np.full(len(self._parts.samples), usual) if own is None else own.batch_sizes(usual)
+
     def _client_rows(self) -> dict[str, Any]:
         population, samples, own = self._parts.population, self._parts.samples, self._parts.own
         return {
@@ -441,6 +454,7 @@ class _Live:
             "latency_ms": population.speed.latency_ms,
             "group": np.zeros_like(samples) if own is None else own.group,
             "compute_share": np.ones(len(samples)) if own is None else own.compute_share,
+            "batch_size": self._batch_sizes(),
             "online_share": population.availability.online_share(),
         }
 

@@ -57,17 +57,20 @@ def try_out(scenario: Scenario, opened: Opened) -> tuple[Caveat, ...]:
 
 
 def _train(scenario: Scenario, opened: Opened) -> Iterator[Caveat]:
-    data, batch = opened.data, scenario.client_rule.schedule.batch_size
+    data, schedule = opened.data, scenario.client_rule.schedule
     if data is None:
         return
+    batch = np.full(len(opened.samples), schedule.batch_size)
+    if opened.own is not None:
+        batch = opened.own.batch_sizes(schedule.batch_size)
     watched = _Watched(jobs=[])
     learning = learning_of(scenario, replace(opened, data=_cut(data, batch)), watched)
     try:
         samples = opened.samples
-        alone = batch_of_one(watched.jobs[0], samples)
+        alone = batch_of_one(watched.jobs[0], samples, batch)
         if alone is not None:
             yield alone
-            spared = np.where(last_batches_of_one(scenario.client_rule.schedule, samples), 0, samples)
+            spared = np.where(last_batches_of_one(schedule, samples, batch), 0, samples)
             samples = spared if spared.any() else samples
         chosen = chosen_clients(samples, batch)
         clients = np.resize(chosen, min(max(scenario.merge.minimum_updates, len(chosen)), _MOST_REPORTS))
@@ -102,20 +105,20 @@ class _Watched(Executor):
         return Serial(threads=1).open(job)
 
 
-def chosen_clients(samples: IntArray, batch_size: int) -> IntArray:
+def chosen_clients(samples: IntArray, batch_size: IntArray | int) -> IntArray:
     """The client with the least data, the one with the most, and one whose last mini-batch holds a single sample.
 
     >>> chosen_clients(np.array([0, 7, 3, 20, 11]), 5).tolist()
     [2, 3, 4]
     """
     having = np.flatnonzero(samples > 0)
-    sizes = samples[having]
+    sizes, batch = samples[having], np.broadcast_to(batch_size, samples.shape)[having]
     found = [int(having[sizes.argmin()]), int(having[sizes.argmax()])]
-    single = having[sizes % batch_size == 1] if batch_size > 1 else having[:0]
+    single = having[(sizes % batch == 1) & (batch > 1)]
     return np.array(list(dict.fromkeys([*found, *single[:1].tolist()])), np.int64)
 
 
-def _cut(data: FederatedData, batch_size: int) -> FederatedData:
+def _cut(data: FederatedData, batch_size: IntArray) -> FederatedData:
     """Of every client only a full mini-batch and the last one of a pass; of the test set only its first samples."""
     sizes = data.sizes
     rest = np.where(sizes % batch_size, sizes % batch_size, batch_size)

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, final
 
+import tomli_w
+
 from evsim.actors.base import Actor
 from evsim.aggregation.base import Aggregator
 from evsim.algorithms.base import Broadcast, ClientRule, Merge, ServerOptimizer, Upload, Weighting
@@ -154,8 +156,12 @@ class Scenario:
 
     def to_tables(self) -> dict[str, Any]:
         """The same as tables: what a TOML parser reads of `to_toml`."""
-        return dumping.to_tables(self)
+        return self._tables
 
     @cached_property
     def _toml(self) -> str:
-        return dumping.to_toml(self)
+        return tomli_w.dumps(self._tables)
+
+    @cached_property
+    def _tables(self) -> dict[str, Any]:
+        return dumping.to_tables(self)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import tomli_w
-
 from evsim.base import registry
 from evsim.scenario.hints import (
     fields_of,
@@ -22,13 +20,8 @@ from evsim.scenario.hints import (
 )
 
 
-def to_toml(scenario: object) -> str:
-    """Every field of every table, defaults included; what is None is left out."""
-    return tomli_w.dumps(to_tables(scenario))
-
-
 def to_tables(value: object) -> dict[str, Any]:
-    """A scenario, a table of it or the fields of a policy, as a TOML file holds them."""
+    """A scenario, a table of it or the fields of a policy, as TOML: defaults included, None left out."""
     hints = hints_of(type(value))
     found = {}
     for key, field in fields_of(type(value)).items():

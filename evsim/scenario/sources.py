@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from evsim.scenario.tables import PopulationTable
 from evsim.traces.sources import load_availability, load_speed
 
 _LOADERS: dict[str, Callable[..., object]] = {"availability": load_availability, "speed": load_speed}
+_KEY = re.compile(r"^( *)((?:availability|speed)(?:\.\w+)*: )", re.MULTILINE)
 _HEAD = re.compile(r"\d+ problems?")
 
 
@@ -41,6 +43,29 @@ def problems(population: PopulationTable, places: Callable[[str], Sequence[Path]
             loader(small, n_devices=1, seed=0, folder=folder)
         except TraceError as error:
             yield from (_problem(line, axis) for line in _lines(str(error)))
+
+
+@contextmanager
+def keyed(spec: Any, folder: Path) -> Iterator[None]:
+    """Errors of a source name their keys as the scenario does: ``population.availability.slot``, not a file's name.
+
+    Args:
+        spec: the source.
+        folder: where its relative path begins.
+    """
+    path = spec.get("path") if isinstance(spec, Mapping) else spec
+    file = str(folder / path) if isinstance(path, str) else None
+    try:
+        yield
+    except TraceError as error:
+        text = str(error)
+        raise TraceError(_KEY.sub(lambda key: _put(key, text, file), text)) from error
+
+
+def _put(key: re.Match[str], text: str, file: str | None) -> str:
+    """The key with its table, unless it is the beginning of the file's name."""
+    is_file = file is not None and text.startswith(file, key.start(2))
+    return key[0] if is_file else f"{key[1]}population.{key[2]}"
 
 
 def _is_cheap(path: Any, folder: Path) -> bool:

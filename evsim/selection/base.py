@@ -93,6 +93,10 @@ class ClientView(Protocol):
         """Task duration expected from the declared device class, ms; NaN where nothing was declared."""
 
     @property
+    def declared_transfers_ms(self) -> FloatArray:
+        """Of it, the download and the upload, (clients, 2), ms; kept for selectors with `needs_transfers` only."""
+
+    @property
     def selected(self) -> IntArray:
         """How often each client was given a task."""
 
@@ -212,6 +216,8 @@ class Selector(Policy, ABC, Generic[S]):
     hears: ClassVar[bool] = False
     #: Whether it asks `view.predictor`; only said of the selectors that evsim brings.
     forecasts: ClassVar[bool] = False
+    #: Whether it looks at `view.declared_transfers_ms`.
+    needs_transfers: ClassVar[bool] = False
     #: Whether it may choose fewer clients than are wanted and idle, but somebody if anybody is.
     may_choose_fewer: ClassVar[bool] = False
 

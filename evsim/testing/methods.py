@@ -38,7 +38,7 @@ from evsim.algorithms.base import (
     total_bytes,
 )
 from evsim.algorithms.tree import Payload, Tree
-from evsim.algorithms.workload import Promised, Workload, checked_steps
+from evsim.algorithms.workload import Promised, Workload, checked_batch_sizes, checked_steps
 from evsim.base.errors import TrainingError
 from evsim.base.vocabulary import FloatArray, IntArray
 from evsim.training.executors.stacking import stack_payloads, unstack
@@ -435,6 +435,13 @@ class WorkloadContract(ABC):
         assert (found[1:] >= 1).all()
         assert (found <= 30).all()
 
+    def test_a_mini_batch_holds_a_sample_or_more_and_none_more_than_the_rule_says(self) -> None:
+        turn, (info, *_) = np.random.default_rng(3).permutation(40), self._clients(np.arange(40))
+        found = checked_batch_sizes(self.make(), info, 20)
+        assert ((found >= 1) & (found <= 20)).all()
+        turned = checked_batch_sizes(self.make(), self._clients(turn)[0], 20)
+        np.testing.assert_array_equal(turned, found[turn])
+
     def test_the_order_of_clients_turns_their_steps_alone(self) -> None:
         turn = np.random.default_rng(3).permutation(40)
         one, other = (checked_steps(self.make(), *self._clients(order)) for order in (np.arange(40), turn))
@@ -447,6 +454,8 @@ class WorkloadContract(ABC):
     def _clients(self, order: IntArray) -> tuple[ClientInfo, IntArray, Promised]:
         speed: FloatArray = (1.0 + np.arange(40) * 7 % 40)[order].astype(np.float64)
         samples = np.where(np.arange(40) == 0, 0, 20 + np.arange(40))[order]
-        info = replace(ClientInfo.unknown(samples), compute_ms=speed, client=order)
+        more = {"steps": np.asarray(1.0 + order % 45), "share": np.asarray((1.0 + order % 8) / 8)}
+        more["size"] = np.asarray(1.0 + order % 20)
+        info = replace(ClientInfo.unknown(samples), compute_ms=speed, client=order, more=more)
         scheduled = np.where(samples > 0, 30, 0)
         return info, scheduled, Promised(np.asarray(50 * speed), np.asarray(900 * speed), np.zeros(40))

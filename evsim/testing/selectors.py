@@ -28,7 +28,13 @@ def make_manager(selector: Selector[Any], n_clients: int = N_CLIENTS, seed: int 
     everyone = np.arange(n_clients)
     declared = (1000 + 137 * (everyone * 7 % 31)).astype(np.float64)
     declared[everyone % 5 == 0] = np.nan
-    manager.register_client(everyone, now=0, samples=1 + everyone * 13 % 40, declared_ms=declared)
+    manager.register_client(
+        everyone,
+        now=0,
+        samples=1 + everyone * 13 % 40,
+        declared_ms=declared,
+        transfers_ms=np.stack([declared / 8, declared / 4], axis=1),
+    )
     manager.deregister_client(everyone[everyone % 3 == 0], now=1)
     return manager
 

@@ -25,6 +25,8 @@ method           arguments                                              told whe
 from __future__ import annotations
 
 import inspect
+import reprlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +34,7 @@ from typing import Any, final
 
 import numpy as np
 
+from evsim.base.caveat import Caveat, CaveatWarning
 from evsim.base.errors import EvsimError, ListenerError, PolicyError
 from evsim.base.user_code import blame
 from evsim.base.vocabulary import IntArray
@@ -93,8 +96,14 @@ class Audience:
         self._single: dict[str, list[Callable[..., Any]]] = {fact: [] for fact in FACTS}
         self._heard: set[str] = set()
         self._waiting: dict[str, list[tuple[IntArray, ...]]] = {fact: [] for fact in HAPPENINGS}
+        self._given: dict[str, str] = {}  # by method: what it gave back first
         for listener in listeners:
             self._add(listener)
+
+    @property
+    def caveats(self) -> tuple[Caveat, ...]:
+        """What listeners gave back and nobody took; empty if they gave nothing."""
+        return (_unasked(", ".join(self._given.values())),) if self._given else ()
 
     @property
     def wants_every(self) -> bool:
@@ -121,7 +130,7 @@ class Audience:
     def happened_one(self, fact: str, *words: int) -> None:
         """`happened` of one thing, in plain numbers: its instant, then ids."""
         for call in self._single[fact]:
-            _told(call, fact, words)
+            self._told(call, fact, words)
         if self._bulk[fact]:
             self._waiting[fact].append(tuple(np.array([word]) for word in words))
 
@@ -132,19 +141,19 @@ class Audience:
                 parts, self._waiting[fact] = waiting, []
                 columns = [_frozen(np.concatenate(column)) for column in zip(*parts, strict=True)]
                 for call in self._bulk[fact]:
-                    _told(call, fact, columns)
+                    self._told(call, fact, columns)
 
     def done(self, fact: str, at: int, *ids: IntArray) -> None:
         """Things that the server does, all at this instant."""
         columns = tuple(_frozen(column) for column in (np.full(len(ids[0]), at, np.int64), *ids))
         self._one_by_one(fact, columns)
         for call in self._bulk[fact]:
-            _told(call, fact, columns)
+            self._told(call, fact, columns)
 
     def tell(self, fact: str, *words: Any) -> None:
         """A fact that is no list of ids."""
         for call in (*self._bulk[fact], *self._single[fact]):
-            _told(call, fact, words)
+            self._told(call, fact, words)
 
     def _one_by_one(self, fact: str, columns: tuple[IntArray, ...]) -> None:
         calls = self._single[fact]
@@ -153,11 +162,29 @@ class Audience:
         if len(columns[0]) == 1:  # as when each thing is an event: no need to walk over rows
             words = [column.item() for column in columns]
             for call in calls:
-                _told(call, fact, words)
+                self._told(call, fact, words)
             return
         for call in calls:
             for row in zip(*(column.tolist() for column in columns), strict=True):
-                _told(call, fact, row)
+                self._told(call, fact, row)
+
+    def _told(self, call: Callable[..., Any], fact: str, words: Sequence[Any]) -> None:
+        try:
+            given = call(*words)
+        except (EvsimError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # whatever a user's code raises, what leaves programs and generators too
+            when = {} if fact == "started" else {"at": f"{_instant(words[0])} ms"}
+            raise ListenerError(blame(error, slot="listener", cls=_name(call, fact), details=when)) from error
+        if given is not None:
+            self._gave(_name(call, fact), given)
+
+    def _gave(self, name: str, given: object) -> None:
+        """A method that gives something back: said once."""
+        if name not in self._given:
+            plain = isinstance(given, bool | int | float | str)
+            self._given[name] = f"{name} gave {reprlib.repr(given) if plain else f'a {type(given).__name__}'}"
+            warnings.warn(CaveatWarning(_unasked(self._given[name])), stacklevel=2)
 
     def _add(self, listener: object) -> None:
         of = self._single if getattr(listener, "every", False) else self._bulk
@@ -170,7 +197,20 @@ class Audience:
         self._heard |= found.keys()
 
 
+def _unasked(given: str) -> Caveat:
+    return Caveat(
+        "listener_returns",
+        "what a listener gives back changes nothing",
+        given,
+        "to end the run call run.end(reason), of the run that `started` is told; otherwise return nothing",
+    )
+
+
 def _check(call: Callable[..., Any], name: str, fact: str) -> None:
+    if inspect.isgeneratorfunction(call) or inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call):
+        raise PolicyError(
+            f"listener {name}: {fact} is a generator or async, and would never run; expected a plain method"
+        )
     try:
         taken = inspect.signature(call)
     except ValueError:  # of a function without Python code: found out when it is called
@@ -182,15 +222,8 @@ def _check(call: Callable[..., Any], name: str, fact: str) -> None:
         raise PolicyError(f"{given}; expected {fact}(self, {', '.join(WORDS[fact])})") from error
 
 
-def _told(call: Callable[..., Any], fact: str, words: Sequence[Any]) -> None:
-    try:
-        call(*words)
-    except (EvsimError, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # whatever a user's code raises, what leaves programs and generators too
-        when = {} if fact == "started" else {"at": f"{_instant(words[0])} ms"}
-        name = f"{type(getattr(call, '__self__', call)).__name__}.{fact}"
-        raise ListenerError(blame(error, slot="listener", cls=name, details=when)) from error
+def _name(call: Callable[..., Any], fact: str) -> str:
+    return f"{type(getattr(call, '__self__', call)).__name__}.{fact}"
 
 
 def _instant(at: Any) -> int:

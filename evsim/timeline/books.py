@@ -41,6 +41,7 @@ class Books:
         self._online_since = np.full(n_clients, -1, np.int64)
         self._samples = np.full(n_clients, -1, np.int64)
         self._declared_ms = np.full(n_clients, np.nan)
+        self._declared_transfers_ms = np.empty((0, 2))
         self._selected = np.zeros(n_clients, np.int64)
         self._successes, self._failures = np.zeros(n_clients, np.int32), np.zeros(n_clients, np.int32)
         self._last_duration_ms, self._last_utility = np.full(n_clients, np.nan), np.full(n_clients, np.nan)
@@ -137,6 +138,11 @@ class Books:
     def declared_ms(self) -> FloatArray:
         """Declared task durations, ms; NaN where unknown."""
         return _frozen(self._declared_ms)
+
+    @property
+    def declared_transfers_ms(self) -> FloatArray:
+        """Declared durations of download and upload, (clients, 2), ms; NaN where unknown, no rows if nobody asks."""
+        return _frozen(self._declared_transfers_ms)
 
     @property
     def selected(self) -> IntArray:

@@ -72,10 +72,17 @@ class ClientManager(Books):
         self._seed = seed
         self._draws: dict[str, _Draws] = {}  # by the name of who selects
         self._state = selector.init(n_clients)
+        if self.needs_transfers:
+            self._declared_transfers_ms = np.full((n_clients, 2), np.nan)
         self.on_likely: Callable[[IntArray], None] = lambda clients: None
         self.answers: Answers | None = None
         if self._forecasting is not None:
             self._forecasting.look_at_nothing(n_clients)
+
+    @property
+    def needs_transfers(self) -> bool:
+        """Whether the selector looks at declared transfers."""
+        return self.selector.needs_transfers
 
     # -- what the timeline tells ------------------------------------------------------------------------------------
 
@@ -85,6 +92,7 @@ class ClientManager(Books):
         now: int | IntArray,
         samples: IntArray | None = None,
         declared_ms: FloatArray | None = None,
+        transfers_ms: FloatArray | None = None,
     ) -> None:
         """Devices check in, each at its instant; they may declare their data size and their class's task duration."""
         self._check_ids("register_client", clients)
@@ -92,6 +100,8 @@ class ClientManager(Books):
             self._samples[clients] = samples
         if declared_ms is not None:
             self._declared_ms[clients] = declared_ms
+        if transfers_ms is not None and self.needs_transfers:
+            self._declared_transfers_ms[clients] = transfers_ms
         self._online_since[clients] = now
         self._set_online(clients, np.True_)
         if self._hears or self._learns_visits:

@@ -78,6 +78,10 @@ class ManagerPort(ClientView, Protocol):
     def told(self) -> Told:
         """What the selector said of the selection that was made last; {} unless it is asked."""
 
+    @property
+    def needs_transfers(self) -> bool:
+        """Whether it wants to hear how long transfers of each device class take."""
+
     # what happens by itself
 
     def register_client(
@@ -86,8 +90,12 @@ class ManagerPort(ClientView, Protocol):
         now: int | IntArray,
         samples: IntArray | None = None,
         declared_ms: FloatArray | None = None,
+        transfers_ms: FloatArray | None = None,
     ) -> None:
-        """Devices check in, each at its instant, and declare their data size and their class's task duration."""
+        """Devices check in, each at its instant, and declare their data size and their class's task duration.
+
+        `transfers_ms`, (clients, 2), is download and upload of it, where `needs_transfers`.
+        """
 
     def deregister_client(self, clients: IntArray, now: int | IntArray) -> None:
         """Devices check out; whether one of them works is not told."""

@@ -26,11 +26,19 @@ class Registration:
         audience: who listens.
         samples: data size that each client declares.
         declared_ms: task duration that each client's device class promises, ms.
+        transfers_ms: download and upload of it, (clients, 2); None if the manager does not want them.
     """
 
-    def __init__(self, manager: ManagerPort, audience: Audience, samples: IntArray, declared_ms: FloatArray) -> None:
+    def __init__(
+        self,
+        manager: ManagerPort,
+        audience: Audience,
+        samples: IntArray,
+        declared_ms: FloatArray,
+        transfers_ms: FloatArray | None = None,
+    ) -> None:
         self._manager, self._audience = manager, audience
-        self._samples, self._declared = samples, declared_ms
+        self._samples, self._declared, self._transfers = samples, declared_ms, transfers_ms
         self._one = manager.one_by_one
         self._has_data = samples > 0
         self._all_have_data = bool(self._has_data.all())
@@ -85,7 +93,8 @@ class Registration:
     def _register(self, clients: IntArray, at: IntArray) -> None:
         """Devices check in, and declare their data size and their class."""
         self._seen[clients] = True
-        self._manager.register_client(clients, at, self._samples[clients], self._declared[clients])
+        transfers = None if self._transfers is None else self._transfers[clients]
+        self._manager.register_client(clients, at, self._samples[clients], self._declared[clients], transfers)
 
     def _tell(self, at: IntArray, clients: IntArray, check_in: BoolArray) -> None:
         if len(at) == 1:

@@ -221,7 +221,10 @@ class LiveServer:
         world = self.world
         world.sessions.wait_for(world.samples > 0)
         declared = world.pricing.declared_ms(world.whole_work, world.sizes)
-        self.registration = Registration(world.manager, world.audience, world.samples, declared)
+        transfers = None
+        if world.manager.needs_transfers:
+            transfers = np.stack(world.pricing.promised_ms(world.whole_work, world.sizes)[::2], axis=1)
+        self.registration = Registration(world.manager, world.audience, world.samples, declared, transfers)
         self.agenda.add(
             world.sessions, self.registration.hear, (world.sessions.take_single, self.registration.hear_one)
         )

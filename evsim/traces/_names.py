@@ -60,3 +60,17 @@ def _text(names: Sequence[str] | Names) -> Any:
         return pa.array(names, pa.string())
     except (pa.ArrowException, TypeError) as error:
         raise TraceError(f"names of devices must be text: {error}") from error
+
+
+def as_column_names(given: object) -> tuple[str, ...]:
+    """Names of columns that a scenario asks for.
+
+    Raises:
+        TraceError: if they are not a list of different texts.
+    """
+    names = tuple(given) if isinstance(given, list | tuple) else ()
+    if not isinstance(given, list | tuple) or not all(isinstance(each, str) for each in names):
+        raise TraceError(f"columns: {given!r}; expected a list of names of columns")
+    if len(set(names)) < len(names):
+        raise TraceError(f"columns: {list(names)}; expected each once")
+    return names

@@ -86,11 +86,14 @@ def recognize(path: Path) -> str:
     if _table.looks_wide(path):
         raise TraceError(f"{path}: UTF-16; expected text in UTF-8 (in Excel: save as 'CSV UTF-8')")
     kinds = registry.entries("trace_format")
-    for kind in kinds:
-        sniff = getattr(registry.load("trace_format", kind), "sniff", None)  # a function has none: say its name
+    formats = [registry.load("trace_format", kind) for kind in kinds]
+    for kind, each in zip(kinds, formats, strict=True):
+        sniff = getattr(each, "sniff", None)  # a function has none: say its name
         if sniff is not None and sniff(path):
             return kind
-    raise TraceError(f"{path}: not a trace of a known format; say which with format = ... (known: {', '.join(kinds)})")
+    hints = [each.hint(path) for each in formats if hasattr(each, "hint")]
+    advice = next(filter(None, hints), f"say which with format = ... (known: {', '.join(kinds)})")
+    raise TraceError(f"{path}: not a trace of a known format; {advice}")
 
 
 def _from_file(what: str, spec: Spec, folder: Path) -> Any:
@@ -110,6 +113,8 @@ def _from_file(what: str, spec: Spec, folder: Path) -> Any:
     try:
         return _checked(what, kind, reader(place, **table))
     except TraceError as error:
+        if str(error).partition(": ")[0] in table:  # an option of the format
+            raise TraceError(f"{what}.{error}") from error
         if str(place) in str(error):
             raise
         raise TraceError(f"{place}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, final
 
@@ -41,6 +42,7 @@ class DeviceSpeed:
         latency_ms: added to each transfer after jitter, ms, (n,); one number stands for all.
         names: what the file calls the devices, (n,); None if it only numbers them. No part of the fingerprint.
         caveats: what reading the file had to assume.
+        more: further columns of numbers that the scenario asked for, by name, (n,) each; NaN: an empty cell.
     """
 
     compute_ms_per_sample: FloatArray
@@ -51,6 +53,7 @@ class DeviceSpeed:
     latency_ms: FloatArray = field(default_factory=lambda: np.zeros(1))
     names: Names | None = None
     caveats: tuple[Caveat, ...] = ()
+    more: Mapping[str, FloatArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in _COLUMNS:
@@ -81,7 +84,8 @@ class DeviceSpeed:
         """Some of the devices in a new order; repeats allowed."""
         of = np.asarray(devices, dtype=np.int64)
         columns = {name: getattr(self, name)[of] for name in _COLUMNS}
-        return replace(self, **columns, names=None if self.names is None else self.names[of])
+        more = {name: column[of] for name, column in self.more.items()}
+        return replace(self, **columns, names=None if self.names is None else self.names[of], more=more)
 
     def reference_ms(self) -> FloatArray:
         """Duration of one reference task per device, ms: 20 steps of 20 samples, 10 MB each way, factor 3.
@@ -93,12 +97,14 @@ class DeviceSpeed:
             return np.asarray(self.compute_ms_per_sample * _REFERENCE_SAMPLES + transfer + 2 * self.latency_ms)
 
     def fingerprint(self) -> str:
-        """A SHA-256 of all columns and jitters, latency only where there is any."""
+        """A SHA-256 of all columns and jitters, latency and further columns only where there are any."""
         jitters = np.array([self.compute_jitter, self.network_jitter])
         latency = [self.latency_ms] if self.latency_ms.any() else []
         digest = hashlib.sha256()
         for column in (self.compute_ms_per_sample, self.download_kbps, self.upload_kbps, jitters, *latency):
             digest.update(column.astype("<f8", copy=False).tobytes())
+        for name, column in sorted(self.more.items()):
+            digest.update(name.encode() + column.astype("<f8", copy=False).tobytes())
         return digest.hexdigest()
 
     def are_equal(self) -> bool:
@@ -106,7 +112,7 @@ class DeviceSpeed:
         return all(bool((getattr(self, name) == getattr(self, name)[:1]).all()) for name in _COLUMNS)
 
     def _check_lengths(self) -> None:
-        lengths = {len(getattr(self, name)) for name in _COLUMNS}
+        lengths = {len(getattr(self, name)) for name in _COLUMNS} | {len(column) for column in self.more.values()}
         if len(lengths) > 1:
             raise TraceError(
                 f"speed columns of unequal length {sorted(lengths)}; expected one value per device in each"

@@ -13,8 +13,8 @@ from evsim.verify.draws import passes
 from evsim.verify.folder import Folder
 from evsim.verify.table import NULL, Check, Flags, Ints, Table
 
-_PLAIN = ("sgd", "adam", "fedprox", "fednova", "feddyn")  # client rules that do their steps and nothing else
-_KNOWN = (*_PLAIN, "qfedavg", "scaffold")
+_PLAIN = ("sgd", "adam", "fedprox", "fednova", "feddyn", "fedrep")  # client rules that do their steps and nothing else
+_KNOWN = (*_PLAIN, "qfedavg", "scaffold", "ditto")
 _PHASES = ("download", "compute", "upload")
 
 
@@ -101,23 +101,33 @@ def _computation(run: Folder) -> Iterator[Check]:
 def _work(run: Folder, done: Ints) -> tuple[Ints, Ints]:
     """Samples trained on and samples only looked at, per task, in so many steps."""
     own, query = run.tasks["samples"], run.tasks["kind"] == "query"
-    size = int(run.setting("client_rule", "batch_size", default=1))
+    size = _batch_size(run)
     batches, used = _pass(run)
     whole, rest = np.divmod(done, np.maximum(batches, 1))
     trained = whole * used + np.minimum(rest * size, used)
     if run.kind("client_rule") == "scaffold" and run.setting("client_rule", "option") == 1:
         trained = trained + own  # the gradient at the received model
+    if run.kind("client_rule") == "ditto":
+        trained = 2 * trained  # the global model and the client's own
     forward = own if run.kind("client_rule") == "qfedavg" else np.zeros_like(own)  # the loss of the received model
     return np.where(query, 0, trained), np.where(query, own, forward)
 
 
 def _pass(run: Folder) -> tuple[Ints, Ints]:
     """Mini-batches of one pass over a client's samples, and how many of these are in them, per task."""
-    own, size = run.tasks["samples"], int(run.setting("client_rule", "batch_size", default=1))
+    own, size = run.tasks["samples"], _batch_size(run)
     if not run.setting("client_rule", "drop_last", default=False):
         return np.asarray(-(-own // size)), own
     full = own // size
     return np.where(full > 0, full, np.minimum(own, 1)), np.where(full > 0, full * size, own)
+
+
+def _batch_size(run: Folder) -> Ints:
+    """Samples of a full mini-batch, per task; only `work` makes them differ from the client rule's."""
+    own = np.full(len(run.tasks["samples"]), int(run.setting("client_rule", "batch_size", default=1)), np.int64)
+    if run.setting("work") is None or "batch_size" not in run.clients.columns:
+        return own
+    return run.clients["batch_size"][run.tasks["client"]]
 
 
 def _scheduled(run: Folder) -> Ints | None:

@@ -12,6 +12,8 @@ from evsim.verify.folder import Folder
 from evsim.verify.story import PUT, Story, base_versions, in_order, staleness_of, without_server
 from evsim.verify.table import NEVER, NULL, OF, Check, Column, Flags, Ints, counted
 
+_MAY_BE_FEWER = ("manager", "fedcs")  # selections that may choose fewer clients than are wanted and idle
+
 
 def story(run: Folder, fate: Fates) -> Story:
     """What each round did with its tasks."""
@@ -111,8 +113,8 @@ def checks(run: Folder, fate: Fates) -> Iterator[Check]:
     yield steps.equal("goals of rounds", "goal", _goals(run, steps["invited"]))
     most = np.minimum(ceil(round(wanted * over, 9)), np.where(steps["idle"] < 0, 0, steps["idle"]))
     kind = run.kind("selection")
-    fewer = (steps["invited"] >= 1) & (steps["invited"] <= most) & (kind == "manager" or ":" in kind)
-    asked = (steps["invited"] == most) | fewer  # a plain manager, or a selector from elsewhere, may choose fewer
+    fewer = (steps["invited"] >= 1) & (steps["invited"] <= most) & (kind in _MAY_BE_FEWER or ":" in kind)
+    asked = (steps["invited"] == most) | fewer  # a selector from elsewhere may choose fewer, too
     yield steps.holds("as many are invited as are idle and wanted", asked, "invited", "min(idle, wanted)")
     yield from _deadlines(run, fate)
     yield _unclosed(run, fate)

@@ -103,25 +103,44 @@ def _largest_part(rule, server, info, reports):
     return max(parts)
 
 
+def _run_watched(folder, *overrides):
+    """Six steps whose clients stay within the bound and reach it: else nothing was clipped."""
+    Watched.steps.clear()
+    (folder / "short.toml").write_text(BASE)
+    Simulation(Scenario.load(folder / "short.toml", overrides)).run(folder / "run", None)
+    assert len(Watched.steps) == 6
+    largest = max(_largest_part(*step) for step in Watched.steps)
+    assert 0.99 < largest <= 1 + 1e-12
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # no amplification under buffers, and so on: tested elsewhere
 @pytest.mark.parametrize("executor", ["serial", "batched"])
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("rule", ["dp", "dp, adaptive", "norm_clip"])
 def test_no_client_adds_more_than_it_may(rule, aggregation, executor, tmp_path):
-    Watched.steps.clear()
-    (tmp_path / "short.toml").write_text(BASE)
     name, _, adaptive = rule.partition(", ")
     merge = f'merge={{ kind = "{__name__}:Watched", rule = "{name}", adaptive = {str(bool(adaptive)).lower()} }}'
-    overrides = [merge, AGGREGATIONS[aggregation], f'executor.kind="{executor}"']
-    Simulation(Scenario.load(tmp_path / "short.toml", overrides)).run(tmp_path / "run", None)
-    assert len(Watched.steps) == 6
-    largest = max(_largest_part(*step) for step in Watched.steps)
-    assert 0.99 < largest <= 1 + 1e-12  # the bound is reached too: else nothing was clipped
+    _run_watched(tmp_path, merge, AGGREGATIONS[aggregation], f'executor.kind="{executor}"')
     clients = [[meta.client for *_, meta in reports] for *_, reports in Watched.steps]
     repeats = any(len(set(own)) < len(own) for own in clients)
     assert repeats == (aggregation != "rounds")  # else there was nothing to bound
     stale = any(meta.staleness for *_, reports in Watched.steps for *_, meta in reports)
     assert stale == (aggregation != "rounds")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("selection", ["oort", "tifl", "power_of_choice"])
+def test_no_client_adds_more_than_it_may_whoever_selects_while_late_reports_are_kept(selection, tmp_path):
+    merge = f'merge={{ kind = "{__name__}:Watched", rule = "dp", adaptive = false }}'
+    options = ', d = 10, query_timeout = "1 min"' if selection == "power_of_choice" else ""
+    _run_watched(
+        tmp_path,
+        merge,
+        AGGREGATIONS["rounds that keep late reports"],
+        f'selection={{ kind = "{selection}"{options} }}',
+        'executor.kind="serial"',
+    )
+    assert any(meta.staleness for *_, reports in Watched.steps for *_, meta in reports)
 
 
 SERVER = {"model": {"w": torch.zeros(3, dtype=torch.float64)}, "buffers": {}}

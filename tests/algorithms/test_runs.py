@@ -65,7 +65,7 @@ def test_a_named_algorithm_runs_and_charges_its_messages(name, tmp_path):
     assert set(run.tasks["bytes_down"]) == {factor * 241_000}
     up = {"fedpaq": 8 / 32, "signsgd": 1 / 32}.get(name, factor)
     assert run.tasks["bytes_up"].unique() == pytest.approx([up * 241_000 + scalar], abs=100 if up < 1 else 0.5)
-    assert (manifest["privacy"] is None) == (name != "dp_fedavg")
+    assert (manifest["privacy"] is None) == (name not in {"dp_fedavg", "dp_ftrl"})
 
 
 def test_a_run_under_dp_says_its_epsilon_and_counts_sampling_only_where_it_holds(tmp_path):

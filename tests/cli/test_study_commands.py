@@ -10,6 +10,7 @@ from evsim.cli import app
 from evsim.cli.study_commands import _caution
 from evsim.study import Study
 from tests.results.hand_made import write
+from tests.results.test_comparison import arm
 
 HOUR = 3_600_000
 
@@ -112,3 +113,30 @@ def test_sweep_of_a_wrong_study_makes_nothing(tmp_path):
     assert done.exit_code == 2
     assert "2 problems" in done.output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arms", "words"),
+    [
+        (
+            {"uniform": [4], "oort": [2]},
+            ["2.00 h [one run: no interval]", "fewer than 5 seeds", "(1 seed has no interval)"],
+        ),
+        ({"uniform": [None], "oort": [None]}, ["0/1", "not reached"]),
+        ({"uniform": [4, 8]}, ["2/2", "baseline"]),
+        ({"uniform": [None]}, ["0/1", "baseline", "not reached"]),
+    ],
+)
+def test_compare_of_few_runs_or_of_runs_that_never_arrive_says_what_there_is(tmp_path, arms, words):
+    paths = [path for kind, times in arms.items() for path in arm(tmp_path, kind, times)]
+    done = call("compare", *paths, "--running-mean", 1, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    printed = " ".join(done.output.split())
+    assert [each for each in words if each not in printed] == []
+    assert "nan" not in printed
+    assert "inf" not in printed
+    table = pd.read_csv(tmp_path / "out" / "comparison.csv")
+    assert table["runs"].tolist() == [len(times) for times in arms.values()]
+    expected = [1.0, *([2.0] if None not in arms["uniform"] else [1.0])]  # those that never arrive are identical runs
+    assert table["speedup"].tolist() == pytest.approx(expected[: len(arms)], rel=1e-5)
+    assert table["reached"].tolist() == [sum(time is not None for time in times) for times in arms.values()]

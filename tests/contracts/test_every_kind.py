@@ -32,10 +32,17 @@ from evsim.testing.surroundings import (
     SkewContract,
 )
 
+WIDTHS: dict[str, Any] = {"first": "0", "last": "2", "rates": (1.0, 0.5, 0.2)}
 LOCAL: dict[str, Any] = {"learning_rate": 0.1, "batch_size": 4, "epochs": 2}
 #: Options of kinds that cannot be made without, or of several ways to be made.
 OPTIONS: dict[str, dict[str, list[dict[str, Any]]]] = {
+    "broadcast": {"heterofl": [WIDTHS]},
     "client_rule": {
+        "ditto": [{**LOCAL, "lam": 0.7, "momentum": 0.5, "clip_norm": 0.3, "partial_work": True}],
+        "fedrep": [
+            {**LOCAL, "head": ("*",), "head_epochs": 1},
+            {**LOCAL, "head": ("b*",), "head_epochs": 1, "momentum": 0.5},
+        ],
         "sgd": [LOCAL, {**LOCAL, "momentum": 0.9, "weight_decay": 0.1}, {**LOCAL, "epochs": None, "steps": 3}],
         "fedprox": [{**LOCAL, "mu": 0.3, "momentum": 0.5, "partial_work": True}],
         "qfedavg": [{**LOCAL, "q": 1.0}],
@@ -61,9 +68,14 @@ OPTIONS: dict[str, dict[str, list[dict[str, Any]]]] = {
             {"max_norm": 0.5, "noise_multiplier": 0.4},
             {"max_norm": 0.5, "noise_multiplier": 0.4, "adaptive": True, "count_noise": 1.0},
         ],
+        "dp_ftrl": [{"max_norm": 0.5, "noise_multiplier": 0.4, "restart_every": 4}],
     },
     "server_optimizer": {"feddyn": [{"alpha": 0.1}], "qfedavg": [{"learning_rate": 0.1}]},
-    "work": {"by_deadline": [{"deadline": 9000}], "by_class": [{"shares": (1.0, 0.5, 0.2)}]},
+    "work": {
+        "by_deadline": [{"deadline": 9000}],
+        "by_class": [{"shares": (1.0, 0.5, 0.2)}, {"batch_sizes_of": (20, 7, 1)}],
+        "by_column": [{"steps_in": "steps"}, {"share_in": "share"}, {"batch_size_in": "size", "steps_in": "steps"}],
+    },
     "partition": {
         "dirichlet": [{"alpha": 0.5}, {"alpha": 0.5, "samples_per_client": 12}],
         "shards": [{"shards_per_client": 2}],
@@ -131,11 +143,11 @@ class TestMerges(Cases, MergeContract):
 
     @property
     def of_equals_is_equal(self) -> bool:  # type: ignore[override]
-        return self.kind not in {"dp", "norm_clip", "mixing", "majority"}  # type: ignore[attr-defined]
+        return self.kind not in {"dp", "dp_ftrl", "norm_clip", "mixing", "majority"}  # type: ignore[attr-defined]
 
     @property
     def takes_buffers(self) -> bool:  # type: ignore[override]
-        return self.kind != "dp"  # type: ignore[attr-defined]
+        return self.kind not in {"dp", "dp_ftrl"}  # type: ignore[attr-defined]
 
 
 class TestServerOptimizers(Cases, ServerOptimizerContract):

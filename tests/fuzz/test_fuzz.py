@@ -20,7 +20,7 @@ from evsim.base.errors import EvsimError
 from tests.fuzz.mutators import seeded
 from tests.fuzz.subjects import good_run, subjects
 
-CASES = int(os.environ.get("EVSIM_FUZZ_CASES", "8000"))
+CASES = int(os.environ.get("EVSIM_FUZZ_CASES", "4000"))
 PARTS = 4  # of equal length, for several processes
 FIRST = int(os.environ.get("EVSIM_FUZZ_FIRST", "0"))
 MOST_S, MOST_KB = 5, 2 * 2**20

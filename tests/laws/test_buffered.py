@@ -15,6 +15,7 @@ from evsim.cost.network import IndependentLinks
 from evsim.testing.timeline import TinyWorld
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.speed import DeviceSpeed
+from tests.laws import examples
 from tests.laws.test_timeline import HORIZON, busy_until, worlds
 
 
@@ -29,7 +30,7 @@ def policies(draw: st.DrawFn) -> Buffered:
     )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=examples(150), deadline=None, derandomize=True)
 @given(worlds(), policies())
 def test_laws_of_buffered_aggregation(world: TinyWorld, policy: Buffered) -> None:
     log = world.run(policy, until=HORIZON)
@@ -65,7 +66,7 @@ def test_laws_of_buffered_aggregation(world: TinyWorld, policy: Buffered) -> Non
     assert (spent == ended - tasks["dispatched_at"]).all()
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=examples(80), deadline=None, derandomize=True)
 @given(worlds(), policies())
 def test_bulk_replay_equals_replay_of_every_instant(world: TinyWorld, policy: Buffered) -> None:
     bulk, slow = world.run(policy, until=HORIZON), replace(world, every_instant=True).run(policy, until=HORIZON)
@@ -73,7 +74,7 @@ def test_bulk_replay_equals_replay_of_every_instant(world: TinyWorld, policy: Bu
     pd.testing.assert_frame_equal(bulk.server_steps, slow.server_steps)
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=examples(80), deadline=None, derandomize=True)
 @given(worlds(), st.integers(1, 4))
 def test_slots_are_full_whenever_somebody_is_idle(world: TinyWorld, concurrency: int) -> None:
     log = world.run(Buffered(concurrency=concurrency, buffer_size=2), until=HORIZON)
@@ -88,7 +89,7 @@ def test_slots_are_full_whenever_somebody_is_idle(world: TinyWorld, concurrency:
         assert len(open_tasks) == concurrency or not idle.any()
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=examples(80), deadline=None, derandomize=True)
 @given(worlds(), policies())
 def test_tasks_entered_one_by_one_are_those_entered_in_bulk(world: TinyWorld, policy: Buffered) -> None:
     fast = world.run(policy, until=HORIZON)

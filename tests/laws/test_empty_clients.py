@@ -10,9 +10,14 @@ from hypothesis import strategies as st
 
 from evsim.aggregation.buffered import Buffered
 from evsim.aggregation.synchronous import Synchronous
+from evsim.selection.afl import ActiveFl
+from evsim.selection.bounds import Fastest, LongestStay
 from evsim.selection.by_samples import BySamples
+from evsim.selection.daily import Daily
 from evsim.selection.oort import Oort
 from evsim.selection.power_of_choice import PowerOfChoice, PowerOfChoiceStale
+from evsim.selection.refl_ips import ReflIps
+from evsim.selection.tifl import Tifl, TiflLoss
 from evsim.selection.uniform import Uniform
 from evsim.testing.timeline import TinyWorld
 from evsim.traces.availability import AvailabilityTrace
@@ -32,6 +37,12 @@ SELECTORS = {
     "oort": Oort(),
     "asking": PowerOfChoice(d=4, query_timeout=60),
     "last loss": PowerOfChoiceStale(d=4),
+    "tiers": Tifl(probabilities=(0.7, 0.3)),
+    "tiers by loss": TiflLoss(n_tiers=2, every=2),
+    "active": ActiveFl(),
+    "fastest": Fastest(),
+    "forecast": ReflIps(predictor=Daily()),
+    "longest stay": LongestStay(predictor=Daily()),
 }
 
 

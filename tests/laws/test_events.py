@@ -21,7 +21,7 @@ from evsim.selection.power_of_choice import PowerOfChoice
 from evsim.selection.uniform import Uniform
 from evsim.testing.timeline import Log, TinyWorld
 from evsim.traces.availability import AvailabilityTrace
-from tests.laws import test_buffered, test_timeline
+from tests.laws import examples, test_buffered, test_timeline
 from tests.laws.test_single_tasks import Listening
 from tests.laws.test_timeline import HORIZON, worlds
 
@@ -75,7 +75,7 @@ def same(one: Log, two: Log) -> None:
     assert (one.ended_at, one.end_reason) == (two.ended_at, two.end_reason)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=examples(40), deadline=None, derandomize=True)
 @given(worlds(), AGGREGATORS, st.sampled_from(SELECTORS))
 def test_by_events_and_in_bulk_the_log_is_the_same(
     world: TinyWorld, policy: Aggregator, selector: Selector[Any]
@@ -87,7 +87,7 @@ def test_by_events_and_in_bulk_the_log_is_the_same(
     same(bulk, replace(world, listeners=[Diary()]).run(policy, until=HORIZON))
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=examples(20), deadline=None, derandomize=True)
 @given(worlds(), AGGREGATORS)
 def test_a_world_without_a_horizon_ends_at_the_same_instant(world: TinyWorld, policy: Aggregator) -> None:
     steps = int(world.run(policy, until=HORIZON).server_steps["applied"].sum())
@@ -104,7 +104,7 @@ def test_a_world_whose_devices_are_gone_for_good_ends_at_the_same_instant(policy
     same(bulk, events)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=examples(30), deadline=None, derandomize=True)
 @given(worlds(), AGGREGATORS)
 def test_a_selector_that_remembers_hears_the_same_by_events_and_in_bulk(world: TinyWorld, policy: Aggregator) -> None:
     bulk, events = Listening(), Listening()
@@ -113,7 +113,7 @@ def test_a_selector_that_remembers_hears_the_same_by_events_and_in_bulk(world: T
     assert bulk.told == events.told
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=examples(30), deadline=None, derandomize=True)
 @given(worlds(), AGGREGATORS, st.sampled_from(SELECTORS))
 def test_listeners_are_told_everything_once_and_in_order(
     world: TinyWorld, policy: Aggregator, selector: Selector[Any]
@@ -139,7 +139,7 @@ def test_listeners_are_told_everything_once_and_in_order(
     assert heard == list(zip(edges.at.tolist(), edges.device.tolist(), strict=True))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=examples(40), deadline=None, derandomize=True)
 @given(worlds(), AGGREGATORS, st.sampled_from(SELECTORS))
 def test_time_never_falls(world: TinyWorld, policy: Aggregator, selector: Selector[Any]) -> None:
     log = replace(world, selector=selector).run(policy, until=HORIZON)

@@ -28,7 +28,7 @@ from evsim.timeline.server import LiveServer
 from evsim.timeline.world import NoLearning
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.speed import DeviceSpeed
-from tests.laws import test_buffered, test_timeline
+from tests.laws import examples, test_buffered, test_timeline
 from tests.laws.test_events import Diary, same
 from tests.laws.test_timeline import HORIZON, worlds
 
@@ -60,13 +60,13 @@ class Tiers(Aggregator):
         yield
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=examples(30), deadline=None, derandomize=True)
 @given(worlds(), AGGREGATORS)
 def test_a_tier_of_one_is_the_policy_itself(world: TinyWorld, policy: Aggregator) -> None:
     same(world.run(policy, until=HORIZON), world.run(Tiers((("", policy, None),)), until=HORIZON))
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=examples(30), deadline=None, derandomize=True)
 @given(worlds(), AGGREGATORS)
 def test_a_tier_of_everybody_named_is_the_policy_itself(world: TinyWorld, policy: Aggregator) -> None:
     everybody = tuple(range(world.trace.n_devices))
@@ -211,7 +211,7 @@ def _with(world: TinyWorld, make: Callable[[], Any]) -> TinyWorld:
     return replace(world, actors=[make()])
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=examples(40), deadline=None, derandomize=True)
 @given(worlds(), AGGREGATORS, st.integers(0, 99))
 def test_ends_that_move_give_the_same_log_by_events_and_in_bulk(
     world: TinyWorld, policy: Aggregator, seed: int
@@ -220,7 +220,7 @@ def test_ends_that_move_give_the_same_log_by_events_and_in_bulk(
     same(bulk, _with(replace(world, by_events=True), lambda: Stall(seed)).run(policy, until=HORIZON))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=examples(40), deadline=None, derandomize=True)
 @given(worlds(), test_timeline.policies(), st.integers(0, 99), st.booleans())
 def test_a_round_that_says_goal_closes_at_its_goal_th_report_however_ends_move(
     world: TinyWorld, policy: Synchronous, seed: int, by_events: bool
@@ -249,7 +249,7 @@ def colliding(draw: st.DrawFn) -> TinyWorld:
     return TinyWorld(trace=trace, speed=speed, seed=draw(st.integers(0, 99)), selector=selector)
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=examples(50), deadline=None, derandomize=True)
 @given(colliding(), AGGREGATORS, AGGREGATORS, st.integers(0, 99), st.booleans())
 def test_where_everything_collides_processes_wake_in_one_order(
     world: TinyWorld, first: Aggregator, second: Aggregator, seed: int, apart: bool

@@ -24,6 +24,7 @@ from evsim.timeline.flows import Flows
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.speed import DeviceSpeed
 from evsim.verify import verify
+from tests.laws import examples
 from tests.laws.test_events import AGGREGATORS, SELECTORS, Diary, same
 from tests.laws.test_timeline import HORIZON, worlds
 from tests.verify import worlds as small
@@ -39,7 +40,7 @@ class TestSharedLink(NetworkContract):
 # -- the rule --------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=examples(200), deadline=None, derandomize=True)
 @given(st.lists(st.floats(0.01, 1e6), min_size=1, max_size=30), st.floats(0.01, 1e7))
 def test_max_min_rates_are_fair_and_waste_nothing(most, capacity):
     most = np.array(most)
@@ -125,7 +126,7 @@ def _oracle(flows: list[tuple[int, Fraction, Fraction]], capacity: Fraction) -> 
     return ends
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=examples(60), deadline=None, derandomize=True)
 @given(
     st.lists(st.tuples(st.integers(0, 400), st.integers(1, 3_000), st.integers(1, 40)), min_size=1, max_size=12),
     st.integers(1, 120),
@@ -170,7 +171,7 @@ def _nothing_is_wasted(flows: Flows) -> None:
 # -- laws over products ----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=examples(40), deadline=None, derandomize=True)
 @given(worlds(), AGGREGATORS, st.sampled_from(SELECTORS), st.sampled_from([0.0, 0.4]), st.sampled_from([0.0, 7.3]))
 def test_a_link_wide_enough_is_independent_links_bit_for_bit(
     world: TinyWorld, policy: Aggregator, selector: Selector[Any], jitter: float, latency: float
@@ -184,7 +185,7 @@ def test_a_link_wide_enough_is_independent_links_bit_for_bit(
     assert (alone.ended_at, alone.end_reason) == (shared.ended_at, shared.end_reason)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=examples(25), deadline=None, derandomize=True)
 @given(worlds(), AGGREGATORS, st.sampled_from(SELECTORS))
 def test_over_a_shared_link_by_events_and_in_bulk_the_log_is_the_same(
     world: TinyWorld, policy: Aggregator, selector: Selector[Any]

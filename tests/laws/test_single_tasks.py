@@ -33,13 +33,14 @@ from evsim.timeline.sessions import Sessions
 from evsim.timeline.world import NoLearning
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.speed import DeviceSpeed
+from tests.laws import examples
 from tests.laws.test_buffered import policies
 from tests.laws.test_timeline import HORIZON, traces, worlds
 
 SIXTY_FOUR = st.integers(0, 2**64 - 1)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=examples(200), deadline=None, derandomize=True)
 @given(SIXTY_FOUR, st.integers(0, 2**40), st.integers(0, 2**40))
 def test_a_draw_of_one_is_the_draw_of_an_array(base: int, client: int, nth: int) -> None:
     begun = int(rng.hash64(base, client))
@@ -47,20 +48,20 @@ def test_a_draw_of_one_is_the_draw_of_an_array(base: int, client: int, nth: int)
     assert rng.uniform_one(begun, nth) == rng.uniform(base, client, nth)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=examples(100), deadline=None, derandomize=True)
 @given(SIXTY_FOUR, st.integers(0, 9000), st.integers(0, 300))
 def test_hashes_of_a_range_are_those_of_its_numbers(base: int, start: int, count: int) -> None:
     expected = rng.hash64(base, np.arange(start, start + count))
     assert rng.hashes(base, start, start + count).tolist() == expected.tolist()
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=examples(100), deadline=None, derandomize=True)
 @given(st.integers(0, 2**63), st.integers(-5, 2**40))
 def test_numbered_keys_are_the_keys_of_the_names(seed: int, number: int) -> None:
     assert rng.numbered(seed, "select", 3)(number) == rng.key(seed, "select", 3, number)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=examples(60), deadline=None, derandomize=True)
 @given(
     st.integers(0, 99),
     st.sampled_from([0.0, 0.3, 2.0]),
@@ -91,7 +92,7 @@ def test_the_price_of_one_task_is_the_price_in_a_cohort(
     assert [prices.of(client, k) for client, k in zip(everyone.tolist(), nth.tolist(), strict=True)] == expected
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=examples(150), deadline=None, derandomize=True)
 @given(traces(), st.integers(0, 5000))
 def test_the_next_check_in_of_one_device_is_that_of_all(trace: AvailabilityTrace, at: int) -> None:
     devices = np.arange(trace.n_devices)
@@ -103,7 +104,7 @@ def test_a_device_that_is_always_online_never_checks_in() -> None:
     assert AvailabilityTrace.always(2).next_check_in_of(1, 99) == FOREVER
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=examples(150), deadline=None, derandomize=True)
 @given(traces(), st.lists(st.integers(0, 400), max_size=30), st.integers(1, 5))
 def test_replay_in_steps_of_any_length_sees_every_edge_and_the_check_ins_ahead(
     trace: AvailabilityTrace, steps: list[int], count: int
@@ -207,7 +208,7 @@ def test_feedback_is_told_in_the_order_in_which_it_was_due() -> None:
     assert len(selector.told) == 4
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=examples(60), deadline=None, derandomize=True)
 @given(worlds(), policies())
 def test_a_selector_hears_the_same_of_tasks_entered_one_by_one(world: TinyWorld, policy: Buffered) -> None:
     fast, plain = Listening(), Listening()
@@ -248,7 +249,7 @@ SLOTS = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=examples(40), deadline=None, derandomize=True)
 @given(busy_worlds(), SLOTS)
 def test_slots_refilled_ahead_of_the_clock_are_refilled_as_at_their_instants(
     world: TinyWorld, policy: Buffered

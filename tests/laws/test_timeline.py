@@ -13,6 +13,7 @@ from evsim.cost.model import CostModel
 from evsim.testing.timeline import Log, TinyWorld
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.speed import DeviceSpeed
+from tests.laws import examples
 
 HORIZON = 3_000
 
@@ -64,7 +65,7 @@ def busy_until(tasks: pd.DataFrame, end: int) -> pd.Series:
     return tasks["ended_at"].where(tasks["ended_at"] >= 0, end)
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=examples(120), deadline=None, derandomize=True)
 @given(worlds(), policies())
 def test_laws_of_the_timeline(world: TinyWorld, policy: Synchronous) -> None:
     log = world.run(policy, until=HORIZON)
@@ -94,7 +95,7 @@ def test_laws_of_the_timeline(world: TinyWorld, policy: Synchronous) -> None:
     assert (inside[:-1] * np.diff(instants)).sum() == spent.sum()
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=examples(120), deadline=None, derandomize=True)
 @given(worlds(), policies())
 def test_rounds_keep_their_promises(world: TinyWorld, policy: Synchronous) -> None:
     log = world.run(policy, until=HORIZON)
@@ -117,7 +118,7 @@ def test_rounds_keep_their_promises(world: TinyWorld, policy: Synchronous) -> No
             assert row.closed_at == row.started_at + policy.reporting_deadline
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=examples(120), deadline=None, derandomize=True)
 @given(worlds(), policies())
 def test_bulk_replay_equals_replay_of_every_instant(world: TinyWorld, policy: Synchronous) -> None:
     bulk = world.run(policy, until=HORIZON)
@@ -125,7 +126,7 @@ def test_bulk_replay_equals_replay_of_every_instant(world: TinyWorld, policy: Sy
     _same(bulk, slow)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=examples(60), deadline=None, derandomize=True)
 @given(worlds(), policies(), st.integers(1, 400))
 def test_waiting_shifts_the_log_and_nothing_else(world: TinyWorld, policy: Synchronous, delay: int) -> None:
     trace = world.trace

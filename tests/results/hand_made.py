@@ -55,7 +55,7 @@ def write(
         "clients",
         {"client": numbers, "device": numbers, "clone": numbers * 0, "speed_device": numbers, "samples": numbers + 10}
         | {"compute_ms_per_sample": ones, "download_kbps": ones, "upload_kbps": ones, "online_share": ones / 2}
-        | {"latency_ms": 0 * ones, "group": numbers * 0, "compute_share": ones},
+        | {"latency_ms": 0 * ones, "group": numbers * 0, "compute_share": ones, "batch_size": numbers * 0 + 5},
     )
     recorder.append("availability", {"at": [0, 500], "online": [6, 4]})
     manifest = {

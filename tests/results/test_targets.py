@@ -83,3 +83,22 @@ def test_arms_are_compared_by_a_loss(tmp_path):
     assert compare(arms)["median_h"].tolist() == [4.0, 2.0]
     assert compare(load_arms(paths, running_mean=1, target=0.5))["median_h"].tolist() == [4.0, 2.0]
     assert str(arms.goal) == "loss 0.5"
+
+
+def test_arms_are_compared_by_f1_in_its_direction_and_by_the_loss_beside_it_in_its_own(tmp_path):
+    paths = []
+    for kind, hours, low in (("uniform", 4, 0.2), ("oort", 2, 0.3)):
+        curve = tuple((hour * 3_600_000, hour, 0.9 if hour >= hours else low) for hour in range(11))
+        text = f'name = "tiny"\n[selection]\nkind = "{kind}"\n'
+        write(tmp_path / kind, rows=(), curve=curve, end=36_000_000, scenario=text, metric="f1")
+        paths.append(tmp_path / kind)
+    rising = compare(load_arms(paths, running_mean=1, metric="f1", target=0.5))
+    falling = compare(load_arms(paths, running_mean=1, metric="loss", target=0.5))
+    assert rising["median_h"].tolist() == falling["median_h"].tolist() == [4.0, 2.0]
+    assert rising["speedup"].iloc[1] == falling["speedup"].iloc[1] == pytest.approx(2.0, rel=1e-12)
+    assert compare(load_arms(paths, running_mean=1, metric="f1", target=0.25))["median_h"].tolist() == [4.0, 0.0]
+    run = write(tmp_path / "falls", curve=((0, 0, 0.2), (200, 1, 0.6), (400, 2, 0.3)), metric="f1")
+    assert run.time_to("f1", at_least=0.6) == pd.Timedelta(milliseconds=200)
+    assert run.time_to("f1", at_least=0.7) is None
+    with pytest.raises(PolicyError, match="of f1 larger is better, so a target of it is never at_most"):
+        run.time_to("f1", at_most=0.5)

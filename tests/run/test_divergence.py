@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from evsim import Run, Scenario, Simulation, load_run
+from evsim.algorithms import tree
+from evsim.algorithms.base import ServerOptimizer
 from evsim.results.summary import summary_table
 
 TABLES: dict[str, Any] = {
@@ -26,6 +29,18 @@ BUFFERED = {"kind": "buffered", "concurrency": 6, "buffer_size": 2}
 ASYNCHRONOUS = {"kind": "buffered", "concurrency": 4, "buffer_size": 1}
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class TooLarge(ServerOptimizer):
+    """A step no number can hold: rates of that size are refused by evsim's own."""
+
+    def init(self, model):
+        return {}
+
+    def apply(self, server, merged, info):
+        return {**server, "model": tree.add_scaled(server["model"], merged["model"], 1e308)}
+
+
 def run(folder: Path, **tables: Any) -> Run:
     scenario = Scenario.from_dict({**TABLES, **tables})
     return load_run(Simulation(scenario, device="cpu").run(folder / "run"))
@@ -34,7 +49,7 @@ def run(folder: Path, **tables: Any) -> Run:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("aggregation", [TABLES["aggregation"], BUFFERED, ASYNCHRONOUS])
 def test_a_server_step_that_is_too_large_ends_the_run(tmp_path: Path, aggregation: dict[str, Any]) -> None:
-    found = run(tmp_path, server_optimizer={"kind": "sgd", "learning_rate": 1e308}, aggregation=aggregation)
+    found = run(tmp_path, server_optimizer={"kind": f"{__name__}:TooLarge"}, aggregation=aggregation)
     assert found.manifest["end"]["reason"] == "diverged"
     assert found.manifest["diverged_at_version"] == found.manifest["server_steps"] < 12
     assert not (found.folder / "model.safetensors").exists()
@@ -46,7 +61,11 @@ def test_a_server_step_that_is_too_large_ends_the_run(tmp_path: Path, aggregatio
 
 @pytest.mark.parametrize("aggregation", [TABLES["aggregation"], BUFFERED, ASYNCHRONOUS])
 def test_updates_of_which_none_is_finite_end_the_run(tmp_path: Path, aggregation: dict[str, Any]) -> None:
-    found = run(tmp_path, client_rule={"kind": "sgd", "learning_rate": 1e30, "batch_size": 4}, aggregation=aggregation)
+    found = run(
+        tmp_path,
+        client_rule={"kind": "sgd", "learning_rate": 1e15, "weight_decay": 1e15, "batch_size": 4},
+        aggregation=aggregation,
+    )
     assert found.manifest["end"]["reason"] == "diverged"
     assert (found.server_steps["reason"] == "invalid").all()
     assert found.server_steps["reports"].sum() <= 4
@@ -56,7 +75,7 @@ def test_updates_of_which_none_is_finite_end_the_run(tmp_path: Path, aggregation
 
 
 def test_who_wants_to_see_what_follows_may_go_on(tmp_path: Path) -> None:
-    rule = {"kind": "sgd", "learning_rate": 1e30, "batch_size": 4}
+    rule = {"kind": "sgd", "learning_rate": 1e15, "weight_decay": 1e15, "batch_size": 4}
     stop = {"rounds": 6, "on_divergence": False}
     found = run(tmp_path, client_rule=rule, stop=stop)
     assert (found.manifest["end"]["reason"], len(found.server_steps)) == ("rounds", 6)

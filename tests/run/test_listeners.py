@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from evsim import Scenario, Simulation, load_run
-from evsim.base.errors import ListenerError, ScenarioError
-from evsim.timeline.audience import RunFacts
+from evsim.base.caveat import CaveatWarning
+from evsim.base.errors import ListenerError, PolicyError, ScenarioError
+from evsim.timeline.audience import Audience, RunFacts
 
 SHORT = [
     'stop.virtual_time="3h"',
@@ -195,6 +197,74 @@ def test_the_manifest_says_how_the_timeline_moved(tmp_path: Path) -> None:
     dry, events = told("dry"), told("events", "engine.replay=events")
     assert (dry[0], events[0]) == ("bulk", "events")
     assert dry[1] == events[1]
+
+
+class Returning:
+    """Gives back what it is told to, now and then."""
+
+    def __init__(self, given: object, every: bool = False) -> None:
+        self.given, self.every = given, every
+
+    def reported(self, at: Any, tasks: Any, clients: Any) -> object:
+        return self.given
+
+    def round_closed(self, at: int, row: dict[str, Any]) -> object:
+        return self.given
+
+
+@pytest.mark.parametrize("every", [False, True])
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (True, "True"),
+        (False, "False"),
+        ("stop now", "'stop now'"),
+        (0, "0"),
+        ([1], "a list"),
+        (np.array([1, 2]), "a ndarray"),
+    ],
+)
+def test_what_a_listener_gives_back_is_told_once_and_changes_nothing(tmp_path, given, words, every):
+    with pytest.warns(CaveatWarning) as said:
+        found = load_run(run(tmp_path / "run", listeners=[Returning(given, every)]))
+    assert len(found.server_steps) > 1
+    texts = [str(each.message) for each in said if "gives back" in str(each.message)]
+    assert [
+        f"Returning.{name} gave {words}" in text for name, text in zip(("reported", "round_closed"), texts, strict=True)
+    ]
+    (kept,) = (each for each in found.caveats if each.key == "listener_returns")
+    assert kept.measure == f"Returning.reported gave {words}, Returning.round_closed gave {words}"
+    assert "run.end(reason)" in kept.remedy
+    assert found.manifest["end"]["reason"] == "virtual_time"
+    plain = load_run(run(tmp_path / "plain", listeners=[Returning(None, every)]))
+    assert found.manifest["timeline_hash"] == plain.manifest["timeline_hash"]
+    assert "listener_returns" not in [each.key for each in plain.caveats]
+
+
+@pytest.mark.parametrize("reason", [None, True, 3, "", " ", ["late"]])
+def test_a_reason_to_end_is_a_text(tmp_path, reason):
+    class Ends:
+        def started(self, run: RunFacts) -> None:
+            self.run = run
+
+        def round_closed(self, at: int, row: dict[str, Any]) -> None:
+            self.run.end(reason)
+
+    with pytest.raises(ListenerError, match=r"Ends\.round_closed .*: TypeError: run\.end\(.*\): expected a text"):
+        run(tmp_path / "run", listeners=[Ends()])
+
+
+def test_a_method_that_would_never_run_is_refused():
+    class Lazy:
+        def round_closed(self, at: int, row: dict[str, Any]) -> Any:
+            yield at
+
+    class Waiting:
+        async def ended(self, at: int, reason: str) -> None: ...
+
+    for listener, fact in ((Lazy(), "round_closed"), (Waiting(), "ended")):
+        with pytest.raises(PolicyError, match=f"{fact} is a generator or async, and would never run"):
+            Audience([listener])
 
 
 # -- TensorBoard, read back with its own reader ------------------------------------------------------------------------

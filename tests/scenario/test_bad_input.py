@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from evsim.base.errors import ScenarioError
+from evsim.base.errors import EvsimError, ScenarioError
+from evsim.run.assembly import open_all
 from evsim.scenario import Scenario
 
 DRY = """
@@ -345,3 +346,30 @@ def test_a_combination_that_cannot_work_is_refused(complaint):
 def test_start_is_a_whole_second_of_a_day():
     with pytest.raises(ScenarioError, match="start: 1 ms; expected a whole second of the day"):
         replace(Scenario.load("replay"), start=1)
+
+
+@pytest.mark.parametrize(
+    ("availability", "said"),
+    [
+        ('{ path = "availability.csv", slot = "xx" }', "population.availability.slot: 'xx' is not a duration"),
+        ('{ path = "availability.csv", slot = 0 }', "population.availability.slot: 0; expected more than 0 ms"),
+        (
+            '{ path = "availability.csv", slt = 3 }',
+            "1 problem\n  population.availability.slt: unknown key; did you mean 'slot'? (known: format, path, slot)",
+        ),
+        ('{ path = "availability.csv", format = "x" }', "population.availability.format: unknown kind 'x'"),
+        ('{ path = "times.csv", period = "x" }', "population.availability.period: 'x' is not a duration"),
+        ('{ path = "times.csv", origin = "x" }', "population.availability.origin: "),
+        ('{ path = "times.csv", timezone = "x" }', "population.availability.timezone: "),
+        ('"availability.csv"', "availability.csv: line 2, 1: '5'; expected 0 or 1"),
+    ],
+)
+def test_an_option_of_a_file_of_traces_is_called_as_the_scenario_calls_it(tmp_path, monkeypatch, availability, said):
+    monkeypatch.chdir(tmp_path)
+    bad = availability.startswith('"')
+    (tmp_path / "availability.csv").write_text("0,1,1\n1,5,0\n" if bad else "0,1,1\n1,0,0\n")
+    (tmp_path / "times.csv").write_text("device,start,stop\na,2024-03-01T00:10:00,2024-03-01T00:20:00\n")
+    (tmp_path / "s.toml").write_text(DRY.replace('"always"', availability))
+    with pytest.raises(EvsimError) as caught:
+        open_all(Scenario.load("s.toml"), "cpu")
+    assert str(caught.value).startswith(said)

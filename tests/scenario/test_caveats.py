@@ -42,7 +42,7 @@ def test_a_bundled_scenario_has_none(path):
     assert caveats(Scenario.load(path)) == []
 
 
-@pytest.mark.parametrize("name", sorted(set(COMPOSITIONS) - {"fedbuff", "fedasync", "dp_fedavg"}))
+@pytest.mark.parametrize("name", sorted(set(COMPOSITIONS) - {"fedbuff", "fedasync", "dp_fedavg", "dp_ftrl"}))
 def test_a_method_of_rounds_has_none_in_rounds(name):
     assert _caveats(f"algorithm={name}") == []
 
@@ -61,6 +61,16 @@ CASES = {
         ["algorithm=dp_fedavg"],
         "(q = 1: clients are not always available, over-commitment favors fast clients",
         IDEAL,
+    ),
+    "tree_noise_does_not_cancel": (
+        ["algorithm=dp_ftrl", "merge.separation=15", "server_optimizer={ kind = 'fedadam' }"],
+        "server optimizer FedAdam",
+        ["algorithm=dp_ftrl", "merge.separation=15"],
+    ),
+    "too_few_clients_for_the_separation": (
+        ["algorithm=dp_ftrl", "merge.restart_every=30"],
+        "600 reports in 30 steps, 300 clients",
+        ["algorithm=dp_ftrl", "merge.restart_every=15"],
     ),
     "buffer_mean_in_rounds": (
         ["algorithm=fedbuff", "weighting.kind=uniform"],
@@ -89,6 +99,12 @@ CASES = {
         "5 was inherited, kind 'adam' runs with 20",
         ["client_rule={ kind = 'adam', learning_rate = 0.01, batch_size = 5 }"],
     ),
+    "predictor_unused": (
+        ["selection.predictor={ kind = 'daily' }"],
+        "selection Uniform, predictor Daily",
+        ["selection.kind=refl_ips", "selection.predictor={ kind = 'daily' }"],
+    ),
+    "kept_unseen": (["keep=['3.*']"], "keep = ['3.*']", ["keep=['3.*']", "evaluation.per_client=true"]),
 }
 
 

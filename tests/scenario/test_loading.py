@@ -292,7 +292,7 @@ def test_every_field_of_a_scenario_has_a_place_in_its_file():
         field.default is MISSING
         for field in fields(Scenario)
         if field.name in registry.slots()
-        if field.name not in ("upload", "model", "listener", "objective", "network", "work")
+        if field.name not in ("upload", "model", "listener", "network", "actor", "work")
     )
 
 

@@ -9,16 +9,20 @@ import pytest
 
 from evsim.base.errors import PolicyError, ScenarioError
 from evsim.base.vocabulary import Outcome
+from evsim.results import load_run
+from evsim.run.simulation import Simulation
 from evsim.scenario import Scenario
 from evsim.selection.afl import ActiveFl
 from evsim.selection.base import Outcomes, Selector
 from evsim.selection.bounds import Fastest, LongestStay
+from evsim.selection.fedcs import FedCs, greedy
 from evsim.selection.forecast import Constant, Predictor
 from evsim.selection.refl_ips import ReflIps
 from evsim.selection.tifl import Tifl, TiflLoss, from_tier, ranked, tiers
 from evsim.testing.selectors import SelectorContract, make_manager
 from evsim.timeline.manager import ClientManager
 from evsim.traces.availability import AvailabilityTrace
+from evsim.verify import verify
 
 
 class TestReflIps(SelectorContract):
@@ -39,6 +43,60 @@ class TestTiflLoss(SelectorContract):
 class TestActiveFl(SelectorContract):
     def make(self) -> Selector[Any]:
         return ActiveFl()
+
+
+class TestFedCs(SelectorContract):
+    def make(self) -> Selector[Any]:
+        return FedCs(deadline=10**12, asked=100_000)
+
+
+def _printed(down: Any, compute: Any, up: Any, limit: float, n: int) -> list[int]:
+    """Algorithm 3 as printed: everybody is tried, the one of smallest growth first."""
+    chosen: list[int] = []
+    left, theta = list(range(len(down))), 0.0
+    distribution = lambda ids: max((down[i] for i in ids), default=0.0)  # noqa: E731
+    while left:
+        growth = [
+            distribution([*chosen, k]) - distribution(chosen) + up[k] + max(0.0, compute[k] - theta) for k in left
+        ]
+        x = left.pop(int(np.argmin(growth)))
+        later = theta + up[x] + max(0.0, compute[x] - theta)
+        if distribution([*chosen, x]) + later < limit and len(chosen) < n:
+            chosen, theta = [*chosen, x], later
+    return chosen
+
+
+def test_fedcs_takes_whom_algorithm_3_takes() -> None:
+    draw, sizes = np.random.default_rng(4), set()
+    for _ in range(300):
+        count = int(draw.integers(1, 15))
+        down, compute, up = draw.lognormal(2.0, 1.0, (3, count))
+        limit, n = float(draw.uniform(5, 150)), int(draw.integers(1, 15))
+        expected = _printed(down, compute, up, limit, n)
+        found = greedy(down, compute, up, limit, n).tolist()
+        sizes.add(len(expected))
+        if expected:
+            assert found == expected
+        else:  # not one fits: the quickest
+            assert found == [int(np.argmin(down + compute + up))]
+    assert sizes >= {0, 1, 2, 3}
+
+
+def test_fedcs_on_the_clock_keeps_its_rounds_short_and_takes_fewer_when_no_more_fit(tmp_path: Any) -> None:
+    short = ["stop.server_steps=8", "stop.target_accuracy=", "executor.kind=serial", "population.availability=always"]
+    short += ["aggregation.minimum_cohort=1", "aggregation.minimum_reports=1"]
+    means = []
+    for name, minutes in (("strict", 4), ("lax", 40)):
+        selection = f"selection={{kind='fedcs', deadline='{minutes}min', asked=60}}"
+        run = load_run(Simulation(Scenario.load("quickstart", [*short, selection])).run(tmp_path / name))
+        means.append(len(run.tasks) / run.tasks["round"].nunique())
+        assert verify(tmp_path / name).ok
+    assert means[0] < means[1] / 2
+
+
+def test_fedcs_refuses_a_deadline_that_asking_uses_up() -> None:
+    with pytest.raises(PolicyError, match="0 <= beside < deadline must hold"):
+        FedCs(deadline=10, beside=10)
 
 
 class TestFastest(SelectorContract):

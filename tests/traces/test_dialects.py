@@ -555,3 +555,45 @@ def test_a_stop_before_its_start_in_a_repeated_hour_says_why(tmp_path):
         TraceError, match=r"come twice in Europe/Berlin.*2 times, first in line 2.*UTC or with an offset"
     ):
         csv.read_availability(path, timezone="Europe/Berlin")
+
+
+BARE = {
+    "names": "p0,0,1,1,0\np1,1,1,0,0\n",
+    "names, all of the first online": "p0,1,1,1,1\np1,1,1,0,0\n",
+    "semicolons": "p0;0;1;1;0\np1;1;1;0;0\n",
+    "numbers from 0": "0,0,1,1,0\n1,1,1,0,0\n2,0,0,0,1\n",
+    "numbers from 17": "17,0,1,1,0\n18,1,1,0,0\n",
+}
+
+
+@pytest.mark.parametrize("given_format", [None, "matrix"])
+@pytest.mark.parametrize("name", BARE)
+def test_a_matrix_with_devices_and_without_a_line_of_names_is_told_what_it_looks_like(tmp_path, name, given_format):
+    (tmp_path / "m.csv").write_text(BARE[name])
+    spec = {"path": "m.csv"} | ({} if given_format is None else {"format": given_format})
+    with pytest.raises(TraceError, match=r"looks like a matrix of 0 and 1.*such as device,00:00,01:00,\.\.\."):
+        load_availability(spec, n_devices=1, seed=0, folder=tmp_path)
+    comma = ";" if name == "semicolons" else ","
+    header = comma.join(["device", "00:00", "01:00", "02:00", "03:00"])
+    (tmp_path / "m.csv").write_text(f"{header}\n{BARE[name]}")  # as it says
+    found = load_availability(spec, n_devices=1, seed=0, folder=tmp_path)
+    assert found.names.tolist() == [line.split(comma)[0] for line in BARE[name].splitlines()]
+    assert found.caveats == ()
+
+
+def test_a_matrix_is_told_how_else_it_can_be_read(tmp_path):
+    (tmp_path / "m.csv").write_text("0 1 1\n1 0 0\n")
+    with pytest.raises(TraceError, match=r"a matrix of 0 and 1.* with spaces between its cells; expected commas"):
+        load_availability("m.csv", n_devices=1, seed=0, folder=tmp_path)
+    (tmp_path / "m.csv").write_text("0,1,1\n1,0,0\n")
+    with pytest.raises(TraceError, match='no line of names; it looks like a matrix of 0 and 1: say format = "matrix"'):
+        load_availability({"path": "m.csv", "format": "csv"}, n_devices=1, seed=0, folder=tmp_path)
+    (tmp_path / "m.csv").write_text("0.5,0.25\n0.1,0\n")  # shares are no matrix of 0 and 1, and nothing is said of one
+    with pytest.raises(TraceError, match="not a trace of a known format; say which with format"):
+        load_availability("m.csv", n_devices=1, seed=0, folder=tmp_path)
+
+
+@pytest.mark.parametrize("text", ["device,0,1\na,1,1\nb,0,1\n", ",0,1\na,1,1\nb,0,1\n", "id,1,1.0\na,1,1\nb,0,1\n"])
+def test_slots_may_be_called_0_and_1(tmp_path, text):
+    (tmp_path / "m.csv").write_text(text)
+    assert load_availability({"path": "m.csv", "slot": 60}, n_devices=1, seed=0, folder=tmp_path).n_devices == 2

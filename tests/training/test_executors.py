@@ -23,6 +23,7 @@ from evsim.testing.executors import (
     mlp,
     opened,
 )
+from evsim.testing.zoo import ZOO, made
 from evsim.training.data.samples import Ahead, Batch, fits
 from evsim.training.data.transforms.base import Keys
 from evsim.training.executors import batched, chunk
@@ -51,6 +52,14 @@ class TestSerialChannelsLast(ExecutorContract):
 class TestBatched(ExecutorContract, ZooContract):
     def make(self) -> Executor:
         return Batched(chunk=4)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["weight_norm", "older_weight_norm", "orthogonal", "attention"])
+def test_an_operation_that_vmap_does_one_by_one_trains_as_serially_without_a_word(name: str) -> None:
+    job = make_job(made(ZOO[name]), sizes=(6, 5))
+    with opened(Serial(threads=1), job) as serial, opened(Batched(), job) as batched_too:  # to give up would be a word
+        assert_agree(job, list(serial(make_tasks(job))), list(batched_too(make_tasks(job))))
 
 
 class TestBatchedAllAtOnce(ExecutorContract):

@@ -14,6 +14,7 @@ import torch
 
 from evsim.algorithms.base import ClientInfo, GroupedBroadcast, Method
 from evsim.algorithms.broadcast import FullModel
+from evsim.algorithms.heterofl import HeteroFL
 from evsim.algorithms.local_sgd import LocalSgd
 from evsim.algorithms.mean import Mean
 from evsim.algorithms.robust import Median
@@ -26,6 +27,8 @@ from evsim.base.errors import EvsimError, PolicyError, ScenarioError, TrainingEr
 from evsim.results import load_run
 from evsim.run.simulation import Simulation
 from evsim.scenario import Scenario
+from evsim.traces.formats import columnar
+from evsim.traces.formats.csv import read_speed as read_csv_speed
 from evsim.training.executors.batched import Batched
 from evsim.training.executors.serial import Serial
 from evsim.training.executors.workers import Workers
@@ -41,12 +44,12 @@ GROUPS = (1, 0, 2, 2, 1, 2)  # of the problem's six clients
 @pytest.fixture(scope="module")
 def hetero(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("user")
-    (code,) = re.findall(r"```python\n(import math.*?class HeteroFL.*?)```", PAGE, flags=re.DOTALL)
-    assert len(code.splitlines()) <= 60
-    (folder / "heterofl.py").write_text(code, encoding="utf-8")
-    (toml,) = re.findall(r"```toml\n(extends[^`]*heterofl.py.*?)```", PAGE, flags=re.DOTALL)
-    (folder / "s.toml").write_text(toml, encoding="utf-8")
-    return folder, registry.load("broadcast", "heterofl.py:HeteroFL", folder)
+    (code,) = re.findall(r"```python\n(import math.*?class Scattered.*?)```", PAGE, flags=re.DOTALL)
+    (folder / "scattered.py").write_text(code, encoding="utf-8")
+    (toml,) = re.findall(r"```toml\n(extends[^`]*scattered.py.*?)```", PAGE, flags=re.DOTALL)
+    (folder / "scattered.toml").write_text(toml, encoding="utf-8")
+    (folder / "s.toml").write_text(toml.replace("scattered.py:Scattered", "heterofl"), encoding="utf-8")
+    return folder, registry.load("broadcast", "scattered.py:Scattered", folder)
 
 
 def model() -> torch.nn.Module:
@@ -55,13 +58,13 @@ def model() -> torch.nn.Module:
         return torch.nn.Sequential(torch.nn.Linear(INPUTS, HIDDEN), torch.nn.Tanh(), torch.nn.Linear(HIDDEN, CLASSES))
 
 
-def learning(broadcast: Any, executor: Any = None, **slots: Any) -> Learning:
+def learning(broadcast: Any, executor: Any = None, sizes: Any = None, **slots: Any) -> Learning:
     data = problem()
     slow = np.array([2.0, 1.0, 5.0, 4.0, 3.0, 6.0])  # classes of two: 1 0 2 1 1 2 by speed; groups are given below
     clients = replace(ClientInfo.unknown(np.array(SIZES)), compute_ms=slow)
     parts = {"upload": (), "weighting": SampleWeights(), "merge": Mean(), "server_optimizer": ServerSgd(), **slots}
     method = Method(broadcast=broadcast, **{"client_rule": rule(), **parts})
-    setting = Setting(seed=SEED, precision="float64", cohort_goal=3, clients=clients)
+    setting = Setting(seed=SEED, precision="float64", cohort_goal=3, clients=clients, batch_sizes=sizes)
     return Learning(method, model(), data, executor or Serial(threads=1), setting)
 
 
@@ -99,7 +102,7 @@ class Given(GroupedBroadcast):
 Tree = dict[str, torch.Tensor]
 
 
-def textbook(rounds: Any, units: Any, of: Any, limits: Any = None) -> Tree:
+def textbook(rounds: Any, units: Any, of: Any, limits: Any = None, sizes: Any = None) -> Tree:
     """HeteroFL's loop: cut, train, average each number over those that hold it; lost clients change nothing."""
     data, whole = problem(), {name: leaf.detach().double() for name, leaf in model().named_parameters()}
     nth = dict.fromkeys(range(len(SIZES)), 0)
@@ -107,7 +110,8 @@ def textbook(rounds: Any, units: Any, of: Any, limits: Any = None) -> Tree:
         total = {name: torch.zeros_like(leaf) for name, leaf in whole.items()}
         weight = {name: torch.zeros_like(leaf) for name, leaf in whole.items()}
         for client in asked:
-            steps = client_batches(rule(), data, client, nth[client])
+            own = rule() if sizes is None else replace(rule(), batch_size=int(sizes[client]))
+            steps = client_batches(own, data, client, nth[client])
             nth[client] += 1
             if client in lost:
                 continue
@@ -169,11 +173,31 @@ def test_parts_agree_with_the_textbook_under_partial_participation_and_drop_outs
     assert_close(textbook(ROUNDS, units, GROUPS), driven(learning(Given(units=units))))
 
 
-def test_heterofl_of_the_page_agrees_with_the_textbook(hetero: Any) -> None:
-    _, cls = hetero
-    broadcast = cls(first="0", last="2", rates=RATES)
-    by_speed = (0, 0, 2, 1, 1, 2)  # of the speeds in `learning`
-    assert_close(textbook(ROUNDS, UNITS, by_speed), driven(learning(broadcast)))
+BY_SPEED = (0, 0, 2, 1, 1, 2)  # of the speeds in `learning`
+
+
+@pytest.mark.parametrize("executor", [None, Batched(threads=1), Batched(chunk=2, threads=1)], ids=str)
+def test_heterofl_agrees_with_the_textbook(executor: Any) -> None:
+    broadcast = HeteroFL(first="0", last="2", rates=RATES)
+    assert_close(textbook(ROUNDS, UNITS, BY_SPEED), driven(learning(broadcast, executor)))
+
+
+def test_scattered_channels_of_the_page_agree_with_the_textbook(hetero: Any) -> None:
+    broadcast = hetero[1](first="0", last="2", rates=RATES)
+    units = tuple(tuple(broadcast.channels(HIDDEN, rate)) for rate in RATES)
+    assert set(units[2]) != set(UNITS[2])
+    assert_close(textbook(ROUNDS, units, BY_SPEED), driven(learning(broadcast)))
+
+
+def test_scattered_channels_run_from_the_scenario_of_the_page(hetero: Any, tmp_path: Path) -> None:
+    folder = Simulation(Scenario.load(hetero[0] / "scattered.toml", SHORT)).run(tmp_path / "run")
+    assert verify(folder).ok
+
+
+@pytest.mark.parametrize("rates", [(), (1.0, 0.0), (1.5,)])
+def test_rates_that_are_no_shares_are_refused(rates: Any) -> None:
+    with pytest.raises(PolicyError, match="rates must"):
+        HeteroFL(first="0", last="2", rates=rates)
 
 
 def test_one_group_that_holds_everything_is_the_same_as_none() -> None:
@@ -193,8 +217,31 @@ def test_every_executor_agrees_with_serial_with_groups_and_unequal_work(executor
         assert_close(textbook(ROUNDS, UNITS, GROUPS, [n or None for n in LIMITS]), serial)
 
 
+SIZED = np.array([4, 1, 3, 2, 4, 1])
+
+
+@pytest.mark.parametrize(
+    "executor", [None, Batched(threads=1), Batched(chunk=2, threads=1), Workers(workers=2)], ids=str
+)
+def test_batch_sizes_of_ones_own_agree_with_the_textbook(executor: Any) -> None:
+    """With groups and unequal work at once, under partial participation and drop-outs."""
+    limits = (1, 9, 0, 7, 1, 0)
+    found = driven(learning(Given(), executor, SIZED), limits)
+    assert_close(textbook(ROUNDS, UNITS, GROUPS, [n or None for n in limits], SIZED), found)
+    plain = driven(learning(Given(), executor), limits)
+    assert max(float((found[name] - leaf).abs().max()) for name, leaf in plain.items()) > 1e-3
+
+
+def test_reports_tell_the_steps_of_their_own_batch_size() -> None:
+    server = learning(Given(), sizes=SIZED)
+    clients = np.arange(6)
+    server.dispatched(clients, clients, np.zeros(6, np.int64))
+    metas = server._pending.metas(list(range(6)), 0)
+    assert [each.steps for each in metas] == [2 * ceil(n / b) for n, b in zip(SIZES, SIZED, strict=True)]
+
+
 def test_a_checkpoint_keeps_what_each_group_was_sent() -> None:
-    one, other = learning(Given()), learning(Given())
+    one, other = learning(Given(), sizes=SIZED), learning(Given(), sizes=SIZED)
     tasks, clients = np.arange(4), np.array([0, 1, 2, 3])
     one.dispatched(tasks, clients, np.zeros(4, np.int64))
     one.apply(tasks[:2])
@@ -256,6 +303,156 @@ def test_work_by_class_gives_shares_of_the_schedule(tmp_path: Path) -> None:
     expected = np.array([20, 10, 3])[(rank // 30).astype(int)]
     assert (run.tasks["steps"].to_numpy() == expected[run.tasks["client"]]).all()
     assert verify(tmp_path / "run").ok
+
+
+def _phones(folder: Path, effort: list[object], name: str = "Local Effort") -> None:
+    rows = [f"p{i},{10 + i},9000,9000,{each}" for i, each in enumerate(effort)]
+    header = f"device,compute_ms_per_sample,download_kbps,upload_kbps,{name}"
+    (folder / "phones.csv").write_text("\n".join([header, *rows]) + "\n")
+
+
+def _by_column(
+    folder: Path, work: str, columns: str = "columns=['local_effort']", more: list[str] | None = None
+) -> Scenario:
+    speed = f"population.speed={{path='{folder / 'phones.csv'}', {columns}}}"
+    join = "population.join={kind='modulo'}"
+    own = ["client_rule.epochs=5", speed, join, f"work={{kind='by_column', {work}}}", *(more or [])]
+    return Scenario.load("quickstart", [*SHORT, *own])
+
+
+@pytest.mark.parametrize(
+    ("work", "effort", "expected"),
+    [
+        ("steps_in='local_effort'", [1, 7, 20, 300], [1, 7, 20, 20]),
+        ("share_in='local_effort'", [0.05, 0.3, 0.51, 1], [1, 6, 11, 20]),
+    ],
+)
+def test_work_by_column_is_what_the_trace_says(tmp_path: Path, work: str, effort: Any, expected: Any) -> None:
+    _phones(tmp_path, effort)
+    run = load_run(Simulation(_by_column(tmp_path, work)).run(tmp_path / "run"))
+    device = run.clients["speed_device"].to_numpy()[run.tasks["client"]]
+    steps = run.tasks["steps"].to_numpy()
+    assert (steps == np.array(expected)[device]).all()
+    assert set(device) == {0, 1, 2, 3}
+    exact = (10 + device) * steps * 5 * 3 * 80  # batch, training factor, scale
+    assert (run.tasks["planned_compute_ms"] == exact).all()
+    assert verify(tmp_path / "run").ok
+
+
+@pytest.mark.filterwarnings("ignore::evsim.base.caveat.CaveatWarning")
+@pytest.mark.parametrize(
+    ("rule", "work", "more"),
+    [
+        ("sgd", "steps_in='local_effort', batch_size_in='local_effort'", []),
+        ("scaffold", "batch_size_in='local_effort'", ["broadcast.kind=scaffold", "server_optimizer.kind=scaffold"]),
+        ("adam", "batch_size_in='local_effort'", []),
+        ("qfedavg", "share_in='share', batch_size_in='local_effort'", ["server_optimizer.kind=qfedavg"]),
+    ],
+)
+@pytest.mark.parametrize("executor", ["serial", "batched"])
+def test_batch_size_by_column_is_trained_and_priced(
+    tmp_path: Path, rule: str, work: str, more: list[str], executor: str
+) -> None:
+    effort, options = [1, 2, 3, 5], "q=1.0, " if rule == "qfedavg" else ""
+    _phones(tmp_path, [f"{each},0.5" for each in effort], "local_effort,share")
+    scenario = _by_column(
+        tmp_path,
+        work,
+        "columns=['local_effort', 'share']",
+        [
+            f"client_rule={{kind='{rule}', {options}learning_rate=0.05, batch_size=5, drop_last=true, epochs=2}}",
+            *(["weighting.kind=uniform", *more] if more else []),
+            f"executor={{kind='{executor}'}}",
+        ],
+    )
+    run = load_run(Simulation(scenario).run(tmp_path / "run"))
+    own = np.array(effort)[run.clients["speed_device"]]
+    assert (run.clients["batch_size"] == own).all()
+    client, n = run.tasks["client"].to_numpy(), run.tasks["samples"].to_numpy()
+    passes, steps = n // own[client], run.tasks["steps"].to_numpy()
+    scheduled = 2 * passes
+    expected = {"steps_in": np.minimum(own[client], scheduled), "share_in": passes}.get(work[:8], scheduled)
+    assert (steps == expected).all()
+    verdict = verify(tmp_path / "run")
+    assert verdict.ok, [check for check in verdict.checks if not check.ok]
+
+
+def test_batch_size_by_class_is_trained_as_a_run_of_everybody_with_it_would_be(tmp_path: Path) -> None:
+    """One class of 2 at a rule of 5 is the run at a rule of 2."""
+    one = [*SHORT, "client_rule.batch_size=5", "work={kind='by_class', batch_sizes_of=[2]}"]
+    runs = [
+        load_run(Simulation(Scenario.load("quickstart", given)).run(tmp_path / name))
+        for name, given in (("one", one), ("other", [*SHORT, "client_rule.batch_size=2"]))
+    ]
+    first, second = (run.tasks.drop(columns="max_steps") for run in runs)
+    assert first.equals(second)
+    assert runs[0].evaluations["value"].tolist() == runs[1].evaluations["value"].tolist()
+    classes = [*SHORT, "work={kind='by_class', shares=[1.0, 0.5], batch_sizes_of=[5, 2, 1]}"]
+    run = load_run(Simulation(Scenario.load("quickstart", classes)).run(tmp_path / "classes"))
+    rank = (run.clients["compute_ms_per_sample"].rank(method="first").to_numpy() - 1).astype(int)
+    own = np.array([5, 2, 1])[rank // 30]
+    assert (run.clients["batch_size"] == own).all()
+    scheduled = -(-run.clients["samples"].to_numpy() // own)
+    expected = np.where(rank < 45, scheduled, -(-scheduled // 2))
+    assert (run.tasks["steps"].to_numpy() == expected[run.tasks["client"]]).all()
+    assert verify(tmp_path / "classes").ok
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (
+            ["work={kind='by_class', batch_sizes_of=[50]}"],
+            "work.batch_sizes_of: 50; expected at most client_rule.batch",
+        ),
+        (["work={kind='by_class', batch_sizes_of=[0]}"], "batch_sizes_of must be >= 1"),
+        (["work={kind='by_class'}"], "shares must not be empty"),
+        (
+            ["work={kind='by_class', batch_sizes_of=[2]}", "client_rule.partial_work=true"],
+            "batch sizes that differ beside client_rule.partial_work",
+        ),
+    ],
+)
+def test_batch_sizes_that_cannot_be_are_refused(tmp_path: Path, more: list[str], words: str) -> None:
+    with pytest.raises(EvsimError, match=words):
+        Simulation(Scenario.load("quickstart", [*SHORT, *more])).run(tmp_path / "run")
+
+
+def test_further_columns_pass_through_a_trace_folder(tmp_path: Path) -> None:
+    _phones(tmp_path, [1, 7, 20, ""])
+    given = read_csv_speed(tmp_path / "phones.csv", columns=["local_effort"])
+    columnar.write(tmp_path / "trace", speed=given)
+    again = columnar.read_speed(tmp_path / "trace", columns=["local_effort"])
+    np.testing.assert_array_equal(again.more["local_effort"], [1, 7, 20, np.nan])
+    assert again.fingerprint() == given.fingerprint() != columnar.read_speed(tmp_path / "trace").fingerprint()
+    np.testing.assert_array_equal(again.take([2, 0, 0]).more["local_effort"], [20, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("effort", "work", "columns", "words"),
+    [
+        ([3, 0], "steps_in='local_effort'", "columns=['local_effort']", "0 for device 1; expected a whole number >= 1"),
+        ([3, 1.5], "steps_in='local_effort'", "columns=['local_effort']", "1.5 for device 1"),
+        ([3, ""], "steps_in='local_effort'", "columns=['local_effort']", "nothing for device 1"),
+        ([1, 1.5], "share_in='local_effort'", "columns=['local_effort']", "expected a share in"),
+        ([3, 1], "steps_in='effort'", "columns=['local_effort']", "column 'effort'; expected a column that is read"),
+        ([3, 1], "steps_in='effort'", "columns=['local_effort', 'effort']", "no column 'effort'"),
+        ([3, "x"], "steps_in='local_effort'", "columns=['local_effort']", "a number"),
+        ([3, 1], "steps_in='local_effort'", "columns='local_effort'", "expected a list of names of columns"),
+        ([3, 1], "steps_in='a', share_in='b'", "columns=['local_effort']", "one of steps_in and share_in is needed"),
+        (
+            [3, 6],
+            "batch_size_in='local_effort'",
+            "columns=['local_effort']",
+            "6 for device 1; expected a whole number from",
+        ),
+        ([3, 1], "steps_in='a'", "format='csv'", "unknown column 'Local Effort'"),
+    ],
+)
+def test_columns_that_say_no_work_are_refused(tmp_path: Path, effort: Any, work: str, columns: str, words: str) -> None:
+    _phones(tmp_path, effort)
+    with pytest.raises(EvsimError, match=words):
+        Simulation(_by_column(tmp_path, work, columns)).run(tmp_path / "run")
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------
@@ -349,7 +546,7 @@ def test_work_of_a_page_that_is_equal_in_time(tmp_path: Path) -> None:
     ("override", "words"),
     [
         ('keep=["3.*"]', "keep: leaves of a model; expected nothing here"),
-        ("broadcast={kind='heterofl.py:HeteroFL', first='1', last='3'}", "broadcast: HeteroFL sends parts of a model"),
+        ("broadcast={kind='heterofl', first='1', last='3'}", "broadcast: HeteroFL sends parts of a model"),
     ],
 )
 def test_a_dry_run_has_no_model_to_cut(hetero: Any, override: str, words: str) -> None:

@@ -73,9 +73,9 @@ def test_rounds_that_find_few_clients_and_spare_a_share_of_them_recompute(tmp_pa
     assert violations(folder) == []
 
 
-@pytest.mark.parametrize("rate", [0.1, 1e308])
+@pytest.mark.parametrize("rate", [0.1, 1e15])
 def test_invalid_updates_are_told_from_merged_ones(tmp_path, rate):
-    change = {"client_rule": {"learning_rate": rate}, "stop": {"virtual_time": "2h"}}
+    change = {"client_rule": {"learning_rate": rate, "weight_decay": rate, "epochs": 3}, "stop": {"virtual_time": "2h"}}
     folder = run(tmp_path / "run", change, {"aggregation": aggregations()["rounds, keep all"]})
     assert violations(folder) == []
     outcomes = pq.read_table(folder / "tasks.parquet")["outcome"].to_pylist()

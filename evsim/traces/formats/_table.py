@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 #: Problems of a file that are listed one by one; the others are counted.
 SHOWN = 5
 
+#: Cells of a matrix.
+ONLINE = ("1", "1.0", "true")
+OFFLINE = ("0", "0.0", "false")
+
 _DELIMITERS = ",;\t|"
 _MOST_BYTES = 2**31 - 1  # of a block, for Arrow
 _MARK = b"\xef\xbb\xbf"
@@ -104,6 +108,11 @@ def first_cells(path: Path) -> tuple[list[str], list[str]]:
     cells = [_split(line, delimiter or _delimiter(lines[0])) for line in lines[:2]]
     header, row = [*cells, [], []][:2]
     return header, row
+
+
+def is_slots(cells: Sequence[str]) -> bool:
+    """Whether cells all say online or offline in 0 and 1, so that they are no names of columns."""
+    return bool(cells) and all(cell.lower() in (*ONLINE, *OFFLINE) for cell in cells)
 
 
 def looks_wide(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 - ``availability.parquet``: device, start_ms, stop_ms; one row per interval.
 - ``devices.parquet``: device, and where known name, period_ms, compute_ms_per_sample, download_kbps, upload_kbps,
-  latency_ms.
+  latency_ms, and further columns of numbers.
 - ``manifest.json``: format, version, counts, units, jitters, caveats, where it comes from, size and SHA-256 of both
   tables. Version 1 knows no names and no latency; it is written where there are none, and read.
 
@@ -22,13 +22,13 @@ import numpy as np
 
 from evsim.base.caveat import Caveat
 from evsim.base.errors import Problem, TraceError, report
-from evsim.traces._names import Names
+from evsim.traces._names import Names, as_column_names
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.formats._files import read_json_object
 from evsim.traces.speed import DeviceSpeed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import pyarrow as pa
@@ -125,19 +125,24 @@ def read_availability(path: Path) -> AvailabilityTrace:
     )
 
 
-def read_speed(path: Path) -> DeviceSpeed:
+def read_speed(path: Path, columns: Sequence[str] = ()) -> DeviceSpeed:
     """The device speeds in a trace folder.
+
+    Args:
+        path: the folder.
+        columns: further columns of numbers to read, such as the work of each device.
 
     Raises:
         TraceError: as `read_availability`.
     """
-    manifest = _manifest(path)
-    columns = _columns(path, manifest, _DEVICES, ("device", *_RATES), _SINCE_2)
-    n = _device_count(path, columns["device"])
+    manifest, asked_for = _manifest(path), as_column_names(columns)
+    found = _columns(path, manifest, _DEVICES, ("device", *_RATES, *asked_for), _SINCE_2)
+    n = _device_count(path, found["device"])
     return DeviceSpeed(
-        **{name: columns[name] for name in _RATES},
-        latency_ms=columns.get("latency_ms", np.zeros(n)),
-        names=columns.get("name"),
+        **{name: found[name] for name in _RATES},
+        latency_ms=found.get("latency_ms", np.zeros(n)),
+        names=found.get("name"),
+        more={name: np.asarray(found[name], np.float64) for name in asked_for},
         caveats=_caveats(path, manifest, "speed_caveats"),
         compute_jitter=_jitter(path, manifest, "compute_jitter"),
         network_jitter=_jitter(path, manifest, "network_jitter"),
@@ -163,6 +168,7 @@ def _tables(availability: AvailabilityTrace | None, speed: DeviceSpeed | None) -
         columns |= {name: getattr(speed, name) for name in _RATES}
         if speed.latency_ms.any():
             columns["latency_ms"] = speed.latency_ms
+        columns |= {name: column for name, column in speed.more.items() if name not in columns}
     return {**tables, _DEVICES: pa.table(columns)}
 
 

@@ -5,7 +5,8 @@
   device that is never online.
 - Events: ``device``, ``time`` (or ``time_s``, ``time_ms``) and ``event``: "in" or "out", in one of many words, or 1/0.
 - Speed: ``device``, ``compute_ms_per_sample``, ``download_kbps``, ``upload_kbps``, optionally ``latency_ms``. Two names
-  of FedScale's are known too: ``computation_ms_per_sample``, and ``communication_kbps`` for both directions.
+  of FedScale's are known too: ``computation_ms_per_sample``, and ``communication_kbps`` for both directions. Others are
+  read if they are asked for.
 
 Devices may have any names; they are numbered in the order in which they appear. `_table` says which dialects are read,
 `_times` which notations of time.
@@ -22,7 +23,7 @@ from evsim.base.casts import whole
 from evsim.base.errors import PolicyError, Problem, TraceError
 from evsim.base.units import LONGEST, MS_PER_DAY, MS_PER_SECOND, parse_duration
 from evsim.base.vocabulary import FloatArray, IntArray
-from evsim.traces._names import as_names
+from evsim.traces._names import as_column_names, as_names
 from evsim.traces.availability import AvailabilityTrace
 from evsim.traces.formats import _table
 from evsim.traces.formats._log import sessions
@@ -30,6 +31,7 @@ from evsim.traces.formats._times import Calendar, read_times
 from evsim.traces.speed import DeviceSpeed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from evsim.traces.formats._table import Table
@@ -117,23 +119,29 @@ def read_availability(
     return replace(trace, caveats=caveats)
 
 
-def read_speed(path: Path) -> DeviceSpeed:
+def read_speed(path: Path, columns: Sequence[str] = ()) -> DeviceSpeed:
     """The device speeds in a CSV of one row per device.
+
+    Args:
+        path: the file.
+        columns: further columns of numbers to read, such as the work of each device.
 
     Raises:
         TraceError: with every problem of the file, each with its line.
     """
     table = _read(path)
     names, of, problems = _table.devices(table)
-    problems += _table.check_known(table, _SPEED) + _repeated(table, names, of)
-    columns, missing = _rates(table)
-    problems += missing
+    more, wrong = _asked_for(table, as_column_names(columns))
+    problems += _table.check_known(table, _SPEED | {_plain(name) for name in more}) + _repeated(table, names, of)
+    rates, missing = _rates(table)
+    problems += wrong + missing
     if problems:
         raise _table.fail(path, problems)
-    compute, download, upload = (columns[name] for name in _RATES)
-    latency = columns.get("latency_ms", np.zeros(len(names)))
+    compute, download, upload = (rates[name] for name in _RATES)
+    latency = rates.get("latency_ms", np.zeros(len(names)))
+    called = as_names(names, len(names))
     try:
-        return DeviceSpeed(compute, download, upload, latency_ms=latency, names=as_names(names, len(names)))
+        return DeviceSpeed(compute, download, upload, latency_ms=latency, names=called, more=more)
     except TraceError as error:
         raise TraceError(f"{path}: {error}") from error
 
@@ -153,8 +161,27 @@ def _rates(table: Table) -> tuple[dict[str, FloatArray], list[Problem]]:
     return {name: found[column] for name, column in wanted.items() if column in found}, problems
 
 
+def _asked_for(table: Table, names: Sequence[str]) -> tuple[dict[str, FloatArray], list[Problem]]:
+    """Further columns by the name they were asked for, and what is missing or no number."""
+    found, problems = {}, []
+    for name in names:
+        if _plain(name) in table.columns:
+            found[name], wrong = _table.numbers(table, _plain(name))
+            problems += wrong
+        else:
+            problems.append(Problem(f"no column {name!r}", f"it has {', '.join(table.headers.values())}", ""))
+    return found, problems
+
+
+def _plain(name: str) -> str:
+    return own_name(_table.plain_name(name))
+
+
 def _read(path: Path) -> Table:
     """A table with a device column: an unnamed first column, if there is no other, holds the devices."""
+    header, _ = _table.first_cells(path)
+    if len(header) > 1 and _table.is_slots(header):
+        raise TraceError(f'{path}: no line of names; it looks like a matrix of 0 and 1: say format = "matrix"')
     table = _table.read_table(path, own_name)
     if "device" not in table.columns and table.unnamed_first is not None:
         headers = table.headers | {"device": "(first column)"}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evsim.base.caveat import Caveat
-from evsim.base.errors import PolicyError, TraceError
+from evsim.base.errors import PolicyError, Problem, TraceError
 from evsim.base.units import MS_PER_HOUR, MS_PER_MINUTE, format_duration, parse_duration
 from evsim.base.vocabulary import BoolArray
 from evsim.traces.availability import AvailabilityTrace
@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from evsim.traces.speed import DeviceSpeed
 
 _NPY = b"\x93NUMPY"
-_ONLINE = ("1", "1.0", "true")
-_OFFLINE = ("0", "0.0", "false")
+_LOOKS = "it looks like a matrix of 0 and 1, a row per device and a column per slot of time,"
+_BARE = (
+    f"{_LOOKS} whose first column names devices, but it has no line of names; "
+    "write one above it, such as device,00:00,01:00,... with a time for each slot, or leave the first column out"
+)
 _TIME = re.compile(r"([0-9]{1,3}):([0-9]{2})(?::00)?")
 
 
@@ -38,11 +41,24 @@ def sniff(path: Path) -> bool:
     if head(path).startswith(_NPY):
         return True
     header, row = _table.first_cells(path)
-    if _is_slots(header) and len(header) > 1:
+    if _table.is_slots(header) and len(header) > 1:
         return True
     names = [own_name(_table.plain_name(name)) for name in header]
     slots = [cell for name, cell in zip(names, row, strict=False) if name and name != "device"]
-    return len(row) == len(header) and len(slots) > 1 and _is_slots(slots) and not (COLUMNS - {"device"}) & set(names)
+    return (
+        len(row) == len(header)
+        and len(slots) > 1
+        and _table.is_slots(slots)
+        and not (COLUMNS - {"device"}) & set(names)
+    )
+
+
+def hint(path: Path) -> str:
+    """What a table that no format claims looks like, if it is one of 0 and 1, and how to have it read; "" if not."""
+    header, _ = _table.first_cells(path)
+    if len(header) == 1 and len(header[0].split()) > 1 and _table.is_slots(header[0].split()):
+        return f"{_LOOKS} with spaces between its cells; expected commas, semicolons or tabs"
+    return _BARE if _is_bare(header) else ""
 
 
 def read_availability(path: Path, slot: str | float | None = None) -> AvailabilityTrace:
@@ -77,8 +93,11 @@ def read_speed(path: Path) -> DeviceSpeed:
     raise TraceError(f"{path}: a matrix of 0 and 1 holds no device speeds; expected a file of speeds")
 
 
-def _is_slots(cells: list[str]) -> bool:
-    return bool(cells) and all(cell.lower() in (*_ONLINE, *_OFFLINE) for cell in cells)
+def _is_bare(first: list[str]) -> bool:
+    """Whether a first line is a device and its cells, not names of columns: those differ from each other."""
+    names_device = bool(first) and own_name(_table.plain_name(first[0])) in {"device", ""}
+    cells = first[1:]
+    return not names_device and len(set(cells)) < len(cells) and _table.is_slots(cells)
 
 
 def _from_npy(path: Path, content: bytes) -> BoolArray:
@@ -106,19 +125,26 @@ def _from_npy(path: Path, content: bytes) -> BoolArray:
 def _from_text(path: Path) -> tuple[BoolArray, list[str] | None, int | None]:
     """Who is online when, the names of devices, and the length of a slot if the names of columns say it."""
     header, _ = _table.first_cells(path)
-    table = _table.read_table(path, own_name, header=not _is_slots(header))
+    if _is_bare(header) and not _table.is_slots(header):
+        raise TraceError(f"{path}: {_BARE}")
+    table = _table.read_table(path, own_name, header=not _table.is_slots(header))
     named = table.columns.get("device", table.unnamed_first)
     slots = {name: column for name, column in table.columns.items() if name != "device"}
-    if _is_slots(header):
+    if _table.is_slots(header):
         named = None
         slots = {"unnamed 0": table.unnamed_first, **slots} if table.unnamed_first is not None else slots
     if not slots:
         raise TraceError(f"{path}: no slots; expected a column of 0 and 1 per slot of time")
-    columns, problems = [], []
+    columns: list[BoolArray] = []
+    problems: list[Problem] = []
+    wrong: list[str] = []
     for name, column in slots.items():
-        online, offline = _is_in(column, _ONLINE), _is_in(column, _OFFLINE)
-        problems += table.problems(~(online | offline), name, "0 or 1")[: _table.SHOWN]
+        online, offline = _is_in(column, _table.ONLINE), _is_in(column, _table.OFFLINE)
+        found = table.problems(~(online | offline), name, "0 or 1")[: _table.SHOWN]
+        problems, wrong = problems + found, [*wrong, name] if found else wrong
         columns.append(online)
+    if _table.is_slots(header) and wrong == [next(iter(slots))] and len(slots[wrong[0]].unique()) == table.n_rows:
+        raise TraceError(f"{path}: {_BARE}")
     if problems:
         raise _table.fail(path, problems[: _table.SHOWN])
     names = None if named is None else [str(name) for name in named.to_pylist()]

@@ -59,6 +59,7 @@ class TrainTask:
     received: Payload
     state: State
     max_steps: int = 0  # partial work: no more steps than this; 0 for no limit
+    batch_size: int = 0  # samples of a mini-batch; 0: as the rule's schedule says
 
 
 @final

@@ -40,8 +40,12 @@ def steps_of(schedule: Schedule, data: TrainingData, seed: int, tasks: Sequence[
     """Steps of each task: as scheduled, or fewer where a task is cut short."""
     columns = ((data.size(task.client), task.max_steps, task.client, task.nth) for task in tasks)
     sizes, limits, clients, nth = np.array(list(columns), dtype=np.int64).reshape(-1, 4).T
-    steps = schedule.n_steps(sizes, TaskNames(seed, clients, nth))
+    steps = schedule.n_steps(sizes, TaskNames(seed, clients, nth), _batch_sizes(schedule, tasks))
     return np.where(limits > 0, np.minimum(steps, limits), steps)
+
+
+def _batch_sizes(schedule: Schedule, tasks: Sequence[TrainTask]) -> IntArray:
+    return np.array([task.batch_size or schedule.batch_size for task in tasks], dtype=np.int64)
 
 
 @final
@@ -69,12 +73,13 @@ def plan_batches(schedule: Schedule, data: TrainingData, seed: int, tasks: Seque
     nths = np.array([task.nth for task in tasks], dtype=np.int64)
     sizes = data.offsets[clients + 1] - data.offsets[clients]
     steps = steps_of(schedule, data, seed, tasks)
-    width = min(schedule.batch_size, int(sizes.max(initial=0)))
+    own = _batch_sizes(schedule, tasks)
+    width = int(np.minimum(own, sizes).max(initial=0))
     shape = (len(tasks), int(steps.max(initial=0)))
     rows = np.empty((*shape, width), dtype=np.int64)
     rows[:] = _first_rows(data, clients, sizes)[:, None, None]
     counts = np.zeros(shape, dtype=np.int64)
-    _fill(rows, counts, _Epochs(schedule, data, rng.key(seed, "local"), clients, nths, sizes, steps))
+    _fill(rows, counts, _Epochs(schedule, data, rng.key(seed, "local"), clients, nths, sizes, own, steps))
     keys = rng.hash64(rng.key(seed, "step"), clients[:, None], nths[:, None], np.arange(shape[1]))
     return BatchPlan(rows, counts, steps, keys.view(np.int64))
 
@@ -87,14 +92,14 @@ class _Epochs:
     key: int
     clients: IntArray
     nths: IntArray
-    sizes: IntArray
+    sizes: IntArray  # of the clients' data
+    own: IntArray  # of the clients' mini-batches
     steps: IntArray
 
 
 def _fill(rows: IntArray, counts: IntArray, of: _Epochs) -> None:
     """Write every pass over the samples into its places."""
-    size = of.schedule.batch_size
-    per_epoch, used = of.schedule.per_pass(of.sizes)
+    per_epoch, used = of.schedule.per_pass(of.sizes, of.own)
     epoch, left = 0, per_epoch > 0
     while left.any():
         who = np.flatnonzero(left)
@@ -103,9 +108,10 @@ def _fill(rows: IntArray, counts: IntArray, of: _Epochs) -> None:
         draws = rng.hash64(of.key, of.clients[task], of.nths[task], epoch, within)
         order = np.lexsort((draws, task))  # stable: equal draws keep their order, as in `batches`
         own = of.data.index[of.data.offsets[of.clients[task]] + within[order]]
+        size = of.own[task]
         step = epoch * per_epoch[task] + within // size
         kept = (step < of.steps[task]) & (within < used[task])
-        rows[task[kept], step[kept], within[kept] % size] = own[kept]
+        rows[task[kept], step[kept], within[kept] % size[kept]] = own[kept]
         np.add.at(counts, (task[kept], step[kept]), 1)
         epoch += 1
         left = per_epoch * epoch < of.steps

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
+from torch._C._functorch import _set_vmap_fallback_warning_enabled  # type: ignore[attr-defined]  # torch's stub lacks it
 from torch.func import grad, vmap
 
 from evsim.algorithms import tree
@@ -229,8 +231,22 @@ def gradients(
         in_dims=(train_dims, dims, buffer_dims, 0, 0, 0, key_dim),
         randomness="error",
     )
-    grads, (losses, new) = mapped(train, values, buffers, x, y, weights, keys)
+    with _without_advice():
+        grads, (losses, new) = mapped(train, values, buffers, x, y, weights, keys)
     return grads, losses, new
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Without torch's request to file an issue about an operation that vmap does one client after the other.
+
+    Not by a filter of `warnings`: to change those shows every other warning again at each step.
+    """
+    _set_vmap_fallback_warning_enabled(False)  # noqa: FBT003  torch's own
+    try:
+        yield
+    finally:
+        _set_vmap_fallback_warning_enabled(True)  # noqa: FBT003  torch's own
 
 
 def _split_local(functional: Functional, buffers: Tree) -> tuple[Tree, dict[str, int | None]]:

@@ -87,14 +87,15 @@ def rehearse(job: Job, received: Payload) -> None:
         pass
 
 
-def batch_of_one(job: Job, samples: IntArray) -> Caveat | None:
+def batch_of_one(job: Job, samples: IntArray, sizes: IntArray | None = None) -> Caveat | None:
     """What to say if the model cannot train on one sample (BatchNorm) but some clients would ask it to.
 
     Args:
         job: the job.
         samples: data size of each client.
+        sizes: samples of a mini-batch of each client, where these are not the rule's.
     """
-    alone = last_batches_of_one(job.rule.schedule, samples)
+    alone = last_batches_of_one(job.rule.schedule, samples, sizes)
     if not alone.any() or not _refuses_one(job):
         return None
     remedy = "set client_rule.drop_last = true" if (samples[alone] > 1).all() else "give every client two samples"

@@ -66,6 +66,7 @@ class Setting:
         state_folder: where; None for a temporary folder.
         objective: what is learnt, and how it is judged.
         clients: what is known of them; None: their data sizes.
+        batch_sizes: samples of a mini-batch of each client; None: as the rule says.
     """
 
     seed: int
@@ -76,6 +77,7 @@ class Setting:
     state_folder: Path | None = None
     objective: Objective = field(default_factory=Classification)
     clients: ClientInfo | None = None
+    batch_sizes: IntArray | None = None
 
 
 @final
@@ -115,6 +117,8 @@ class Learning:
         groups = groups_of(method.broadcast, clients)
         self._messages = Messages(method.broadcast, job, groups)
         known = replace(clients, group=groups)
+        own, usual = setting.batch_sizes, method.client_rule.schedule.batch_size
+        self._batch_sizes = np.full(len(known), usual, np.int64) if own is None else own
         self._pending = Pending(method, job, self._runner, self.client_states, known, kept)
         self.version = 0
         self._looked_at = -1, False  # a version, and whether it has diverged
@@ -145,7 +149,7 @@ class Learning:
 
     def caveats(self) -> list[Caveat]:
         """What may go wrong in training, though it need not."""
-        alone = batch_of_one(self._job, np.diff(self._data.offsets))
+        alone = batch_of_one(self._job, np.diff(self._data.offsets), self._batch_sizes)
         return [] if alone is None else [alone]
 
     def rehearse(self) -> None:
@@ -163,10 +167,11 @@ class Learning:
     def dispatched(self, tasks: IntArray, clients: IntArray, nth: IntArray, max_steps: IntArray | None = None) -> None:
         """Fix the inputs of new tasks: they train the current version, for at most so many steps (0: no limit)."""
         limits = np.zeros_like(tasks) if max_steps is None else max_steps
-        columns = zip(tasks.tolist(), clients.tolist(), nth.tolist(), limits.tolist(), strict=True)
+        sizes = self._batch_sizes[clients]
+        columns = zip(*(each.tolist() for each in (tasks, clients, nth, limits, sizes)), strict=True)
         of, version, message = self._messages.of, self.version, self._message
         self._pending.add(
-            [TrainTask(t, client, k, version, of(client, version, message), {}, n) for t, client, k, n in columns]
+            [TrainTask(t, client, k, version, of(client, version, message), {}, n, b) for t, client, k, n, b in columns]
         )
 
     def discard(self, tasks: Iterable[int]) -> None:

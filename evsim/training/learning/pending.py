@@ -74,7 +74,7 @@ class Pending:
     def kept(self) -> dict[str, Any]:
         """Everything about tasks that wait, for a checkpoint: the message of each version once."""
         waiting = self._waiting.values()
-        rows = [[each.task, each.client, each.nth, each.version, each.max_steps] for each in waiting]
+        rows = [[each.task, each.client, each.nth, each.version, each.max_steps, each.batch_size] for each in waiting]
         received = {self._message_name(each.version, each.client): each.received for each in waiting}
         early = [[task, each.update, each.utility] for task, each in self._early.items()]
         return {"waiting": rows, "received": received, "early": early}
@@ -83,8 +83,8 @@ class Pending:
         """Become what `kept` told of another run."""
         received = kept["received"]
         self._waiting = {
-            task: TrainTask(task, client, nth, version, received[self._message_name(version, client)], {}, most)
-            for task, client, nth, version, most in kept["waiting"]
+            task: TrainTask(task, client, nth, version, received[self._message_name(version, client)], {}, *how)
+            for task, client, nth, version, *how in kept["waiting"]
         }
         self._early = {task: Resolved(update, utility) for task, update, utility in kept["early"]}
 
@@ -116,7 +116,9 @@ class Pending:
         columns = self.reports(tasks, version)
         nth = np.array([self._waiting[task].nth for task in tasks], np.int64)
         names = TaskNames(self._job.seed, columns.client, nth)
-        scheduled = self._method.client_rule.schedule.n_steps(columns.samples, names).tolist()
+        schedule = self._method.client_rule.schedule
+        sizes = np.array([self._waiting[task].batch_size or schedule.batch_size for task in tasks], np.int64)
+        scheduled = schedule.n_steps(columns.samples, names, sizes).tolist()
         found, known = [], cache(lambda: columns.info)
         for place, task in enumerate(tasks):
             own, steps = self._waiting[task], scheduled[place]
