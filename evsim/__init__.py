@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from evsim.results import Run as Run
     from evsim.results import load_run as load_run
+    from evsim.results import load_study as load_study
     from evsim.run.simulation import Simulation as Simulation
     from evsim.scenario import Scenario as Scenario
 
@@ -18,9 +19,10 @@ _HOMES = {
     "Scenario": "evsim.scenario",
     "Simulation": "evsim.run.simulation",
     "load_run": "evsim.results",
+    "load_study": "evsim.results",
 }
 
-__all__ = ["Run", "Scenario", "Simulation", "load_run"]
+__all__ = ["Run", "Scenario", "Simulation", "load_run", "load_study"]
 
 
 def __getattr__(name: str) -> Any:  # lazy, so that `evsim --help` imports neither torch nor pandas

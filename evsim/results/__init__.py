@@ -8,5 +8,6 @@ from __future__ import annotations
 
 from evsim.results.groups import by_group
 from evsim.results.run import Run, load_run, load_runs, stack
+from evsim.results.whole_study import StudyRuns, load_study
 
-__all__ = ["Run", "by_group", "load_run", "load_runs", "stack"]
+__all__ = ["Run", "StudyRuns", "by_group", "load_run", "load_runs", "load_study", "stack"]

@@ -47,6 +47,12 @@ class Arms:
     executors: Sequence[Mapping[str, Any]] = ()
     missing: Sequence[Standing] = ()
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the comparison, its caveats, the curves."""
+        from evsim.results.displays import arms_html
+
+        return arms_html(self)
+
     @property
     def target(self) -> float:
         """The value asked for."""

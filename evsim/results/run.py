@@ -45,6 +45,12 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({self.name!r}, seed={self.seed}, folder={str(self.folder)!r})"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the summary and the picture."""
+        from evsim.results.displays import run_html
+
+        return run_html(self)
+
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """What produced the run and why it ended; of a killed run what its scenario and its journal tell."""
