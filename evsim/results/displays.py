@@ -50,7 +50,6 @@ def study_html(study: StudyRuns) -> str:
     """How many runs of each arm there are, and which are missing and why."""
     done = [arm for arm, _ in study.runs]
     lost = study.not_done
-    missing = list(zip(lost["arm"], lost["state"], strict=True))
     arms = dict.fromkeys([*done, *lost["arm"]])
     others = [state.value for state in State if state is not State.DONE]
     rows = [
