@@ -52,14 +52,8 @@ def study_html(study: StudyRuns) -> str:
     lost = study.not_done
     arms = dict.fromkeys([*done, *lost["arm"]])
     others = [state.value for state in State if state is not State.DONE]
-    rows = [
-        [
-            arm,
-            str(done.count(arm)),
-            *(str(int(((lost["arm"] == arm) & (lost["state"] == one)).sum())) for one in others),
-        ]
-        for arm in arms
-    ]
+    missing = list(zip(lost["arm"], lost["state"], strict=True))
+    rows = [[arm, str(done.count(arm)), *(str(missing.count((arm, one))) for one in others)] for arm in arms]
     text = f"<p>{html.escape(study.name)}</p>" + _table(rows, ["arm", "done", *others])
     why = [[str(cell) for cell in row] for row in lost[lost["why"] != ""].itertuples(index=False)]
     return text + (_table(why[:_MOST], list(lost.columns)) if why else "")
