@@ -323,11 +323,16 @@ def opened(executor: Executor, job: Job) -> Iterator[Callable[[Sequence[TrainTas
         runner.close()
 
 
+#: What a rule requires that is no rate: names of the last layer of `mlp`, and passes for it.
+_OTHERS: dict[str, Any] = {"head": ("3.*",), "head_epochs": 1}
+
+
 def make_rule(kind: str, **options: Any) -> ClientRule:
     """A client rule of the registry: batch size 4 and two passes where it has them, 0.1 for every required number."""
     rule = registry.load("client_rule", kind)
     usual: dict[str, Any] = {"batch_size": 4} | ({} if "epochs" in options or "steps" in options else {"epochs": 2})
-    usual |= {each.name: 0.1 for each in fields(rule) if each.default is MISSING and each.default_factory is MISSING}
+    required = [each.name for each in fields(rule) if each.default is MISSING and each.default_factory is MISSING]
+    usual |= {name: _OTHERS.get(name, 0.1) for name in required}
     known = {each.name for each in fields(rule)}
     made: ClientRule = rule(**{name: value for name, value in (usual | options).items() if name in known})
     return made
@@ -390,7 +395,7 @@ def make_tasks(job: Job, *, versions: int = 1, nth: int = 0) -> list[TrainTask]:
     tasks = []
     for client in range(len(job.data.offsets) - 1):
         version = client % versions
-        state = _used_state(job, client, messages[version])
+        state = {**_used_state(job, client, messages[version]), **_known(job, client)}
         tasks.append(TrainTask(100 + client, client, nth, version, messages[version], state))
     return tasks
 
@@ -419,8 +424,14 @@ def _used_state(job: Job, client: int, received: Payload) -> State:
     if not state:
         return state
     runner = Serial().open(job)
-    (result,) = runner.run([TrainTask(0, client, 99, 0, received, state)])
+    (result,) = runner.run([TrainTask(0, client, 99, 0, received, {**state, **_known(job, client)})])
     return result.state
+
+
+def _known(job: Job, client: int) -> State:
+    """What the rule `knows` of a client: its number of samples as it is, of anything else a number of its own."""
+    told = {name: job.data.size(client) if name == "samples" else client + 1 for name in job.rule.knows}
+    return {"client": {name: torch.tensor(value) for name, value in told.items()}} if told else {}
 
 
 def _state_gap(a: State, b: State) -> float:
