@@ -17,6 +17,7 @@ from evsim.training.executors.calibration import calibrate, describe
 from evsim.training.executors.doubled import in_double
 from evsim.training.executors.footprint import clients_that_fit, model_bytes, step_bytes
 from evsim.training.executors.serial import Serial
+from evsim.training.executors.threads import limited_threads
 from evsim.training.executors.workers import Workers
 from evsim.training.models.text import CharLstm
 
@@ -158,7 +159,8 @@ def test_a_rival_without_a_chance_is_tried_once(monkeypatch):
     monkeypatch.setattr(calibration._Trial, "seconds", seconds)
     monkeypatch.setattr(calibration, "can_fork", lambda _: False)
     job = make_job(mlp())
-    pick = calibrate(job, make_tasks(job), None, limit_s=1000.0)
+    with limited_threads(1):  # with more, serial training is tried with them, too
+        pick = calibrate(job, make_tasks(job), None, limit_s=1000.0)
     assert pick.executor == Serial(threads=1)
     assert passes == ["serial"] + ["batched"] * (len(passes) - 1)
     assert len(passes) == len(pick.rates)
