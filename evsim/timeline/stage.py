@@ -190,7 +190,7 @@ def acting(run: Callable[[Any], Process[None]], stage: LiveStage, name: str) -> 
         yield from process
     except EvsimError:
         raise
-    except Exception as error:
+    except Exception as error:  # an actor is others' code and may raise anything
         raise PolicyError(blame(error, slot="actor", cls=name, details={"at": f"{stage.now} ms"})) from error
 
 
