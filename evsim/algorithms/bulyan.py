@@ -13,8 +13,8 @@ from typing_extensions import override
 
 from evsim.algorithms import tree
 from evsim.algorithms.base import State, StepInfo
-from evsim.algorithms.robust import Robust, Updates
-from evsim.base.errors import TrainingError, require
+from evsim.algorithms.robust import Robust, Updates, check_enough
+from evsim.base.errors import require
 
 if TYPE_CHECKING:
     from evsim.algorithms.tree import Payload
@@ -48,14 +48,10 @@ class Bulyan(Robust):
 
     @override
     def finish(self, acc: Updates, server: State, info: StepInfo) -> Payload:
-        f, n = self.attackers, len(acc)
-        if acc and n < self.minimum_updates:
-            raise TrainingError(
-                f"merge: {n} usable updates arrived, but Bulyan with attackers = {f} needs at least "
-                f"{self.minimum_updates}; raise minimum_reports (and cohort_goal) to that or more, or lower attackers"
-            )
         if not acc:
             return {}
+        f = self.attackers
+        check_enough("Bulyan", len(acc), self.minimum_updates, f)
         chosen = [acc[k] for k in selection(torch.stack([tree.flat(update["model"]) for update in acc]), f)]
         beta = len(chosen) - 2 * f
         return {

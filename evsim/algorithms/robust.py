@@ -151,6 +151,19 @@ class MultiKrum(Robust):
         return _krum(acc, self.attackers, self.keep or len(acc) - self.attackers)
 
 
+def check_enough(rule: str, arrived: int, needed: int, attackers: int) -> None:
+    """Refuse to merge too few updates for what a rule promises.
+
+    Raises:
+        TrainingError: with both numbers and the remedy.
+    """
+    if arrived < needed:
+        raise TrainingError(
+            f"merge: {arrived} usable updates arrived, but {rule} with attackers = {attackers} needs at least "
+            f"{needed}; raise minimum_reports (and cohort_goal) to {needed} or more, or lower attackers"
+        )
+
+
 def krum_scores(vectors: torch.Tensor, attackers: int) -> torch.Tensor:
     """Sum of the n - f - 2 smallest squared distances of each row to the others; rows are float64 updates.
 
@@ -174,13 +187,9 @@ def _by_coordinate(acc: Updates, middle: Callable[[torch.Tensor], torch.Tensor])
 
 def _krum(acc: Updates, attackers: int, keep: int) -> Payload:
     needed = max(2 * attackers + 3, keep)
-    if acc and len(acc) < needed:
-        raise TrainingError(
-            f"merge: {len(acc)} usable updates arrived, but Krum with attackers = {attackers} needs at least {needed}; "
-            f"raise minimum_reports (and cohort_goal) to {needed} or more, or lower attackers"
-        )
     if not acc:
         return {}
+    check_enough("Krum", len(acc), needed, attackers)
     scores = krum_scores(torch.stack([tree.flat(update["model"]) for update in acc]), attackers)
     return _mean([acc[i] for i in sorted(torch.argsort(scores, stable=True)[:keep].tolist())])
 
