@@ -104,14 +104,19 @@ def _grid(run: Folder, table: Table, at: Ints, trigger: Column) -> Iterator[Chec
         return
     spacing, by_time = every
     on_grid = trigger == ("grid" if by_time else "step")
-    value = at if by_time else table["version"]
-    good = (value % spacing == 0) & (value > 0)
-    column = "at" if by_time else "version"
-    yield table.holds("evaluations lie on their grid", good, column, f"a multiple of {spacing}", on_grid)
-    due = np.arange(spacing, (run.end if by_time else int(base_versions(run)[-1])) + 1, spacing)
-    missing = due[~np.isin(due, value[on_grid])]
-    first = f"no evaluation at {column} {missing[0]}" if len(missing) and not run.was_cut else ""
+    due = np.arange(spacing, run.end + 1, spacing) if by_time else _instants_of_steps(run, spacing)
+    expected = f"a multiple of {spacing}" if by_time else f"an instant that brings a version which {spacing} divides"
+    yield table.holds("evaluations lie on their grid", np.isin(at, due), "at", expected, on_grid)
+    missing = due[~np.isin(due, at[on_grid])]
+    first = f"no evaluation at {missing[0]} ms" if len(missing) and not run.was_cut else ""
     yield Check("no evaluation is missing", len(due), first)
+
+
+def _instants_of_steps(run: Folder, spacing: int) -> Ints:
+    """When a version that `spacing` divides was made; its instant may have brought others, and is evaluated once."""
+    made = base_versions(run)[1:]
+    rows = (run.server_steps["applied"] > 0) & (made % spacing == 0)
+    return np.unique(run.server_steps["closed_at"][rows])
 
 
 def _every(run: Folder) -> tuple[int, bool] | None:

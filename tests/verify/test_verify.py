@@ -15,7 +15,7 @@ from evsim.base.errors import RunFolderError
 from evsim.cli import app
 from evsim.results.metrics import device_time_shares, traffic
 from evsim.verify import verify
-from tests.verify.worlds import OPTIONS, SELECTORS, aggregations, cases, run
+from tests.verify.worlds import BASE, OPTIONS, SELECTORS, aggregations, cases, run
 
 BUNDLED = {
     "quickstart": ['executor.kind="serial"', "stop.server_steps=3"],
@@ -70,6 +70,22 @@ def test_rounds_that_find_few_clients_and_spare_a_share_of_them_recompute(tmp_pa
     few = steps[(steps["invited"] < 8) & (steps["invited"] > 2)]
     assert (few["goal"] < few["invited"]).all()
     assert len(few) >= 4
+    assert violations(folder) == []
+
+
+def test_an_instant_that_brings_several_steps_is_evaluated_once_and_recomputes(tmp_path):
+    """Equal devices report at once, and as many as two buffers hold."""
+    buffer = {"kind": "buffered", "concurrency": 8, "buffer_size": 4}
+    data = {"dataset": "digits", "partition": {"kind": "iid", "samples_per_client": 20}}
+    speed = {"compute_ms_per_sample": 20, "download_kbps": 5000, "upload_kbps": 2000}
+    population = {"clients": 30, "availability": "always", "speed": speed}
+    equal = {"population": population, "data": data, "aggregation": buffer}
+    tables = {**BASE, **equal, "evaluation": {"every": 3}, "stop": {"server_steps": 12}}
+    folder = Simulation(Scenario.from_dict(tables), device="cpu").run(tmp_path / "run")
+    steps = pq.read_table(folder / "server_steps.parquet").to_pandas()
+    assert steps["closed_at"].duplicated().any()
+    evaluated = pq.read_table(folder / "evaluations.parquet").to_pandas()
+    assert (evaluated.loc[evaluated["trigger"] == "step", "version"] % 3 > 0).any()
     assert violations(folder) == []
 
 
